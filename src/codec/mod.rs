@@ -1,0 +1,7 @@
+//! Turning streams into chunks and chunks into frames, and back within bounds.
+
+pub mod chunker;
+pub mod compress;
+
+pub use chunker::Cutter;
+pub use compress::{CodecError, Compressor, Decompressor};

@@ -1,0 +1,6 @@
+//! stub
+pub mod codec;
+pub mod crypto;
+pub mod format;
+pub mod model;
+pub mod store;

@@ -1,0 +1,293 @@
+//! A directory of this machine or of a mounted drive.
+//!
+//! Write protocol: a temporary under a lock, write, fsync, rename that refuses to replace, fsync of the directory. Where
+//! the file system has no such rename (exFAT, some FUSE), the object is made at its final name with O_EXCL, as over SFTP.
+//! Links are never followed inside the store: a planted one cannot lead a read or a write elsewhere.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use crate::model::limits::LISTING_MAX_NAMES;
+use crate::model::time::Timestamp;
+use crate::store::{Durability, Listed, Location, Store, StoreError, WriteOnceStore};
+
+/// How temporaries begin; no object's name does.
+const TEMPORARY_PREFIX: &str = "tmp-";
+/// Objects are readable by their owner and group, and writable by nobody once they are there.
+const OBJECT_MODE: Mode = Mode::from_raw_mode(0o440);
+/// Directories of a vault.
+const DIR_MODE: Mode = Mode::from_raw_mode(0o750);
+/// Transfers at once: enough to overlap one object's fsync with the next one's writing.
+const PARALLEL: usize = 2;
+
+/// Objects in files.
+#[derive(Debug)]
+pub struct DirectoryStore {
+    location: Location,
+    root: OwnedFd,
+}
+
+impl DirectoryStore {
+    /// Opens the store in an existing directory.
+    ///
+    /// # Errors
+    /// When there is no such directory: a store that is not there is unreachable.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|e| StoreError::Unreachable(format!("{}: {e}", path.display())))?;
+        Ok(Self { location: Location::Directory(path.to_owned()), root })
+    }
+
+    /// Makes the directory, with its parents, and opens it.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn create(path: &Path) -> Result<Self, StoreError> {
+        std::fs::create_dir_all(path)
+            .map_err(|e| StoreError::Io { name: path.display().to_string(), why: e.to_string() })?;
+        Self::open(path)
+    }
+
+    fn open_dir(&self, dir: &str) -> Result<Option<OwnedFd>, StoreError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match self.open_beneath(dir, flags, Mode::empty()) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(error(dir, e)),
+        }
+    }
+
+    /// Opens `path` below the root without following any link. Kernels before 5.6, and sandboxes that filter the call, get
+    /// the same component by component.
+    fn open_beneath(&self, path: &str, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+        let path = if path.is_empty() { "." } else { path };
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        match rustix::fs::openat2(&self.root, path, flags | OFlags::NOFOLLOW, mode, resolve) {
+            Err(Errno::NOSYS | Errno::PERM) => {}
+            done => return done,
+        }
+        let (parents, last) = path.rsplit_once('/').map_or(("", path), |(p, l)| (p, l));
+        let mut dir = rustix::io::fcntl_dupfd_cloexec(&self.root, 0)?;
+        for part in parents.split('/').filter(|p| !p.is_empty()) {
+            let through = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            dir = rustix::fs::openat(&dir, part, through, Mode::empty())?;
+        }
+        rustix::fs::openat(&dir, last, flags | OFlags::NOFOLLOW, mode)
+    }
+
+    fn open_object(&self, name: &str) -> Result<File, StoreError> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = self.open_beneath(name, flags, Mode::empty()).map_err(|e| error(name, e))?;
+        let stat = rustix::fs::fstat(&fd).map_err(|e| error(name, e))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(StoreError::Io { name: name.to_owned(), why: "not a regular file".into() });
+        }
+        Ok(File::from(fd))
+    }
+
+    /// Writes a temporary and renames it to `file` in `dir`. None where the file system has no rename that refuses to
+    /// replace.
+    fn put_by_rename(&self, dir: &OwnedFd, file: &str, bytes: &[u8]) -> Result<Option<()>, Errno> {
+        let temporary = format!("{TEMPORARY_PREFIX}{:08x}-{file}", std::process::id());
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = match rustix::fs::openat(dir, &temporary, flags, OBJECT_MODE) {
+            // Left by a process of the same number that died: its lock died with it.
+            Err(Errno::EXIST) => {
+                rustix::fs::unlinkat(dir, &temporary, AtFlags::empty())?;
+                rustix::fs::openat(dir, &temporary, flags, OBJECT_MODE)?
+            }
+            other => other?,
+        };
+        let written = write_and_sync(fd, bytes).and_then(|fd| {
+            let renamed = rustix::fs::renameat_with(dir, &temporary, dir, file, RenameFlags::NOREPLACE);
+            drop(fd);
+            renamed
+        });
+        match written {
+            Ok(()) => Ok(Some(())),
+            Err(e) => {
+                // Nothing depends on it: a leftover is debris that the next sweep takes.
+                let _ = rustix::fs::unlinkat(dir, &temporary, AtFlags::empty());
+                if matches!(e, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) { Ok(None) } else { Err(e) }
+            }
+        }
+    }
+}
+
+/// A failed fsync is never tried again on the same file: the kernel may have dropped the pages and would now say yes.
+fn write_and_sync(fd: OwnedFd, bytes: &[u8]) -> Result<OwnedFd, Errno> {
+    // The lock tells a sweep that this temporary is alive. File systems without locks lose only that.
+    let _ = rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive);
+    let mut file = File::from(fd);
+    file.write_all(bytes).map_err(|e| errno(&e))?;
+    rustix::fs::fsync(&file)?;
+    Ok(OwnedFd::from(file))
+}
+
+fn errno(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
+}
+
+fn error(name: &str, e: Errno) -> StoreError {
+    let name = name.to_owned();
+    let why = e.to_string();
+    match e {
+        Errno::NOENT => StoreError::NotFound(name),
+        Errno::EXIST => StoreError::Exists(name),
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => StoreError::Denied { name, why },
+        Errno::NOSPC | Errno::DQUOT | Errno::FBIG => StoreError::Full { name, why },
+        Errno::NODEV | Errno::NXIO | Errno::STALE | Errno::NOTCONN | Errno::HOSTDOWN => {
+            StoreError::Unreachable(format!("{name}: {why}"))
+        }
+        Errno::LOOP | Errno::NOTDIR => {
+            StoreError::Io { name, why: "a link or file stands where a directory belongs".into() }
+        }
+        _ => StoreError::Io { name, why },
+    }
+}
+
+fn split(name: &str) -> (&str, &str) {
+    name.rsplit_once('/').unwrap_or(("", name))
+}
+
+impl Store for DirectoryStore {
+    fn location(&self) -> &Location {
+        &self.location
+    }
+
+    fn list(&self, dirs: &[String], each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {
+        let mut seen = 0_u64;
+        for dir in dirs {
+            let Some(fd) = self.open_dir(dir)? else { continue };
+            let entries = Dir::read_from(&fd).map_err(|e| error(dir, e))?;
+            for entry in entries {
+                let entry = entry.map_err(|e| error(dir, e))?;
+                if !matches!(entry.file_type(), FileType::RegularFile | FileType::Unknown) {
+                    continue;
+                }
+                let stat = match rustix::fs::statat(&fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => stat,
+                    Ok(_) | Err(Errno::NOENT) => continue,
+                    Err(e) => return Err(error(dir, e)),
+                };
+                seen += 1;
+                if seen > LISTING_MAX_NAMES {
+                    return Err(StoreError::Protocol(format!("{dir}: over {LISTING_MAX_NAMES} names")));
+                }
+                let file = String::from_utf8_lossy(entry.file_name().to_bytes()).into_owned();
+                let name = if dir.is_empty() { file } else { format!("{dir}/{file}") };
+                each(Listed { name, bytes: stat.st_size.max(0) as u64, received: Some(Timestamp(stat.st_mtime)) });
+            }
+        }
+        Ok(())
+    }
+
+    fn stat(&self, name: &str) -> Result<Option<u64>, StoreError> {
+        match self.open_beneath(name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(fd) => {
+                let stat = rustix::fs::fstat(&fd).map_err(|e| error(name, e))?;
+                Ok((FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then_some(stat.st_size.max(0) as u64))
+            }
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(error(name, e)),
+        }
+    }
+
+    fn get(&self, name: &str, offset: u64, bytes: u64) -> Result<Vec<u8>, StoreError> {
+        let file = self.open_object(name)?;
+        read_range(&file, offset, bytes).map_err(|e| error(name, errno(&e)))
+    }
+
+    fn get_ranges(&self, name: &str, ranges: &[(u64, u64)]) -> Result<Vec<Vec<u8>>, StoreError> {
+        let file = self.open_object(name)?;
+        ranges.iter().map(|(at, n)| read_range(&file, *at, *n).map_err(|e| error(name, errno(&e)))).collect()
+    }
+
+    fn room(&self) -> Result<Option<u64>, StoreError> {
+        let stat = rustix::fs::fstatvfs(&self.root).map_err(|e| error("", e))?;
+        Ok(Some(stat.f_bavail.saturating_mul(stat.f_frsize)))
+    }
+
+    fn parallel(&self) -> usize {
+        PARALLEL
+    }
+}
+
+fn read_range(file: &File, offset: u64, bytes: u64) -> io::Result<Vec<u8>> {
+    // Bounded by what is there, so that a large `bytes` costs nothing.
+    let size = file.metadata()?.len();
+    let wanted = bytes.min(size.saturating_sub(offset));
+    let mut content = vec![0; usize::try_from(wanted).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?];
+    let mut filled = 0;
+    while filled < content.len() {
+        match file.read_at(&mut content[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    content.truncate(filled);
+    Ok(content)
+}
+
+impl WriteOnceStore for DirectoryStore {
+    fn make_dirs(&self, dirs: &[String]) -> Result<(), StoreError> {
+        for dir in dirs {
+            match rustix::fs::mkdirat(&self.root, dir.as_str(), DIR_MODE) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(e) => return Err(error(dir, e)),
+            }
+        }
+        rustix::fs::syncfs(&self.root).map_err(|e| error("", e))
+    }
+
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<Durability, StoreError> {
+        let (dir_name, file) = split(name);
+        let dir = self.open_dir(dir_name)?.ok_or_else(|| StoreError::Io {
+            name: name.to_owned(),
+            why: format!("directory {dir_name:?} is missing from the vault"),
+        })?;
+        let renamed = self.put_by_rename(&dir, file, bytes).map_err(|e| error(name, e))?;
+        if renamed.is_none() {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let fd = rustix::fs::openat(&dir, file, flags, OBJECT_MODE).map_err(|e| error(name, e))?;
+            write_and_sync(fd, bytes).map_err(|e| error(name, e))?;
+        }
+        match rustix::fs::fsync(dir.as_fd()) {
+            Ok(()) => Ok(Durability::Confirmed),
+            Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(Durability::NotConfirmed),
+            Err(e) => Err(error(name, e)),
+        }
+    }
+
+    fn sweep(&self, dirs: &[String]) -> Result<u64, StoreError> {
+        let mut stale = Vec::new();
+        self.list(dirs, &mut |listed| {
+            if split(&listed.name).1.starts_with(TEMPORARY_PREFIX) {
+                stale.push(listed.name);
+            }
+        })?;
+        let mut removed = 0;
+        for name in stale {
+            let (dir_name, file) = split(&name);
+            let Some(dir) = self.open_dir(dir_name)? else { continue };
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let Ok(fd) = rustix::fs::openat(&dir, file, flags, Mode::empty()) else { continue };
+            // Whoever still writes it holds the lock.
+            if rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).is_ok()
+                && rustix::fs::unlinkat(&dir, file, AtFlags::empty()).is_ok()
+            {
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+}
