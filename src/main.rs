@@ -1,2 +1,5 @@
-//! stub
-fn main() {}
+//! farkeep: parse, run, exit code.
+
+fn main() {
+    std::process::exit(farkeep::cli::run());
+}

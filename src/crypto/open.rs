@@ -68,11 +68,17 @@ impl Opener {
     /// Which stored bytes, as (offset, length) from the object's start, hold the plaintext `start..start + length`.
     #[must_use]
     pub fn stored_range(&self, start: u64, length: u64) -> (u64, u64) {
+        Self::stored_range_of(self.header_bytes(), self.header_bytes() + self.payload_bytes, start, length)
+    }
+
+    /// As [`stored_range`](Self::stored_range), for an object whose header is still to be read.
+    #[must_use]
+    pub fn stored_range_of(header_bytes: u64, stored_bytes: u64, start: u64, length: u64) -> (u64, u64) {
         // age's reader looks at the end of the file when it is asked to seek to a whole step; one byte earlier it does not.
         let (start, length) = if start > 0 && start % STEP_BYTES == 0 { (start - 1, length + 1) } else { (start, length) };
         let (offset, bytes) = payload_range(start, length);
-        let end = (offset + bytes).min(self.payload_bytes);
-        (self.header_bytes() + offset, end.saturating_sub(offset))
+        let end = (offset + bytes).min(stored_bytes.saturating_sub(header_bytes));
+        (header_bytes + offset, end.saturating_sub(offset))
     }
 
     /// Opens the plaintext `start..start + length` from `stored`, the bytes that [`stored_range`](Self::stored_range) named.

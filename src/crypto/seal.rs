@@ -10,7 +10,7 @@ use age::secrecy::ExposeSecret;
 use age_core::format::{FileKey, Stanza};
 
 use crate::crypto::CryptoError;
-use crate::crypto::hash::hash;
+use crate::crypto::hash::{StreamHasher, hash, hash_reader};
 use crate::format::age_header::{STEP_BYTES, TAG_BYTES, header_bytes};
 use crate::model::ids::ObjectHash;
 use crate::model::limits::RECIPIENTS_MAX;
@@ -96,6 +96,55 @@ pub fn seal_into(mut buffer: Vec<u8>, pieces: &[&[u8]], recipients: &[Recipient]
 
     let file_key = capturing.file_key.into_inner().ok().flatten().ok_or_else(|| CryptoError::Seal("no file key".into()))?;
     check(&bytes, pieces, file_key)?;
+    describe(bytes)
+}
+
+/// Seals what `write` writes, in memory of the sealed form alone, and opens it again to compare its hash.
+///
+/// # Errors
+/// When writing or sealing fails, or what was sealed does not open into what went in.
+pub fn seal_stream(
+    recipients: &[Recipient],
+    write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+) -> Result<SealedBytes, CryptoError> {
+    let failed = |e: io::Error| CryptoError::Seal(e.to_string());
+    let capturing = Capturing { recipients, file_key: Mutex::new(None) };
+    let encryptor = age::Encryptor::with_recipients(std::iter::once(&capturing as &dyn age::Recipient))
+        .map_err(|e| CryptoError::Seal(e.to_string()))?;
+    let mut output = Hashing { inner: encryptor.wrap_output(Vec::new()).map_err(failed)?, hasher: StreamHasher::new() };
+    write(&mut output).map_err(failed)?;
+    let expected = output.hasher.finish();
+    let bytes = output.inner.finish().map_err(failed)?;
+    let file_key = capturing.file_key.into_inner().ok().flatten().ok_or_else(|| CryptoError::Seal("no file key".into()))?;
+    let known = KnownKey(file_key);
+    let opened = age::Decryptor::new_buffered(&bytes[..])
+        .and_then(|decryptor| decryptor.decrypt(std::iter::once(&known as &dyn age::Identity)))
+        .map_err(|e| CryptoError::Seal(e.to_string()))
+        .and_then(|mut reader| hash_reader(&mut reader).map_err(failed))?;
+    if opened != expected {
+        return Err(CryptoError::Seal("self-check: what was sealed does not open into what went in".into()));
+    }
+    describe(bytes)
+}
+
+struct Hashing<W> {
+    inner: W,
+    hasher: StreamHasher,
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+fn describe(bytes: Vec<u8>) -> Result<SealedBytes, CryptoError> {
     let header = header_bytes(&bytes).map_err(|e| CryptoError::Seal(e.to_string()))?;
     let name = Sealed { hash: hash(&bytes), bytes: bytes.len() as u64 };
     let header_hash = hash(&bytes[..header]);

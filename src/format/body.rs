@@ -86,6 +86,8 @@ pub struct Epoch {
     pub n: u32,
     /// Its public half.
     pub recipient: String,
+    /// Whose identities open its private half: public keys, so that a refusal can say whose is needed.
+    pub sealed_to: Vec<String>,
     /// The generation of the vault secret used in it.
     pub generation: u32,
 }
@@ -118,12 +120,8 @@ pub struct RestoreIntentBody {
 pub struct RestoreDetail {
     /// Paths and patterns as given.
     pub selection: Vec<String>,
-    /// Where it was written to.
+    /// Where it is written to.
     pub target: String,
-    /// Host of the snapshot.
-    pub host: String,
-    /// Job of the snapshot.
-    pub job: String,
 }
 
 /// How a restore ended.

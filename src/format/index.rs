@@ -13,7 +13,7 @@ const MAGIC: &[u8; 8] = b"FKINDEX1";
 /// Mark and count at the start.
 pub const FIXED_BYTES: usize = 12;
 /// What stands before each table.
-const PACK_BYTES: usize = 32 + 8 + 4 + 32 + 4;
+pub const PACK_FIXED_BYTES: usize = 32 + 8 + 4 + 32 + 4;
 
 /// What an index knows of one pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl IndexedPack {
     /// Length of this pack's part of an index.
     #[must_use]
     pub fn encoded_bytes(&self) -> usize {
-        PACK_BYTES + self.table.encoded_bytes()
+        PACK_FIXED_BYTES + self.table.encoded_bytes()
     }
 
     /// Appends this pack's part to `bytes`.
@@ -111,7 +111,7 @@ impl<R: Read> IndexReader<R> {
             };
         }
         self.packs_left -= 1;
-        let mut fixed = [0; PACK_BYTES];
+        let mut fixed = [0; PACK_FIXED_BYTES];
         self.input.read_exact(&mut fixed)?;
         let mut cursor = crate::format::cursor::Cursor::new(&fixed, WHAT);
         let pack = Sealed { hash: ObjectHash(cursor.array()?), bytes: cursor.u64()? };
@@ -121,14 +121,14 @@ impl<R: Read> IndexReader<R> {
             (u64::from(table_bytes), PACK_TABLE_MAX_BYTES, "pack table"),
             (u64::from(header_bytes), AGE_HEADER_MAX_BYTES + 16, "age header"),
             (pack.bytes, PACK_MAX_BYTES, "pack"),
-            (u64::from(table_bytes) + PACK_BYTES as u64, self.bytes_left, WHAT),
+            (u64::from(table_bytes) + PACK_FIXED_BYTES as u64, self.bytes_left, WHAT),
         ];
         for (value, limit, what) in limits {
             if value > limit {
                 return Err(FormatError::Limit { what, limit }.into());
             }
         }
-        self.bytes_left -= u64::from(table_bytes) + PACK_BYTES as u64;
+        self.bytes_left -= u64::from(table_bytes) + PACK_FIXED_BYTES as u64;
         let mut table = vec![0; table_bytes as usize];
         self.input.read_exact(&mut table)?;
         Ok(Some(IndexedPack { pack, header_bytes, header_hash, table: Table::decode(&table)? }))

@@ -8,6 +8,7 @@ use crate::model::entry::Refs;
 use crate::model::finding::Finding;
 use crate::model::ids::{ChunkId, VaultId};
 use crate::model::limits::{FORMAT_VERSION, LIST_LEVELS_MAX, MANIFEST_MAX_BYTES};
+use crate::model::name::ObjectName;
 use crate::model::path::EntryPath;
 use crate::model::snapshot::Tally;
 use crate::model::time::Timestamp;
@@ -36,6 +37,8 @@ pub struct Manifest {
     pub timezone: String,
     /// The program that made it.
     pub farkeep: String,
+    /// The index objects that together place every chunk of the snapshot.
+    pub indexes: Vec<ObjectName>,
     /// Its members, in the job's order.
     pub members: Vec<Member>,
     /// The first findings; the record says how many there were.
@@ -50,6 +53,9 @@ pub struct Member {
     pub name: String,
     /// Its kind: files, command.
     pub kind: String,
+    /// The roots that it was read from, for files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "paths")]
+    pub roots: Vec<EntryPath>,
     /// What cut its content.
     pub chunker: Chunker,
     /// When its capture began.
@@ -60,6 +66,40 @@ pub struct Member {
     pub tally: Tally,
     /// Where its catalogue is.
     pub catalogue: Catalogue,
+}
+
+/// Paths as text where they are UTF-8, else as `{"b64": ...}`.
+mod paths {
+    use super::{Deserialize, EntryPath, Serialize, join_text, split_text};
+    use serde::{Deserializer, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum WirePath {
+        Text(String),
+        Bytes { b64: String },
+    }
+
+    pub fn serialize<S: Serializer>(paths: &[EntryPath], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(paths.iter().map(|path| match split_text(path.as_bytes()) {
+            (Some(text), _) => WirePath::Text(text),
+            (None, base64) => WirePath::Bytes { b64: base64.unwrap_or_default() },
+        }))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<EntryPath>, D::Error> {
+        let wire = Vec::<WirePath>::deserialize(deserializer)?;
+        wire.into_iter()
+            .map(|path| {
+                let (text, base64) = match path {
+                    WirePath::Text(text) => (Some(text), None),
+                    WirePath::Bytes { b64 } => (None, Some(b64)),
+                };
+                let bytes = join_text(text, base64, "path").map_err(serde::de::Error::custom)?;
+                EntryPath::from_bytes(bytes).map_err(serde::de::Error::custom)
+            })
+            .collect()
+    }
 }
 
 /// The algorithm and the bounds that cut a member's content, in bytes.

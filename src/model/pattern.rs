@@ -40,6 +40,12 @@ impl Selection {
         Self::default()
     }
 
+    /// Selects a path with all below it.
+    #[must_use]
+    pub fn of_path(path: EntryPath) -> Self {
+        Self { spelled: vec![format!("/{path}")], paths: vec![path], globs: None }
+    }
+
     /// Reads what was given on the command line. A text with `*`, `?` or `[` is a glob in gitignore syntax; anything else is
     /// a path, with or without the leading slash, and selects all that lies below it too.
     ///

@@ -1,0 +1,185 @@
+//! `farkeep init`
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use crate::cli::config::StoreConfig;
+use crate::cli::passphrase::PassphraseArgs;
+use crate::cli::wire::{Opening, open_store, resolve};
+use crate::cli::{Outcome, Session, can_ask};
+use crate::crypto::seal::Recipient;
+use crate::ops::init::{InitPlan, InitReceipt, init};
+use crate::ops::{Exit, OpError};
+
+/// Arguments of `farkeep init`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where the vault goes: sftp://user@host[:port]/path, file:///path or a path [default: the stores of the configuration]
+    #[arg(long, value_name = "URL")]
+    store: Vec<String>,
+    /// Write the operator's new identity here, and the root key beside it; carry both away
+    #[arg(long, value_name = "FILE")]
+    identity_out: PathBuf,
+    /// Leave identity and root key without a passphrase
+    #[arg(long, conflicts_with_all = ["passphrase_fd", "passphrase_file"])]
+    no_passphrase: bool,
+    #[command(flatten)]
+    passphrase: PassphraseArgs,
+    /// Private key for SSH
+    #[arg(long, value_name = "FILE")]
+    ssh_key: Option<PathBuf>,
+    /// Fingerprint of the server's host key, SHA256:...
+    #[arg(long, value_name = "FINGERPRINT")]
+    host_key: Vec<String>,
+    /// Ask nothing
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Runs it.
+pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
+    if let Some(vault) = session.config.vault {
+        let path = session.config_path.display();
+        return Err(OpError::Usage(format!(
+            "{path}: names vault {vault} already; another vault needs another configuration"
+        )));
+    }
+    let stores = stores(args, session)?;
+    let passphrase = if args.no_passphrase { None } else { Some(args.passphrase.for_new("identity and root key")?) };
+    let recipients = read_recipients(session)?;
+    if !args.yes && can_ask() {
+        session.progress.clear();
+    }
+    let mut opened = Vec::new();
+    for (name, config) in &stores {
+        opened.push(open_store(name, config, Opening::Create)?);
+    }
+    let jobs: Vec<String> = session.config.jobs.keys().cloned().collect();
+    let plan = InitPlan { stores: opened, identity_out: args.identity_out.clone(), passphrase, recipients };
+    let receipt = init(&plan, &jobs, &session.env())?;
+    write_recipient(session, &receipt)?;
+    write_config(session, &stores, &receipt)?;
+    session.progress.clear();
+    Ok(Outcome::new(Exit::Done, render(session, &receipt, args.no_passphrase), &receipt))
+}
+
+fn stores(args: &Args, session: &Session) -> Result<Vec<(String, StoreConfig)>, OpError> {
+    let mut stores = Vec::new();
+    for text in &args.store {
+        let (name, mut config) = resolve(session, text)?;
+        if let Some(key) = &args.ssh_key {
+            config.ssh_key = Some(std::path::absolute(key).map_err(|e| OpError::Usage(format!("{}: {e}", key.display())))?);
+        }
+        config.host_keys.extend(args.host_key.iter().cloned());
+        let named = session.config.stores.contains_key(&name);
+        stores.push((if named { name } else { new_name(&stores) }, config));
+    }
+    if stores.is_empty() {
+        stores.extend(session.config.stores.iter().map(|(name, config)| (name.clone(), config.clone())));
+    }
+    if stores.is_empty() {
+        return Err(OpError::Usage(
+            "no store: name one with --store URL, or write [store.NAME] into the configuration".into(),
+        ));
+    }
+    Ok(stores)
+}
+
+fn new_name(taken: &[(String, StoreConfig)]) -> String {
+    match taken.len() {
+        0 => "main".to_owned(),
+        n => format!("store{}", n + 1),
+    }
+}
+
+/// Public keys of other operators: one file each in `keys/recipients` beside the configuration.
+fn read_recipients(session: &Session) -> Result<Vec<(String, Recipient)>, OpError> {
+    let dir = session.config_dir().join("keys/recipients");
+    let Ok(entries) = std::fs::read_dir(&dir) else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for entry in entries.flatten().filter(|e| e.path().extension().is_some_and(|x| x == "txt")) {
+        let path = entry.path();
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(&path).map_err(|e| OpError::Usage(format!("{shown}: {e}")))?;
+        for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
+            found.push((shown.clone(), line.parse().map_err(|e| OpError::Usage(format!("{shown}: {e}")))?));
+        }
+    }
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(found)
+}
+
+fn write_recipient(session: &Session, receipt: &InitReceipt) -> Result<(), OpError> {
+    let dir = session.config_dir().join("keys/recipients");
+    std::fs::create_dir_all(&dir).map_err(|e| OpError::NotDone(format!("{}: {e}", dir.display())))?;
+    let path = dir.join(format!("{}.txt", &receipt.recipient[..16.min(receipt.recipient.len())]));
+    let owner = format!("{}@{}", session.user, session.host);
+    let now = crate::model::time::Clock::now(&crate::model::time::SystemClock);
+    let text = format!("# owner: {owner}\n# date: {now}\n# vault: {}\n{}\n", receipt.vault, receipt.recipient);
+    std::fs::write(&path, text).map_err(|e| OpError::NotDone(format!("{}: {e}", path.display())))
+}
+
+/// Adds the vault, and stores that are new, at the end of the configuration; what stands there stays as it is.
+fn write_config(session: &Session, stores: &[(String, StoreConfig)], receipt: &InitReceipt) -> Result<(), OpError> {
+    let path = &session.config_path;
+    let mut text = std::fs::read_to_string(path).unwrap_or_default();
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    let _ = writeln!(text, "[vault]\nid   = \"{}\"\nroot = \"{}\"", receipt.vault, receipt.root);
+    for (name, config) in stores.iter().filter(|(name, _)| !session.config.stores.contains_key(name)) {
+        let Some(location) = &config.location else { continue };
+        let _ = writeln!(text, "\n[store.{name}]\nurl = {}", quoted(&location.to_string()));
+        if !config.host_keys.is_empty() {
+            let keys: Vec<String> = config.host_keys.iter().map(|key| quoted(key)).collect();
+            let _ = writeln!(text, "host_key = [{}]", keys.join(", "));
+        }
+        if let Some(key) = &config.ssh_key {
+            let _ = writeln!(text, "ssh_key = {}", quoted(&key.display().to_string()));
+        }
+    }
+    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        std::fs::create_dir_all(dir).map_err(|e| OpError::NotDone(format!("{}: {e}", dir.display())))?;
+    }
+    write_whole(path, &text).map_err(|e| OpError::NotDone(format!("{}: {e}", path.display())))
+}
+
+/// A text as a TOML string.
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    std::fs::write(&name, text)?;
+    std::fs::File::open(&name)?.sync_all()?;
+    std::fs::rename(&name, path)
+}
+
+fn render(session: &Session, receipt: &InitReceipt, no_passphrase: bool) -> String {
+    let mut text = String::new();
+    let InitReceipt { identity_file, root_file, root_public_file, .. } = receipt;
+    let _ = writeln!(text, "vault {} is made in {}", receipt.vault, receipt.stores.join(", "));
+    let _ = writeln!(text, "\ncarry these away from this machine, and keep them apart from it:");
+    let _ = writeln!(text, "  {}   opens every backup", identity_file.display());
+    let _ = writeln!(text, "  {}   decides whom to trust", root_file.display());
+    let _ = writeln!(text, "  {}   public: names the root at a restore", root_public_file.display());
+    if no_passphrase {
+        let _ = writeln!(text, "they have no passphrase: whoever has the files can read the backups");
+    }
+    let _ = writeln!(text, "\nwrite on paper:");
+    let _ = writeln!(text, "  root         {}", receipt.root);
+    let _ = writeln!(text, "  recover.py   b3sum {}", receipt.recover_script);
+    if !receipt.series.is_empty() {
+        let _ = writeln!(text, "\nfor whoever cares for the vault without a key (retention by series):");
+        for (job, token) in &receipt.series {
+            let _ = writeln!(text, "  {job}   {token}");
+        }
+    }
+    let _ = writeln!(text, "\nthe configuration is {}; next: farkeep push", session.config_path.display());
+    text
+}

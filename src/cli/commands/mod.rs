@@ -1,0 +1,31 @@
+//! One file a command: arguments in, plan out, receipt as text.
+
+pub mod init;
+pub mod push;
+pub mod restore;
+
+use crate::cli::Session;
+use crate::cli::config::ADHOC_JOB;
+use crate::ops::context::VaultPin;
+use crate::ops::select::{Names, SnapshotQuery};
+use crate::state::StateDir;
+use crate::state::keys::KeyDir;
+
+/// The snapshot that was asked for, in the zone of its job.
+pub fn query(args: &restore::SnapshotArgs, session: &Session) -> SnapshotQuery {
+    let job = args.job.as_ref().and_then(|job| session.config.jobs.get(job));
+    let only = session.config.jobs.values().next().filter(|_| session.config.jobs.len() == 1);
+    let timezone = job.or(only).and_then(|job| job.timezone.clone());
+    SnapshotQuery { text: args.snapshot.clone(), job: args.job.clone(), host: args.host.clone(), timezone }
+}
+
+/// Host and job names that this machine can tell from their tokens: on the agent, those of its configuration.
+pub fn known_names(session: &Session, pin: &VaultPin) -> Names {
+    let secrets = pin
+        .vault
+        .and_then(|vault| StateDir::open(&session.state_root, vault).ok())
+        .map(|state| crate::ops::push::secrets(&KeyDir::of(&state)))
+        .unwrap_or_default();
+    let jobs = session.config.jobs.keys().map(String::as_str).chain([ADHOC_JOB]);
+    Names { secrets, series: jobs.map(|job| (session.host.clone(), job.to_owned())).collect() }
+}

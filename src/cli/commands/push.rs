@@ -1,0 +1,207 @@
+//! `farkeep push`
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use crate::cli::config::{ADHOC_JOB, DEFAULT_CHUNK_BYTES, DEFAULT_LEVEL, JobConfig, JobSource};
+use crate::cli::render;
+use crate::cli::wire::{Opening, configured_pin, open_store, resolve};
+use crate::cli::{Outcome, Session};
+use crate::model::size::human_size;
+use crate::model::time::{Clock, SystemClock};
+use crate::ops::push::{PlannedSource, PushPlan, PushReceipt, push};
+use crate::ops::{Exit, OpError};
+use crate::source::SourceConfig;
+use crate::source::files::{ExcludeRules, FilesConfig};
+
+/// Arguments of `farkeep push`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Jobs of the configuration, or paths: an argument with a / or a leading . is a path [default: all jobs]
+    #[arg(value_name = "JOB|PATH")]
+    what: Vec<String>,
+    /// Push to these stores only
+    #[arg(long, value_name = "STORE")]
+    to: Vec<String>,
+    /// Tag the snapshot
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
+    /// With paths: leave out what this pattern matches (gitignore syntax)
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// Read every file, also those that look unchanged
+    #[arg(long)]
+    reread: bool,
+}
+
+/// Runs it.
+pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
+    let jobs = jobs(args, session)?;
+    let mut text = String::new();
+    let mut receipts = Vec::new();
+    let mut exit = Exit::Done;
+    let mut failed = None;
+    for (name, job) in jobs {
+        match push_job(args, session, &name, &job) {
+            Ok(receipt) => {
+                exit = exit.worst(receipt.exit());
+                describe(&mut text, &receipt);
+                receipts.push(serde_json::to_value(&receipt).unwrap_or_default());
+            }
+            Err(error) if matches!(error.exit(), Exit::Interrupted | Exit::Usage | Exit::Busy) => return Err(error),
+            Err(error) => {
+                // One job that fails does not keep the others from being backed up.
+                exit = exit.worst(error.exit());
+                let _ = writeln!(text, "{name}: FAILED: {error}");
+                receipts.push(serde_json::json!({"job": name, "error": error.to_string(), "exit": error.exit() as i32}));
+                failed.get_or_insert(error);
+            }
+        }
+    }
+    session.progress.clear();
+    match failed {
+        Some(error) if receipts.len() == 1 => Err(error),
+        _ => Ok(Outcome { exit, text, value: serde_json::json!({ "jobs": receipts }) }),
+    }
+}
+
+fn is_path(text: &str) -> bool {
+    text.contains('/') || text.starts_with('.')
+}
+
+fn jobs(args: &Args, session: &Session) -> Result<Vec<(String, JobConfig)>, OpError> {
+    let (paths, names): (Vec<&String>, Vec<&String>) = args.what.iter().partition(|text| is_path(text));
+    if !paths.is_empty() {
+        if let Some(name) = names.first() {
+            let why = format!("{name:?} is a job and {:?} a path: push them one after the other", paths[0]);
+            return Err(OpError::Usage(why));
+        }
+        return Ok(vec![(ADHOC_JOB.to_owned(), adhoc(args, &paths)?)]);
+    }
+    let configured = &session.config.jobs;
+    if names.is_empty() {
+        if configured.is_empty() {
+            return Err(OpError::Usage("no job in the configuration and no path given: there is nothing to push".into()));
+        }
+        return Ok(configured.iter().map(|(name, job)| (name.clone(), job.clone())).collect());
+    }
+    names
+        .into_iter()
+        .map(|name| match configured.get(name) {
+            Some(job) => Ok((name.clone(), job.clone())),
+            None => {
+                let known: Vec<&str> = configured.keys().map(String::as_str).collect();
+                Err(OpError::Usage(format!("no job {name:?} (there are: {}); a path has a /", known.join(", "))))
+            }
+        })
+        .collect()
+}
+
+fn adhoc(args: &Args, paths: &[&String]) -> Result<JobConfig, OpError> {
+    let mut roots = Vec::new();
+    for path in paths {
+        let absolute = std::path::absolute(path).map_err(|e| OpError::Usage(format!("{path}: {e}")))?;
+        roots.push(without_dots(&absolute));
+    }
+    let exclude = ExcludeRules::with_patterns(&args.exclude).map_err(|e| OpError::Usage(e.to_string()))?;
+    let source = SourceConfig::Files(FilesConfig { name: "files".into(), roots, exclude });
+    let sources = vec![JobSource { source, chunk_bytes: DEFAULT_CHUNK_BYTES }];
+    Ok(JobConfig { sources, ..JobConfig::default() })
+}
+
+/// Takes `..` out of an absolute path by its words, as a shell's `cd` does.
+fn without_dots(path: &std::path::Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            std::path::Component::ParentDir => {
+                plain.pop();
+            }
+            std::path::Component::CurDir => {}
+            other => plain.push(other),
+        }
+    }
+    plain
+}
+
+fn push_job(args: &Args, session: &Session, name: &str, job: &JobConfig) -> Result<PushReceipt, OpError> {
+    let pin = configured_pin(session)?;
+    let vault = pin.vault.ok_or_else(|| OpError::Usage("the configuration does not name the vault's id".into()))?;
+    let wanted: Vec<String> = if !args.to.is_empty() {
+        args.to.clone()
+    } else if !job.stores.is_empty() {
+        job.stores.clone()
+    } else {
+        session.config.stores.keys().cloned().collect()
+    };
+    if wanted.is_empty() {
+        return Err(OpError::Usage("no store in the configuration; name one with --to".into()));
+    }
+    let (mut stores, mut missed) = (Vec::new(), Vec::new());
+    for text in &wanted {
+        let (name, config) = resolve(session, text)?;
+        match open_store(&name, &config, Opening::Existing) {
+            Ok(store) => stores.push(store),
+            Err(error) => missed.push((name, error)),
+        }
+    }
+    let now = SystemClock.now();
+    let sources = job.sources.iter().map(|source| PlannedSource {
+        source: match &source.source {
+            SourceConfig::Command(config) => {
+                let mut config = config.clone();
+                config.now = now;
+                SourceConfig::Command(config)
+            }
+            files => files.clone(),
+        },
+        average_chunk_bytes: source.chunk_bytes,
+    });
+    let mut tags = job.tags.clone();
+    tags.extend(args.tag.iter().cloned());
+    let timezone =
+        job.timezone.clone().unwrap_or_else(|| jiff::tz::TimeZone::system().iana_name().unwrap_or("UTC").to_owned());
+    let plan = PushPlan {
+        vault,
+        pin,
+        stores,
+        missed,
+        job: name.to_owned(),
+        tags,
+        sources: sources.collect(),
+        level: job.level.unwrap_or(DEFAULT_LEVEL),
+        every_secs: job.every_secs,
+        timezone,
+        use_file_cache: !args.reread,
+    };
+    push(&plan, &session.env())
+}
+
+fn describe(text: &mut String, receipt: &PushReceipt) {
+    let tally = &receipt.tally;
+    let secs = receipt.finished.secs_since(receipt.started).max(0);
+    let _ = writeln!(
+        text,
+        "{}: snapshot {} committed: {}, {} in {secs} s; {} new in {}",
+        receipt.job,
+        receipt.snapshot.short(),
+        render::count(tally.files, "file"),
+        human_size(tally.source_bytes),
+        human_size(receipt.new_bytes),
+        render::count(receipt.new_packs, "pack"),
+    );
+    for store in &receipt.stores {
+        let _ = match &store.error {
+            None => {
+                let doubt = if store.not_confirmed > 0 { ", durability not confirmed" } else { "" };
+                let caught_up = match store.caught_up_objects {
+                    0 => String::new(),
+                    n => format!(", {} caught up", render::count(n, "object")),
+                };
+                writeln!(text, "  {}: {} sent{caught_up}{doubt}", store.store, human_size(store.sent_bytes))
+            }
+            Some(error) => writeln!(text, "  {}: MISSED: {error}", store.store),
+        };
+    }
+    render::findings(text, &receipt.findings);
+}

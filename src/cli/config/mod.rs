@@ -1,0 +1,406 @@
+//! The one configuration file: read as a whole, every mistake named with its line.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use toml::de::DeTable;
+
+use crate::ledger::RootPin;
+use crate::model::ids::VaultId;
+use crate::model::limits::{GIB, KIB, MIB};
+use crate::model::time::Timestamp;
+use crate::source::SourceConfig;
+use crate::source::command::CommandConfig;
+use crate::source::files::{ExcludeRules, FilesConfig};
+use crate::store::Location;
+
+mod section;
+
+use section::{Mistakes, Section};
+
+/// zstd level where the configuration names none.
+pub const DEFAULT_LEVEL: i32 = 3;
+/// Average chunk where a source names none.
+pub const DEFAULT_CHUNK_BYTES: usize = 64 * KIB as usize;
+/// The job of paths on the command line.
+pub const ADHOC_JOB: &str = "adhoc";
+
+/// What cannot be used, as a list of lines.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {}", problems.join("\n  "))]
+pub struct ConfigError {
+    /// The file.
+    pub path: String,
+    /// Each problem, with its line where it has one.
+    pub problems: Vec<String>,
+}
+
+/// A store as configured.
+#[derive(Debug, Clone, Default)]
+pub struct StoreConfig {
+    /// Where it is.
+    pub location: Option<Location>,
+    /// Pinned host keys, `SHA256:...`; two during a rotation.
+    pub host_keys: Vec<String>,
+    /// Private key file.
+    pub ssh_key: Option<PathBuf>,
+    /// Connections at most.
+    pub connections: Option<usize>,
+    /// Bytes a second at most.
+    pub limit: Option<u64>,
+    /// Seconds without progress after which a connection is given up.
+    pub timeout_secs: Option<u64>,
+    /// A local directory that need not be a mounted drive.
+    pub plain_directory: bool,
+}
+
+/// A source of a job as configured.
+#[derive(Debug, Clone)]
+pub struct JobSource {
+    /// The source.
+    pub source: SourceConfig,
+    /// Average chunk in bytes.
+    pub chunk_bytes: usize,
+}
+
+/// A job as configured.
+#[derive(Debug, Clone, Default)]
+pub struct JobConfig {
+    /// Names of its stores; none means all.
+    pub stores: Vec<String>,
+    /// IANA name of the zone in which its dates are read.
+    pub timezone: Option<String>,
+    /// Tags of its snapshots.
+    pub tags: Vec<String>,
+    /// Seconds between two pushes, for `status` and for the plain record of when the next is due.
+    pub every_secs: Option<u64>,
+    /// zstd level.
+    pub level: Option<i32>,
+    /// Its sources.
+    pub sources: Vec<JobSource>,
+}
+
+/// The whole configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// Where it was read; none when there is no file.
+    pub path: Option<PathBuf>,
+    /// The vault.
+    pub vault: Option<VaultId>,
+    /// The pinned root.
+    pub root: Option<RootPin>,
+    /// What this machine is called in snapshots; the host name otherwise.
+    pub host: Option<String>,
+    /// Stores by name.
+    pub stores: BTreeMap<String, StoreConfig>,
+    /// Jobs by name.
+    pub jobs: BTreeMap<String, JobConfig>,
+}
+
+impl Config {
+    /// Reads the file at `path`; an empty configuration when there is none.
+    ///
+    /// # Errors
+    /// Every mistake in it, with its line.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let shown = path.display().to_string();
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(e) => return Err(ConfigError { path: shown, problems: vec![e.to_string()] }),
+        };
+        let mut config = Self::parse(&text).map_err(|problems| ConfigError { path: shown, problems })?;
+        config.path = Some(path.to_owned());
+        Ok(config)
+    }
+
+    /// Reads a configuration.
+    ///
+    /// # Errors
+    /// Every mistake in it, with its line.
+    pub fn parse(text: &str) -> Result<Self, Vec<String>> {
+        let (root, errors) = DeTable::parse_recoverable(text);
+        let mistakes = Rc::new(Mistakes::default());
+        for error in &errors {
+            mistakes.add(error.span().map_or(0, |span| span.start), error.message());
+        }
+        if !errors.is_empty() {
+            return Err(mistakes.report(text));
+        }
+        let top = Section::new("", 0, root.get_ref(), &mistakes);
+        let mut config = Self { host: top.text("host"), ..Self::default() };
+        if let Some(vault) = top.table("vault") {
+            config.vault = vault.parsed("id", str::parse::<VaultId>);
+            config.root = vault.parsed("root", RootPin::parse);
+            vault.finish();
+        }
+        for (name, section) in top.named_tables("store") {
+            config.stores.insert(name, read_store(section));
+        }
+        for (name, section) in top.named_tables("job") {
+            config.jobs.insert(name.clone(), read_job(&name, section, &config.stores));
+        }
+        top.finish();
+        let problems = mistakes.report(text);
+        if problems.is_empty() { Ok(config) } else { Err(problems) }
+    }
+}
+
+fn read_store(section: Section<'_>) -> StoreConfig {
+    if section.value("url").is_none() {
+        section.wrong("url is missing");
+    }
+    let store = StoreConfig {
+        location: section.parsed("url", str::parse::<Location>),
+        host_keys: section.texts("host_key"),
+        ssh_key: section.text("ssh_key").map(PathBuf::from),
+        connections: section.number("connections", 1..=16).and_then(|n| usize::try_from(n).ok()),
+        limit: section.parsed("limit", parse_rate),
+        timeout_secs: section.duration_secs("timeout"),
+        plain_directory: section.flag("plain_directory").unwrap_or(false),
+    };
+    for key in &store.host_keys {
+        if !key.starts_with("SHA256:") {
+            section.wrong(format!("host_key {key:?}: must be a fingerprint SHA256:... (ssh-keygen -lf prints it)"));
+        }
+    }
+    section.finish();
+    store
+}
+
+/// A rate in bytes a second: `20 Mbit/s`, `2 MiB/s`.
+fn parse_rate(text: &str) -> Result<u64, String> {
+    let wrong = || format!("not a rate: {text:?} (write a number and kbit/s, Mbit/s, Gbit/s, KiB/s or MiB/s)");
+    let amount = text.trim().strip_suffix("/s").ok_or_else(wrong)?;
+    let split = amount.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
+    let (number, unit) = amount.split_at(split);
+    let bits = match unit.trim() {
+        "kbit" => 1000,
+        "Mbit" => 1_000_000,
+        "Gbit" => 1_000_000_000,
+        "KiB" => 8 * KIB,
+        "MiB" => 8 * MIB,
+        "GiB" => 8 * GIB,
+        _ => return Err(wrong()),
+    };
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let bytes = number * bits as f64 / 8.0;
+    if bytes >= 1000.0 { Ok(bytes as u64) } else { Err("a rate under 8 kbit/s would never end".into()) }
+}
+
+fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, StoreConfig>) -> JobConfig {
+    if name == ADHOC_JOB {
+        section.wrong("this name belongs to pushes of paths on the command line");
+    }
+    check_name(&section, name, "job");
+    let mut job = JobConfig {
+        stores: section.texts("stores"),
+        timezone: section.parsed("timezone", check_timezone),
+        tags: section.texts("tags"),
+        every_secs: section.duration_secs("every"),
+        level: section.number("compression", 1..=19).and_then(|n| i32::try_from(n).ok()),
+        sources: Vec::new(),
+    };
+    for store in &job.stores {
+        if !stores.contains_key(store) {
+            section.wrong(format!("stores: there is no [store.{store}]"));
+        }
+    }
+    for source in section.list_of_tables("source") {
+        job.sources.extend(read_source(source));
+    }
+    if job.sources.is_empty() {
+        section.wrong("no [[source]] that can be used: there is nothing to back up");
+    }
+    check_members(&section, &job.sources);
+    section.finish();
+    job
+}
+
+fn check_timezone(text: &str) -> Result<String, String> {
+    jiff::tz::TimeZone::get(text).map(|_| text.to_owned()).map_err(|e| e.to_string())
+}
+
+/// Names stand in file names and on command lines.
+fn check_name(section: &Section<'_>, name: &str, what: &str) {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let starts_well = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if !name.chars().all(plain) || !starts_well || name.len() > 64 {
+        section.wrong(format!("{what} name {name:?}: letters, digits, - and _ only, at most 64, a letter or digit first"));
+    }
+}
+
+/// Members have different names, and no two walk over the same files.
+fn check_members(section: &Section<'_>, sources: &[JobSource]) {
+    let mut seen = Vec::new();
+    for source in sources {
+        let name = source.source.name();
+        if seen.contains(&name) {
+            section.wrong(format!("two sources are called {name:?}"));
+        }
+        seen.push(name);
+    }
+    let roots: Vec<(&str, &PathBuf)> = sources
+        .iter()
+        .filter_map(|s| if let SourceConfig::Files(files) = &s.source { Some(files) } else { None })
+        .flat_map(|files| files.roots.iter().map(|root| (files.name.as_str(), root)))
+        .collect();
+    for (index, (name, root)) in roots.iter().enumerate() {
+        for (other, above) in roots.iter().enumerate().filter(|(n, _)| *n != index).map(|(_, pair)| pair) {
+            if name != other && root.starts_with(above) && (root != above || name < other) {
+                section.wrong(format!("sources {name:?} and {other:?} both cover {}", root.display()));
+            }
+        }
+    }
+}
+
+fn read_source(section: Section<'_>) -> Option<JobSource> {
+    let name = section.required_text("name");
+    let kind = section.required_text("kind");
+    if let Some(name) = &name {
+        check_name(&section, name, "source");
+    }
+    let chunk_bytes = section.size("chunk_size").and_then(|bytes| match usize::try_from(bytes) {
+        Ok(bytes) if (4 * KIB as usize..=2 * MIB as usize).contains(&bytes) => Some(bytes),
+        _ => {
+            section.wrong("chunk_size: must be from 4 KiB to 2 MiB");
+            None
+        }
+    });
+    let source = match kind.as_deref() {
+        Some("files") => Some(SourceConfig::Files(read_files(&section, name.clone().unwrap_or_default()))),
+        Some("command") => Some(SourceConfig::Command(read_command(&section, name.clone().unwrap_or_default()))),
+        Some(other) => {
+            section.wrong(format!("kind {other:?} is not known; there are files and command"));
+            // The other keys cannot be judged without it.
+            return None;
+        }
+        None => None,
+    };
+    section.finish();
+    name.and(source).map(|source| JobSource { source, chunk_bytes: chunk_bytes.unwrap_or(DEFAULT_CHUNK_BYTES) })
+}
+
+fn read_files(section: &Section<'_>, name: String) -> FilesConfig {
+    let roots: Vec<PathBuf> = section.texts("paths").into_iter().map(PathBuf::from).collect();
+    if roots.is_empty() {
+        section.wrong("paths is missing or empty");
+    }
+    for root in &roots {
+        if !root.is_absolute() || root.components().any(|c| c == std::path::Component::ParentDir) {
+            section.wrong(format!("paths: {} must be an absolute path without ..", root.display()));
+        }
+    }
+    let patterns = section.texts("exclude");
+    let mut exclude = match ExcludeRules::with_patterns(&patterns) {
+        Ok(rules) => rules,
+        Err(error) => {
+            section.wrong(error);
+            ExcludeRules::default()
+        }
+    };
+    exclude.caches = section.flag("exclude_caches").unwrap_or(false);
+    exclude.markers = section.texts("exclude_if_present");
+    exclude.one_file_system = section.flag("one_file_system").unwrap_or(false);
+    exclude.max_file_bytes = section.size("max_file_size");
+    FilesConfig { name, roots, exclude }
+}
+
+fn read_command(section: &Section<'_>, name: String) -> CommandConfig {
+    let argv = section.texts("command");
+    if argv.is_empty() {
+        section.wrong("command is missing: a list of program and arguments");
+    }
+    let filename = section.text("filename").unwrap_or_else(|| "stdout".to_owned());
+    if filename.is_empty() || filename.contains('/') || filename.starts_with('.') {
+        section.wrong(format!("filename {filename:?}: a plain name without /"));
+    }
+    CommandConfig {
+        name,
+        argv,
+        filename,
+        timeout_secs: section.duration_secs("timeout"),
+        min_bytes: section.size("min_bytes").unwrap_or(1),
+        now: Timestamp(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+host = "registry-1"
+
+[vault]
+id   = "000102030405060708090a0b0c0d0e0f"
+root = "SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+
+[store.server]
+url      = "sftp://bk-host1@backup.example.org/vault"
+host_key = ["SHA256:abc"]
+ssh_key  = "/etc/farkeep/ssh/id_ed25519"
+limit    = "20 Mbit/s"
+
+[job.nightly]
+stores   = ["server"]
+timezone = "Africa/Nairobi"
+every    = "24h"
+
+[[job.nightly.source]]
+name    = "attachments"
+kind    = "files"
+paths   = ["/data/minio"]
+exclude = ["*.tmp"]
+
+[[job.nightly.source]]
+name      = "db"
+kind      = "command"
+command   = ["pg_dump", "-Fc", "-Z0", "events"]
+timeout   = "2h"
+min_bytes = "1 MiB"
+"#;
+
+    #[test]
+    fn a_whole_configuration_is_read() {
+        let config = Config::parse(GOOD).unwrap_or_else(|e| panic!("{e:?}"));
+        assert_eq!(config.host.as_deref(), Some("registry-1"));
+        assert_eq!(config.stores["server"].limit, Some(2_500_000));
+        let job = &config.jobs["nightly"];
+        assert_eq!((job.sources.len(), job.every_secs), (2, Some(86_400)));
+        assert!(
+            matches!(&job.sources[1].source, SourceConfig::Command(c) if c.min_bytes == MIB && c.timeout_secs == Some(7200))
+        );
+    }
+
+    #[test]
+    fn every_mistake_is_named_with_its_line() {
+        let bad = GOOD
+            .replace("limit    = \"20 Mbit/s\"", "limit    = \"fast\"")
+            .replace("every    = \"24h\"", "evry     = \"24h\"")
+            .replace("stores   = [\"server\"]", "stores   = [\"sever\"]")
+            .replace("timeout   = \"2h\"", "timeout   = 7200")
+            .replace("paths   = [\"/data/minio\"]", "paths   = [\"data\"]");
+        let problems = Config::parse(&bad).err().unwrap_or_default();
+        let expect = [
+            ("line 12:", "limit"),
+            ("line 14:", "[store.sever]"),
+            ("line 17:", "evry"),
+            ("line 19:", "absolute"),
+            ("line 29:", "timeout"),
+        ];
+        assert_eq!(problems.len(), expect.len(), "{problems:#?}");
+        for (line, word) in expect {
+            assert!(problems.iter().any(|p| p.starts_with(line) && p.contains(word)), "{line} {word}: {problems:#?}");
+        }
+        assert!(Config::parse("a = ").err().unwrap_or_default()[0].starts_with("line 1:"));
+    }
+
+    #[test]
+    fn two_sources_may_not_cover_the_same_files() {
+        let twice = GOOD.replace("kind      = \"command\"", "kind = \"files\"\npaths = [\"/data/minio/deep\"]");
+        let problems = Config::parse(&twice).err().unwrap_or_default();
+        assert!(problems.iter().any(|p| p.contains("both cover")), "{problems:#?}");
+    }
+}

@@ -1,0 +1,223 @@
+//! Reading a TOML table key by key, collecting every mistake with its line instead of stopping at the first.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::model::size::parse_size;
+use crate::model::time::parse_duration_secs;
+
+/// The mistakes found so far, with the byte at which each stands.
+#[derive(Debug, Default)]
+pub struct Mistakes {
+    found: RefCell<Vec<(usize, String)>>,
+}
+
+impl Mistakes {
+    pub fn add(&self, at: usize, message: impl Into<String>) {
+        self.found.borrow_mut().push((at, message.into()));
+    }
+
+    /// All of them, by line.
+    pub fn report(&self, text: &str) -> Vec<String> {
+        let mut found = self.found.borrow().clone();
+        found.sort();
+        let line = |at: usize| text.as_bytes()[..at.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1;
+        found.iter().map(|(at, message)| format!("line {}: {message}", line(*at))).collect()
+    }
+}
+
+/// One table, of which every key must be asked for.
+pub struct Section<'a> {
+    /// What it is called in messages: `job.nightly`.
+    pub name: String,
+    at: usize,
+    table: &'a DeTable<'a>,
+    asked: RefCell<BTreeSet<String>>,
+    mistakes: Rc<Mistakes>,
+}
+
+impl<'a> Section<'a> {
+    pub fn new(name: impl Into<String>, at: usize, table: &'a DeTable<'a>, mistakes: &Rc<Mistakes>) -> Self {
+        Self { name: name.into(), at, table, asked: RefCell::default(), mistakes: Rc::clone(mistakes) }
+    }
+
+    /// Notes a mistake of the section as a whole.
+    pub fn wrong(&self, message: impl std::fmt::Display) {
+        self.mistakes.add(self.at, format!("[{}]: {message}", self.name));
+    }
+
+    fn wrong_at(&self, at: usize, key: &str, message: impl std::fmt::Display) {
+        self.mistakes.add(at, format!("{}.{key}: {message}", self.name));
+    }
+
+    /// The value of `key`.
+    pub fn value(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
+        self.asked.borrow_mut().insert(key.to_owned());
+        self.table.iter().find(|(k, _)| k.get_ref() == key).map(|(_, value)| value)
+    }
+
+    /// A text.
+    pub fn text(&self, key: &str) -> Option<String> {
+        let value = self.value(key)?;
+        match value.get_ref().as_str() {
+            Some(text) => Some(text.to_owned()),
+            None => {
+                self.wrong_at(value.span().start, key, "must be a text in quotes");
+                None
+            }
+        }
+    }
+
+    /// A text that must be there.
+    pub fn required_text(&self, key: &str) -> Option<String> {
+        if self.value(key).is_none() {
+            self.wrong(format!("{key} is missing"));
+        }
+        self.text(key).filter(|text| {
+            if text.is_empty() {
+                self.wrong(format!("{key} is empty"));
+            }
+            !text.is_empty()
+        })
+    }
+
+    /// A text that `parse` accepts.
+    pub fn parsed<T, E: std::fmt::Display>(&self, key: &str, parse: impl Fn(&str) -> Result<T, E>) -> Option<T> {
+        let text = self.text(key)?;
+        match parse(&text) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.wrong_at(self.place(key), key, error);
+                None
+            }
+        }
+    }
+
+    fn place(&self, key: &str) -> usize {
+        self.value(key).map_or(self.at, |value| value.span().start)
+    }
+
+    /// A size such as `"64 KiB"`.
+    pub fn size(&self, key: &str) -> Option<u64> {
+        self.parsed(key, parse_size)
+    }
+
+    /// A duration such as `"26h"`, in seconds.
+    pub fn duration_secs(&self, key: &str) -> Option<u64> {
+        self.parsed(key, parse_duration_secs)
+    }
+
+    /// true or false.
+    pub fn flag(&self, key: &str) -> Option<bool> {
+        let value = self.value(key)?;
+        let flag = value.get_ref().as_bool();
+        if flag.is_none() {
+            self.wrong_at(value.span().start, key, "must be true or false");
+        }
+        flag
+    }
+
+    /// A whole number within bounds.
+    pub fn number(&self, key: &str, bounds: std::ops::RangeInclusive<i64>) -> Option<i64> {
+        let value = self.value(key)?;
+        let parsed =
+            value.get_ref().as_integer().and_then(|n| i64::from_str_radix(&n.as_str().replace('_', ""), n.radix()).ok());
+        match parsed {
+            Some(n) if bounds.contains(&n) => Some(n),
+            _ => {
+                let message = format!("must be a whole number from {} to {}", bounds.start(), bounds.end());
+                self.wrong_at(value.span().start, key, message);
+                None
+            }
+        }
+    }
+
+    /// A list of texts; a single text counts as a list of one.
+    pub fn texts(&self, key: &str) -> Vec<String> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        if let Some(text) = value.get_ref().as_str() {
+            return vec![text.to_owned()];
+        }
+        let Some(items) = value.get_ref().as_array() else {
+            self.wrong_at(value.span().start, key, "must be a list of texts");
+            return Vec::new();
+        };
+        let mut texts = Vec::new();
+        for item in items {
+            match item.get_ref().as_str() {
+                Some(text) => texts.push(text.to_owned()),
+                None => self.wrong_at(item.span().start, key, "must be a list of texts"),
+            }
+        }
+        texts
+    }
+
+    /// The tables below `key`, by name: `[store.server]`.
+    pub fn named_tables(&self, key: &str) -> Vec<(String, Section<'a>)> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let Some(tables) = value.get_ref().as_table() else {
+            self.wrong_at(value.span().start, key, format!("must be tables: [{key}.NAME]"));
+            return Vec::new();
+        };
+        let mut sections = Vec::new();
+        for (name, value) in tables {
+            let full = format!("{key}.{}", name.get_ref());
+            match value.get_ref().as_table() {
+                Some(table) => {
+                    sections
+                        .push((name.get_ref().to_string(), Section::new(full, name.span().start, table, &self.mistakes)));
+                }
+                None => self.mistakes.add(name.span().start, format!("{full}: must be a table: [{full}]")),
+            }
+        }
+        sections
+    }
+
+    /// The tables of the list below `key`: `[[job.nightly.source]]`.
+    pub fn list_of_tables(&self, key: &str) -> Vec<Section<'a>> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let full = format!("{}.{key}", self.name);
+        let Some(items) = value.get_ref().as_array() else {
+            self.wrong_at(value.span().start, key, format!("must be a list of tables: [[{full}]]"));
+            return Vec::new();
+        };
+        let mut sections = Vec::new();
+        for item in items {
+            match item.get_ref().as_table() {
+                Some(table) => sections.push(Section::new(full.clone(), item.span().start, table, &self.mistakes)),
+                None => self.wrong_at(item.span().start, key, "must be a table"),
+            }
+        }
+        sections
+    }
+
+    /// The table at `key`.
+    pub fn table(&self, key: &str) -> Option<Section<'a>> {
+        let value = self.value(key)?;
+        let full = if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) };
+        match value.get_ref().as_table() {
+            Some(table) => Some(Section::new(full, value.span().start, table, &self.mistakes)),
+            None => {
+                self.wrong_at(value.span().start, key, "must be a table");
+                None
+            }
+        }
+    }
+
+    /// Ends the section: a key that nobody asked for is a mistake, most often of spelling.
+    pub fn finish(self) {
+        let asked = self.asked.borrow();
+        for (key, _) in self.table {
+            if !asked.contains(key.get_ref().as_ref()) {
+                let known: Vec<&str> = asked.iter().map(String::as_str).collect();
+                let place = if self.name.is_empty() { String::new() } else { format!(" in [{}]", self.name) };
+                let message = format!("unknown key {:?}{place}; known are {}", key.get_ref(), known.join(", "));
+                self.mistakes.add(key.span().start, message);
+            }
+        }
+    }
+}

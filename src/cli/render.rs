@@ -1,0 +1,52 @@
+//! Receipts as text for people.
+
+use std::fmt::Write;
+
+use crate::model::finding::{Finding, FindingKind};
+use crate::ops::OpError;
+use crate::store::StoreError;
+use crate::vault::VaultError;
+
+/// Findings that are printed; the rest is counted.
+const FINDINGS_SHOWN: usize = 20;
+
+/// Adds findings, alarms first.
+pub fn findings(text: &mut String, findings: &[Finding]) {
+    let mut sorted: Vec<&Finding> = findings.iter().collect();
+    sorted.sort_by_key(|finding| std::cmp::Reverse(finding.kind));
+    for finding in sorted.iter().take(FINDINGS_SHOWN) {
+        let _ = writeln!(text, "  {} {finding}", mark(finding.kind));
+    }
+    if sorted.len() > FINDINGS_SHOWN {
+        let _ = writeln!(text, "  ... and {} more; --json lists all that were kept", sorted.len() - FINDINGS_SHOWN);
+    }
+}
+
+const fn mark(kind: FindingKind) -> &'static str {
+    match kind {
+        FindingKind::Notice => "note:",
+        FindingKind::Source | FindingKind::Target | FindingKind::Behind => "warning:",
+        FindingKind::Damage | FindingKind::Trust => "ALARM:",
+    }
+}
+
+/// A count with its noun: `1 file`, `2 files`.
+#[must_use]
+pub fn count(n: u64, noun: &str) -> String {
+    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+}
+
+/// What to do about an error, where one can say.
+#[must_use]
+pub fn advice(error: &OpError) -> Option<&'static str> {
+    match error {
+        OpError::Vault(VaultError::Store(StoreError::HostKey(_))) => {
+            Some("not one byte of data was sent; ask the server's administrator before you change the pinned key")
+        }
+        OpError::Vault(VaultError::Ledger(_)) => Some("stop and find out why before anything else is done with this vault"),
+        OpError::Vault(VaultError::Store(StoreError::Full { .. })) => {
+            Some("make room and run it again; what arrived is not sent again")
+        }
+        _ => None,
+    }
+}

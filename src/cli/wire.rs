@@ -1,0 +1,111 @@
+//! The one place where concrete stores are chosen.
+
+use std::sync::Arc;
+
+use super::Session;
+use super::config::StoreConfig;
+use crate::crypto::identity::IdentityFile;
+use crate::ledger::RootPin;
+use crate::ops::OpError;
+use crate::ops::context::{NamedStore, VaultPin};
+use crate::store::directory::DirectoryStore;
+use crate::store::{Location, StoreError, WriteOnceStore};
+
+/// Whether a store's directory may be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// It must be there.
+    Existing,
+    /// It is made when it is missing.
+    Create,
+}
+
+/// A store by its name in the configuration, or by its address.
+pub fn resolve(session: &Session, text: &str) -> Result<(String, StoreConfig), OpError> {
+    if let Some(config) = session.config.stores.get(text) {
+        return Ok((text.to_owned(), config.clone()));
+    }
+    if !text.contains('/') {
+        let known: Vec<&str> = session.config.stores.keys().map(String::as_str).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        return Err(OpError::Usage(format!(
+            "no store {text:?} in the configuration (there are: {known}); an address has a /"
+        )));
+    }
+    let location: Location = text.parse().map_err(|e| OpError::Usage(format!("{e}")))?;
+    // The same place may be configured under a name, with its keys.
+    if let Some((name, config)) = session.config.stores.iter().find(|(_, s)| s.location.as_ref() == Some(&location)) {
+        return Ok((name.clone(), config.clone()));
+    }
+    Ok((location.to_string(), StoreConfig { location: Some(location), ..StoreConfig::default() }))
+}
+
+/// Opens a store.
+pub fn open_store(name: &str, config: &StoreConfig, opening: Opening) -> Result<NamedStore, StoreError> {
+    let store: Arc<dyn WriteOnceStore> = match &config.location {
+        Some(Location::Directory(path)) => match opening {
+            Opening::Existing => Arc::new(DirectoryStore::open(path)?),
+            Opening::Create => Arc::new(DirectoryStore::create(path)?),
+        },
+        Some(other) => return Err(StoreError::Unreachable(format!("{other}: not yet"))),
+        None => return Err(StoreError::Unreachable(format!("store {name:?} has no url"))),
+    };
+    Ok(NamedStore { name: name.to_owned(), store })
+}
+
+/// The vault and root of the configuration.
+pub fn configured_pin(session: &Session) -> Result<VaultPin, OpError> {
+    match (&session.config.vault, &session.config.root) {
+        (vault, Some(root)) => Ok(VaultPin { vault: *vault, root: root.clone() }),
+        _ => Err(OpError::Usage(format!(
+            "{}: no [vault] with id and root; `farkeep init` writes it, or name the root with --trust",
+            session.config_path.display()
+        ))),
+    }
+}
+
+/// Whom to trust: what was named, else the configuration, else what an identity file pins. A vault is never its own pin.
+pub fn pin(session: &Session, trust: Option<&str>, identities: &[IdentityFile]) -> Result<VaultPin, OpError> {
+    if let Some(text) = trust {
+        let text = match std::fs::read_to_string(text) {
+            Ok(content) => content,
+            Err(_) => text.to_owned(),
+        };
+        let root = RootPin::parse(&text)
+            .map_err(|e| OpError::Usage(format!("--trust: {e}: give a file .root.pub or a fingerprint")))?;
+        return Ok(VaultPin { vault: None, root });
+    }
+    if session.config.root.is_some() {
+        return configured_pin(session);
+    }
+    let pinned = identities.iter().find_map(|file| file.root.as_ref().map(|root| (root, file.vault.as_ref())));
+    match pinned {
+        Some((root, vault)) => {
+            let root = RootPin::parse(root).map_err(|e| OpError::Usage(format!("root in the identity file: {e}")))?;
+            Ok(VaultPin { vault: vault.and_then(|v| v.parse().ok()), root })
+        }
+        None => Err(OpError::Usage(
+            "no pinned root: name it with --trust (a file .root.pub or its fingerprint); a vault is never its own pin"
+                .into(),
+        )),
+    }
+}
+
+/// The store to read from: what was named, else the only one, else the first that answers.
+pub fn reading_store(session: &Session, named: Option<&str>) -> Result<NamedStore, OpError> {
+    if let Some(text) = named {
+        let (name, config) = resolve(session, text)?;
+        return open_store(&name, &config, Opening::Existing).map_err(OpError::from);
+    }
+    let mut last = None;
+    for (name, config) in &session.config.stores {
+        match open_store(name, config, Opening::Existing) {
+            Ok(store) => return Ok(store),
+            Err(error) => last = Some(error),
+        }
+    }
+    match last {
+        Some(error) => Err(error.into()),
+        None => Err(OpError::Usage("no store: name one with --from, or in the configuration".into())),
+    }
+}

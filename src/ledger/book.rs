@@ -1,0 +1,167 @@
+//! The records that lie in one copy, by writer and number, from their names alone; and what is wrong with their chains.
+
+use std::collections::BTreeMap;
+
+use crate::format::record::Head;
+use crate::ledger::{Checked, LedgerError, Standing};
+use crate::model::finding::{Finding, FindingKind};
+use crate::model::ids::{ObjectHash, WriterId};
+use crate::model::name::ObjectName;
+use crate::state::ratchet::Seen;
+
+/// Where a record lies: the hash of its statement, and its stored name.
+type Stored = (ObjectHash, String);
+
+/// The names of the records of one copy.
+#[derive(Debug, Clone, Default)]
+pub struct Book {
+    chains: BTreeMap<WriterId, BTreeMap<u64, Vec<Stored>>>,
+}
+
+impl Book {
+    /// Takes a stored name; one that is no record's is ignored.
+    pub fn add(&mut self, stored_name: &str) {
+        if let Ok((ObjectName::Record { writer, seq, statement }, _)) = ObjectName::parse_stored(stored_name) {
+            let here = self.chains.entry(writer).or_default().entry(seq).or_default();
+            here.push((statement, stored_name.to_owned()));
+            here.sort();
+        }
+    }
+
+    /// The writers that have records here.
+    pub fn writers(&self) -> impl Iterator<Item = WriterId> + '_ {
+        self.chains.keys().copied()
+    }
+
+    /// The stored names of a writer's records from `first` on, in order, those of one number together.
+    pub fn names_from(&self, writer: &WriterId, first: u64) -> impl Iterator<Item = (u64, &str)> {
+        let chain = self.chains.get(writer);
+        let numbered = chain.into_iter().flat_map(move |chain| chain.range(first..));
+        numbered.flat_map(|(seq, stored)| stored.iter().map(|(_, name)| (*seq, name.as_str())))
+    }
+
+    /// All stored names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.chains.values().flat_map(|chain| chain.values().flatten().map(|(_, name)| name.as_str()))
+    }
+
+    /// How many records there are, suffix copies included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.chains.values().flat_map(BTreeMap::values).map(Vec::len).sum()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.chains.is_empty()
+    }
+
+    /// Whether this very record lies here, by its name.
+    #[must_use]
+    pub fn has(&self, writer: &WriterId, head: &Head) -> bool {
+        self.stored_name(writer, head).is_some()
+    }
+
+    /// The stored name of a record.
+    #[must_use]
+    pub fn stored_name(&self, writer: &WriterId, head: &Head) -> Option<&str> {
+        let stored = self.chains.get(writer)?.get(&head.seq)?;
+        stored.iter().find(|(hash, _)| *hash == head.hash).map(|(_, name)| name.as_str())
+    }
+
+    /// The highest number of a writer by name; whether the record is true is not known yet.
+    #[must_use]
+    pub fn last_seq(&self, writer: &WriterId) -> u64 {
+        self.chains.get(writer).and_then(|chain| chain.keys().next_back().copied()).unwrap_or(0)
+    }
+
+    /// What was once seen on this very store and lies there no more: it was set back, or someone removed records.
+    #[must_use]
+    pub fn rolled_back(&self, store: &str, seen: &Seen) -> Vec<LedgerError> {
+        let Some(heads) = seen.stores.get(store) else { return Vec::new() };
+        let missing = heads.iter().filter(|(writer, head)| !self.has(writer, head));
+        missing
+            .map(|(writer, head)| LedgerError::RolledBack {
+                what: format!("writer {}", writer.short()),
+                seen: *head,
+                found: match self.last_seq(writer) {
+                    0 => "nothing".into(),
+                    seq => format!("number {seq}"),
+                },
+            })
+            .collect()
+    }
+}
+
+/// What is wrong with the chains of checked records of one copy: gaps, forks, links that do not hold, heads that were seen
+/// by others and are not there.
+#[must_use]
+pub fn chain_findings(records: &[Checked]) -> Vec<Finding> {
+    let mut chains: BTreeMap<WriterId, BTreeMap<u64, Vec<&Checked>>> = BTreeMap::new();
+    for record in records {
+        let here = chains.entry(record.statement.writer).or_default().entry(record.head.seq).or_default();
+        if !here.iter().any(|other| other.head == record.head) {
+            here.push(record);
+        }
+    }
+    let mut findings = Vec::new();
+    for (writer, chain) in &chains {
+        let mut expected = 1;
+        let mut before: Option<&Checked> = None;
+        for (seq, here) in chain {
+            if *seq > expected {
+                findings.push(missing(writer, expected, seq - 1));
+            }
+            if here.len() > 1 {
+                let names: Vec<String> = here.iter().map(|r| r.name.to_string()).collect();
+                let message = format!("writer {} signed {} different records with number {seq}", writer.short(), here.len());
+                findings.push(Finding::new(FindingKind::Trust, names.join(" and "), message));
+            }
+            for record in here {
+                let broken = before.is_some_and(|b| b.head.seq + 1 == *seq && record.statement.prev != Some(b.head.hash));
+                if broken {
+                    findings.push(Finding::new(FindingKind::Trust, &record.name, "does not follow the record before it"));
+                }
+            }
+            before = here.first().copied();
+            expected = seq + 1;
+        }
+    }
+    findings.extend(withheld(records, &chains));
+    findings
+}
+
+fn missing(writer: &WriterId, first: u64, last: u64) -> Finding {
+    let which = if first == last { format!("number {first}") } else { format!("numbers {first} to {last}") };
+    Finding::new(
+        FindingKind::Trust,
+        format!("ledger/{writer}-{first}-*.rec"),
+        format!("record removed: {which} of this writer is missing"),
+    )
+}
+
+/// Heads that a trusted record has seen and that lie nowhere.
+fn withheld(records: &[Checked], chains: &BTreeMap<WriterId, BTreeMap<u64, Vec<&Checked>>>) -> Vec<Finding> {
+    let mut newest: BTreeMap<WriterId, (Head, &Checked)> = BTreeMap::new();
+    for record in records.iter().filter(|r| r.standing == Standing::Trusted) {
+        for (writer, head) in &record.statement.heads {
+            let slot = newest.entry(*writer).or_insert((*head, record));
+            if slot.0.seq < head.seq {
+                *slot = (*head, record);
+            }
+        }
+    }
+    let absent = |writer: &WriterId, head: &Head| {
+        let here = chains.get(writer).and_then(|chain| chain.get(&head.seq));
+        !here.is_some_and(|here| here.iter().any(|r| r.head == *head))
+    };
+    newest
+        .iter()
+        .filter(|(writer, (head, _))| absent(writer, head))
+        .map(|(writer, (head, by))| {
+            let name = ObjectName::Record { writer: *writer, seq: head.seq, statement: head.hash };
+            Finding::new(FindingKind::Trust, name, format!("record removed: {} had seen it", by.name))
+        })
+        .collect()
+}

@@ -1,0 +1,125 @@
+//! What most operations begin with: the state of a vault on this machine, its copies, who writes here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Env;
+use crate::crypto::sign::SigningKey;
+use crate::format::record::Head;
+use crate::ledger::scribe::Context as RecordContext;
+use crate::ledger::{RootPin, Scribe};
+use crate::model::ids::{VaultId, WriterId};
+use crate::state::keys::KeyDir;
+use crate::state::ratchet::Ratchet;
+use crate::state::{StateDir, StateLock};
+use crate::store::WriteOnceStore;
+use crate::vault::VaultError;
+use crate::vault::copy::Copy;
+use crate::vault::snapshots::{RecordReader, Records};
+
+/// A store with the name that the configuration gives it.
+#[derive(Clone)]
+pub struct NamedStore {
+    /// The name in the configuration, or the location.
+    pub name: String,
+    /// The store.
+    pub store: Arc<dyn WriteOnceStore>,
+}
+
+/// Which vault is meant, and whom to trust about it.
+#[derive(Debug, Clone)]
+pub struct VaultPin {
+    /// The vault, where it is known beforehand.
+    pub vault: Option<VaultId>,
+    /// The root.
+    pub root: RootPin,
+}
+
+/// A vault as seen from this machine.
+pub struct Context {
+    /// Its state here.
+    pub state: StateDir,
+    /// What was seen before.
+    pub ratchet: Ratchet,
+    /// Held against a second farkeep.
+    _lock: Option<StateLock>,
+}
+
+/// Whether a second farkeep may work with the same state meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locking {
+    /// It must not.
+    Exclusive,
+    /// It may: nothing here is written that another could not write too.
+    Shared,
+}
+
+impl Context {
+    /// Opens the state of `vault` on this machine.
+    ///
+    /// # Errors
+    /// When it cannot be used, or another farkeep is at work with it.
+    pub fn open(env: &Env<'_>, vault: VaultId, locking: Locking) -> Result<Self, VaultError> {
+        let state = StateDir::open(env.state_root, vault)?;
+        let lock = if locking == Locking::Exclusive { Some(state.lock()?) } else { None };
+        let ratchet = Ratchet::open(&state)?;
+        Ok(Self { state, ratchet, _lock: lock })
+    }
+
+    /// Opens a copy of this vault and holds it against what was seen before.
+    ///
+    /// # Errors
+    /// When there is none, it is another vault, or it went back in time.
+    pub fn open_copy(&self, store: Arc<dyn WriteOnceStore>, pin: &VaultPin) -> Result<Copy, VaultError> {
+        let copy = open_pinned(store, pin, Some(&self.state))?;
+        copy.check_ratchet(&self.ratchet)?;
+        Ok(copy)
+    }
+
+    /// Reads all records of a copy and moves the ratchet forward to them.
+    ///
+    /// # Errors
+    /// When the store is out of reach or the state cannot be written.
+    pub fn read_records(&mut self, copy: &Copy) -> Result<Records, VaultError> {
+        let records = RecordReader::new(Some(&self.state.cache())).read_all(copy)?;
+        copy.advance_ratchet(&mut self.ratchet, &self.state, &records.heads())?;
+        Ok(records)
+    }
+
+    /// Who signs records on this machine; a key is made when there is none yet.
+    ///
+    /// # Errors
+    /// When the state cannot be read or written.
+    pub fn scribe(&self, env: &Env<'_>, vault: VaultId) -> Result<Scribe, VaultError> {
+        let keys = KeyDir::of(&self.state);
+        let key = match keys.writer()? {
+            Some(key) => key,
+            None => {
+                let key = SigningKey::generate(&format!("{}@{}", env.user, env.host)).map_err(VaultError::internal)?;
+                keys.keep_writer(&key)?;
+                key
+            }
+        };
+        Ok(Scribe::open(&self.state, vault, key)?)
+    }
+
+    /// What a record of now carries.
+    #[must_use]
+    pub fn record_context(&self, env: &Env<'_>, trust: Head, heads: BTreeMap<WriterId, Head>) -> RecordContext {
+        RecordContext { time: env.clock.now(), trust, heads }
+    }
+}
+
+/// Opens a copy of the pinned vault.
+///
+/// # Errors
+/// When there is none, or it is another vault.
+pub fn open_pinned(store: Arc<dyn WriteOnceStore>, pin: &VaultPin, state: Option<&StateDir>) -> Result<Copy, VaultError> {
+    let copy = Copy::open(store, &pin.root, state)?;
+    match pin.vault {
+        Some(expected) if expected != copy.vault() => {
+            Err(VaultError::NoVault(format!("{}: holds vault {}, expected is {expected}", copy.name(), copy.vault())))
+        }
+        _ => Ok(copy),
+    }
+}

@@ -1,0 +1,170 @@
+//! The record of a restore: an intent before the first byte of plaintext, an outcome after it.
+//!
+//! Both are durable on this machine before anything goes on; they go to the copy too, if it takes them, and are delivered by
+//! the next `farkeep sync` if not.
+
+use super::context::Context;
+use super::{Env, OpError};
+use crate::crypto::seal::seal;
+use crate::format::body::{RestoreDetail, RestoreIntentBody, RestoreOutcomeBody};
+use crate::format::record::{Head, RecordKind};
+use crate::format::wire::to_base64;
+use crate::ledger::{Scribe, Signed};
+use crate::model::finding::{Finding, FindingKind};
+use crate::model::ids::SnapshotId;
+use crate::store::deliver::{RetryPolicy, deliver};
+use crate::vault::VaultError;
+use crate::vault::copy::Copy;
+use crate::vault::snapshots::Records;
+
+/// Paths in a sealed detail: more are counted, not listed.
+const PATHS_KEPT: usize = 100;
+
+/// Who restores what, and why.
+#[derive(Debug, Clone, Default)]
+pub struct Purpose {
+    /// restore, cat, try.
+    pub purpose: &'static str,
+    /// Why, in the operator's words.
+    pub reason: Option<String>,
+    /// A case number.
+    pub ticket: Option<String>,
+    /// Paths and patterns as given.
+    pub selection: Vec<String>,
+    /// Where it is written to.
+    pub target: String,
+}
+
+/// An open restore: its intent is on record, its outcome is not yet.
+pub struct Custody<'a> {
+    scribe: Scribe,
+    intent: Head,
+    copy: &'a Copy,
+    context: &'a Context,
+    records: &'a Records,
+    /// What could not be delivered.
+    pub findings: Vec<Finding>,
+}
+
+/// How a restore ended.
+#[derive(Debug, Clone, Default)]
+pub struct Ending {
+    /// done, findings, failed, interrupted.
+    pub outcome: &'static str,
+    /// Entries brought to the target.
+    pub entries: u64,
+    /// Bytes of content written.
+    pub bytes: u64,
+    /// How many findings were reported.
+    pub findings: u64,
+    /// The error, where one ended it.
+    pub error: Option<String>,
+}
+
+impl<'a> Custody<'a> {
+    /// Signs the intent and makes it durable.
+    ///
+    /// # Errors
+    /// When it cannot be made durable here: then there is no restore.
+    pub fn begin(
+        purpose: &Purpose,
+        snapshot: SnapshotId,
+        copy: &'a Copy,
+        context: &'a Context,
+        records: &'a Records,
+        env: &Env<'_>,
+    ) -> Result<Self, OpError> {
+        let mut scribe = context.scribe(env, copy.vault())?;
+        adopt_own(&mut scribe, copy, records)?;
+        let detail = RestoreDetail {
+            selection: purpose.selection.iter().take(PATHS_KEPT).cloned().collect(),
+            target: purpose.target.clone(),
+        };
+        let detail = serde_json::to_vec(&detail).map_err(VaultError::internal)?;
+        let sealed = seal(&[&detail], &[copy.trust.recipient()?]).map_err(VaultError::internal)?;
+        let body = RestoreIntentBody {
+            snapshot,
+            from: copy.name(),
+            operator: format!("{}@{}", env.user, env.host),
+            reason: purpose.reason.clone(),
+            ticket: purpose.ticket.clone(),
+            purpose: purpose.purpose.to_owned(),
+            selected: purpose.selection.len() as u64,
+            sealed_detail: to_base64(&sealed.bytes),
+        };
+        let signed = scribe.write(
+            RecordKind::RestoreIntent,
+            &body,
+            context.record_context(env, copy.trust.head(), records.heads()),
+        )?;
+        let mut custody = Self { scribe, intent: signed.head, copy, context, records, findings: Vec::new() };
+        custody.deliver(&signed);
+        Ok(custody)
+    }
+
+    /// Signs the outcome.
+    ///
+    /// # Errors
+    /// When it cannot be made durable here.
+    pub fn end(mut self, ending: &Ending, env: &Env<'_>) -> Result<Vec<Finding>, OpError> {
+        let body = RestoreOutcomeBody {
+            intent: self.intent,
+            outcome: ending.outcome.to_owned(),
+            entries: ending.entries,
+            bytes: ending.bytes,
+            findings: ending.findings,
+            error: ending.error.clone(),
+        };
+        let record_context = self.context.record_context(env, self.copy.trust.head(), self.records.heads());
+        let signed = self.scribe.write(RecordKind::RestoreOutcome, &body, record_context)?;
+        self.deliver(&signed);
+        Ok(self.findings)
+    }
+
+    /// Sends own records that the copy lacks, in sequence, up to and with `signed`.
+    fn deliver(&mut self, signed: &Signed) {
+        let outcome = deliver_missing(&self.scribe, self.copy, &signed.name);
+        if let Err(error) = outcome
+            && self.findings.is_empty()
+        {
+            let message = format!("the record of this restore stays here until the next `farkeep sync`: {error}");
+            self.findings.push(Finding::new(FindingKind::Notice, self.copy.name(), message));
+        }
+    }
+}
+
+/// Own records that lie in the copy and not here: the state directory was lost or set back, the key was kept.
+fn adopt_own(scribe: &mut Scribe, copy: &Copy, records: &Records) -> Result<(), OpError> {
+    let local = scribe.head().map_or(0, |head| head.seq);
+    let mut own: Vec<_> = records
+        .checked
+        .iter()
+        .filter(|record| record.statement.writer == scribe.writer() && record.head.seq > local)
+        .collect();
+    own.sort_by_key(|record| record.head.seq);
+    own.dedup_by_key(|record| record.head);
+    for record in own {
+        let bytes = crate::vault::replicate::read_record(copy.store.as_ref(), &record.name)?;
+        scribe.adopt(&record.name, &bytes)?;
+    }
+    Ok(())
+}
+
+/// Delivers own records that the copy did not list when it was opened.
+///
+/// # Errors
+/// The first that it refuses.
+pub fn deliver_missing(scribe: &Scribe, copy: &Copy, last: &crate::model::name::ObjectName) -> Result<(), VaultError> {
+    use crate::model::name::ObjectName;
+    for name in scribe.names()? {
+        let ObjectName::Record { writer, seq, statement } = &name else { continue };
+        let here = copy.book.has(writer, &Head { seq: *seq, hash: *statement });
+        if !here {
+            deliver(copy.store.as_ref(), &name, &scribe.read(&name)?, RetryPolicy::ONCE)?;
+        }
+        if name == *last {
+            break;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,471 @@
+//! `push`: backs up a job's sources to its stores, and commits them as one snapshot.
+//!
+//! Order: lock, trust and records, what lies where; sources into packs; indexes, manifest, inventory; a second look at what
+//! lies where; the record, last: signed, durable here, sent, read back. What fails before the record leaves no snapshot and
+//! loses nothing: the next push takes up the packs that arrived.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
+
+use serde::Serialize;
+
+use super::context::{Context, Locking, NamedStore, VaultPin};
+use super::{Env, Event, Exit, OpError};
+use crate::codec::Cutter;
+use crate::crypto::secret::VaultSecret;
+use crate::format::body::SnapshotBody;
+use crate::format::inventory::Line;
+use crate::format::manifest::{Manifest, Member};
+use crate::format::record::RecordKind;
+use crate::ledger::Scribe;
+use crate::model::finding::{Finding, FindingKind};
+use crate::model::ids::{SnapshotId, VaultId};
+use crate::model::limits::FORMAT_VERSION;
+use crate::model::name::ObjectName;
+use crate::model::snapshot::{SnapshotState, Tally};
+use crate::model::time::Timestamp;
+use crate::source::{SourceConfig, SourceError};
+use crate::state::index::ChunkIndex;
+use crate::state::journal::Journal;
+use crate::state::keys::KeyDir;
+use crate::store::StoreError;
+use crate::store::deliver::{RetryPolicy, deliver};
+use crate::vault::VaultError;
+use crate::vault::capture::{CaptureConfig, Captured, FileCachePlace, Progress, capture};
+use crate::vault::courier::{Courier, LaneReport};
+use crate::vault::inventory::{PageCache, page_names};
+use crate::vault::packer::PackerConfig;
+use crate::vault::snapshot_writer::{SnapshotWriter, WriterConfig, WriterStats};
+
+mod prepare;
+
+use prepare::{Prepared, Side};
+
+/// Findings that stand in the manifest.
+const MANIFEST_FINDINGS: usize = 100;
+/// A push whose objects went away under its hands is done again once.
+const ATTEMPTS: u32 = 2;
+
+/// A source with where its content is cut.
+#[derive(Debug, Clone)]
+pub struct PlannedSource {
+    /// The source.
+    pub source: SourceConfig,
+    /// Average chunk in bytes.
+    pub average_chunk_bytes: usize,
+}
+
+/// What to back up.
+pub struct PushPlan {
+    /// The vault.
+    pub vault: VaultId,
+    /// Whom to trust about it.
+    pub pin: VaultPin,
+    /// Stores that could be opened.
+    pub stores: Vec<NamedStore>,
+    /// Stores that could not.
+    pub missed: Vec<(String, StoreError)>,
+    /// The job.
+    pub job: String,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// Its sources, in order.
+    pub sources: Vec<PlannedSource>,
+    /// zstd level.
+    pub level: i32,
+    /// Seconds until the next push is due, where that is known.
+    pub every_secs: Option<u64>,
+    /// The zone in which the job's dates are read.
+    pub timezone: String,
+    /// Whether unchanged files may be told by their inode alone.
+    pub use_file_cache: bool,
+}
+
+/// What became of one store.
+#[derive(Debug, Clone, Serialize)]
+pub struct StoreReceipt {
+    /// Its name.
+    pub store: String,
+    /// Whether the snapshot is committed there.
+    pub committed: bool,
+    /// Why not.
+    pub error: Option<String>,
+    /// Bytes that were sent.
+    pub sent_bytes: u64,
+    /// Objects that were sent.
+    pub sent_objects: u64,
+    /// Objects sent beforehand, that earlier pushes had made while the store was away.
+    pub caught_up_objects: u64,
+    /// Objects that the store could not confirm to be durable.
+    pub not_confirmed: u64,
+}
+
+/// One member of the snapshot.
+#[derive(Debug, Clone, Serialize)]
+pub struct MemberReceipt {
+    /// Its name.
+    pub name: String,
+    /// What it holds.
+    #[serde(flatten)]
+    pub tally: Tally,
+}
+
+/// What a push did.
+#[derive(Debug, Clone, Serialize)]
+pub struct PushReceipt {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// Its place in the agent's chain.
+    pub seq: u64,
+    /// The job.
+    pub job: String,
+    /// When it began.
+    pub started: Timestamp,
+    /// When it was committed.
+    pub finished: Timestamp,
+    /// good or partial.
+    pub state: SnapshotState,
+    /// Its members.
+    pub members: Vec<MemberReceipt>,
+    /// All of them together.
+    #[serde(flatten)]
+    pub tally: Tally,
+    /// Packs that were made.
+    pub new_packs: u64,
+    /// Stored bytes of all objects that were made.
+    pub new_bytes: u64,
+    /// The stores.
+    pub stores: Vec<StoreReceipt>,
+    /// What was found.
+    pub findings: Vec<Finding>,
+}
+
+impl PushReceipt {
+    /// The exit code of this push.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        let missed = self.stores.iter().any(|store| !store.committed);
+        let found = Exit::of_findings(&self.findings);
+        if missed { found.worst(Exit::Findings) } else { found }
+    }
+}
+
+/// Backs up a job.
+///
+/// # Errors
+/// When a source fails, no store can be reached, or anything stands against the vault's trust. Then there is no snapshot.
+pub fn push(plan: &PushPlan, env: &Env<'_>) -> Result<PushReceipt, OpError> {
+    let mut context = Context::open(env, plan.vault, Locking::Exclusive)?;
+    let mut attempt = 1;
+    loop {
+        match push_once(plan, &mut context, env)? {
+            Some(receipt) => return Ok(receipt),
+            None if attempt < ATTEMPTS => {
+                env.step("objects went away while the push ran: once more");
+                attempt += 1;
+            }
+            None => {
+                let why =
+                    "objects that the snapshot needs went away from every store while the push ran; see `farkeep verify`";
+                return Err(OpError::NotDone(why.into()));
+            }
+        }
+    }
+}
+
+/// One attempt; none when objects went away meanwhile.
+fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Option<PushReceipt>, OpError> {
+    let started = env.clock.now();
+    let keys = KeyDir::of(&context.state);
+    let index_identity = keys.index_identity()?.ok_or_else(|| not_the_agent(plan))?;
+    if keys.writer()?.is_none() {
+        return Err(not_the_agent(plan));
+    }
+    let mut scribe = context.scribe(env, plan.vault)?;
+    env.step("looking at the stores");
+    let mut prepared = prepare::prepare(plan, context, &mut scribe, env)?;
+    let trust = prepared.trust().clone();
+    let generation = trust.epoch().generation;
+    let secret = keys.secret(generation)?.ok_or_else(|| not_the_agent(plan))?;
+
+    let pages = PageCache::open(&context.state.cache().join("inventories"))?;
+    let mut index = ChunkIndex::open(&context.state.cache().join("index"))?;
+    let (mut journal, left) = Journal::open(&context.state)?;
+    env.step("bringing the index up to date");
+    prepare::refresh_index(&mut index, &prepared, &pages, &left, std::slice::from_ref(&index_identity))?;
+    let live = prepare::live_packs(&index, &prepared)?;
+
+    let epoch_recipient = trust.recipient()?;
+    let config = WriterConfig {
+        packer: PackerConfig {
+            level: Arc::new(AtomicI32::new(plan.level)),
+            workers: std::thread::available_parallelism().map_or(2, usize::from),
+            recipients: vec![epoch_recipient.clone()],
+        },
+        key: secret.chunk_key(),
+        index_recipients: vec![epoch_recipient, index_identity.recipient()],
+    };
+    let stores: Vec<_> = prepared.sides.iter().map(|side| Arc::clone(&side.named.store)).collect();
+    let courier = Courier::start(&stores, &context.state.outbox(), RetryPolicy::DEFAULT);
+    let mut writer = SnapshotWriter::start(config, &mut index, live, &mut journal, &courier);
+    let captured = capture_all(plan, &mut writer, context, &courier, &prepared, env)?;
+
+    env.step("writing index, manifest and inventory");
+    writer.finish_packs()?;
+    let usable = |object: &crate::model::name::Sealed| prepared.has_everywhere(&ObjectName::Index(*object));
+    let indexes = writer.write_indexes(&usable)?;
+    let finished = env.clock.now();
+    let manifest = Manifest {
+        format: FORMAT_VERSION,
+        vault: plan.vault,
+        host: env.host.to_owned(),
+        job: plan.job.clone(),
+        tags: plan.tags.clone(),
+        started,
+        finished,
+        timezone: plan.timezone.clone(),
+        farkeep: env!("CARGO_PKG_VERSION").to_owned(),
+        indexes: indexes.iter().map(|object| ObjectName::Index(*object)).collect(),
+        members: captured.members,
+        findings: captured.findings.iter().take(MANIFEST_FINDINGS).cloned().collect(),
+    };
+    let manifest_name = writer.write_manifest(&manifest)?;
+    let mut others: BTreeSet<Line> = prepared.plain_lines().into_iter().collect();
+    others.extend(indexes.iter().map(|object| Line { hash: object.hash, name: ObjectName::Index(*object) }));
+    if let Some(hash) = manifest_name.content_hash() {
+        others.insert(Line { hash, name: manifest_name.clone() });
+    }
+    let source_store = prepared.sides[0].named.store.as_ref();
+    let mut base = Vec::new();
+    for snapshot in prepared.newest_of_each_series() {
+        base.extend(page_names(&pages, source_store, &snapshot.body.inventory)?);
+    }
+    let mut load = |page: &crate::model::name::Sealed| pages.read(source_store, page);
+    let inventory = writer.write_inventory(&others, &base, &mut load)?;
+    for page in inventory.fresh.iter().chain([&inventory.root]) {
+        pages.keep(page);
+    }
+    let placed = writer.placed().to_vec();
+    let stats = writer.stats();
+    drop(writer);
+    courier.flush()?;
+
+    env.step("looking again at what arrived");
+    if !prepared.check_arrived(&inventory, &pages, &courier)? {
+        journal.clear()?;
+        return Ok(None);
+    }
+    env.check_cancel()?;
+
+    let tally = sum(&manifest.members);
+    let state = if captured.finding_count > 0 { SnapshotState::Partial } else { SnapshotState::Good };
+    let body = SnapshotBody {
+        manifest: manifest_name,
+        inventory: ObjectName::Inventory(inventory.root.name),
+        epochs: vec![trust.epoch().n],
+        generation,
+        series: secret.series(env.host, &plan.job),
+        tags: plan.tags.iter().map(|tag| secret.tag(tag)).collect(),
+        state,
+        started,
+        due: plan.every_secs.and_then(|secs| i64::try_from(secs).ok()).map(|secs| started.plus_secs(secs)),
+        hold: None,
+        tally,
+        new_packs: stats.new_packs,
+        new_bytes: stats.new_bytes,
+        findings: captured.finding_count,
+        probes: BTreeMap::new(),
+    };
+    let record_context = context.record_context(env, trust.head(), prepared.heads.clone());
+    let signed = scribe.write(RecordKind::Snapshot, &body, record_context)?;
+    env.step("committing");
+    let stores = commit(plan, context, &prepared, &courier, &scribe, &signed)?;
+    drop(courier);
+    journal.clear()?;
+    for cache in captured.caches {
+        cache.finish(&placed)?;
+    }
+    let kept: BTreeSet<_> = inventory.kept.iter().copied().chain(base).collect();
+    let fresh = inventory.fresh.iter().map(|page| page.name).chain([inventory.root.name]);
+    pages.retain(&kept.into_iter().chain(fresh).chain(prepared.inventory_roots()).collect());
+
+    let mut findings = prepared.findings;
+    findings.extend(captured.findings);
+    Ok(Some(PushReceipt {
+        snapshot: signed.head.hash,
+        seq: signed.head.seq,
+        job: plan.job.clone(),
+        started,
+        finished: env.clock.now(),
+        state,
+        members: manifest.members.iter().map(|m| MemberReceipt { name: m.name.clone(), tally: m.tally }).collect(),
+        tally,
+        new_packs: stats.new_packs,
+        new_bytes: stats.new_bytes,
+        stores,
+        findings,
+    }))
+}
+
+fn not_the_agent(plan: &PushPlan) -> OpError {
+    OpError::NotDone(format!(
+        "this machine does not hold the agent's keys of vault {}: push runs where `farkeep init` ran, with its state directory",
+        plan.vault
+    ))
+}
+
+fn sum(members: &[Member]) -> Tally {
+    members.iter().fold(Tally::default(), |sum, member| Tally {
+        files: sum.files + member.tally.files,
+        dirs: sum.dirs + member.tally.dirs,
+        others: sum.others + member.tally.others,
+        source_bytes: sum.source_bytes + member.tally.source_bytes,
+    })
+}
+
+struct CapturedJob {
+    members: Vec<Member>,
+    findings: Vec<Finding>,
+    finding_count: u64,
+    caches: Vec<FileCachePlace>,
+}
+
+fn capture_all(
+    plan: &PushPlan,
+    writer: &mut SnapshotWriter<'_>,
+    context: &Context,
+    courier: &Courier,
+    prepared: &Prepared,
+    env: &Env<'_>,
+) -> Result<CapturedJob, OpError> {
+    let names: Vec<String> = prepared.sides.iter().map(|side| side.named.name.clone()).collect();
+    let progress = Told { env, courier, names };
+    let mut job = CapturedJob { members: Vec::new(), findings: Vec::new(), finding_count: 0, caches: Vec::new() };
+    // Every source is opened before the first is read: a missing root is known before hours of work.
+    let mut sources = Vec::new();
+    for planned in &plan.sources {
+        let member = planned.source.name().to_owned();
+        let source = planned.source.open().map_err(|source| match source {
+            SourceError::Interrupted => VaultError::Interrupted,
+            source => VaultError::Source { member, source },
+        })?;
+        sources.push((source, planned.average_chunk_bytes));
+    }
+    for (mut source, average) in sources {
+        env.step(format!("reading {}", source.name()));
+        let cache_name = format!("files-{}-{}", plan.job, source.name()).replace('/', "-");
+        let config = CaptureConfig {
+            cutter: Cutter::with_average(average),
+            readers: std::thread::available_parallelism().map_or(4, |n| usize::from(n).clamp(4, 8)),
+            cache: plan.use_file_cache.then(|| context.state.cache().join(cache_name)),
+            cancel: env.cancel,
+            clock: env.clock,
+            progress: &progress,
+        };
+        let Captured { member, findings, finding_count, cache } = capture(source.as_mut(), writer, &config)?;
+        job.members.push(member);
+        job.findings.extend(findings);
+        job.finding_count += finding_count;
+        job.caches.extend(cache);
+    }
+    Ok(job)
+}
+
+/// Passes progress on to the observer.
+struct Told<'a> {
+    env: &'a Env<'a>,
+    courier: &'a Courier,
+    names: Vec<String>,
+}
+
+impl Progress for Told<'_> {
+    fn captured(&self, entries: u64, bytes: u64, _: u64) {
+        self.env.observer.event(Event::Advance { items: entries, bytes });
+    }
+
+    fn noticed(&self, finding: &Finding) {
+        self.env.observer.event(Event::Finding(finding.clone()));
+        let sent = self.names.iter().cloned().zip(self.courier.sent_bytes()).collect();
+        self.env.observer.event(Event::Sent(sent));
+    }
+}
+
+/// Sends the record to every store that has all objects, and reads it back.
+fn commit(
+    plan: &PushPlan,
+    context: &mut Context,
+    prepared: &Prepared,
+    courier: &Courier,
+    scribe: &Scribe,
+    signed: &crate::ledger::Signed,
+) -> Result<Vec<StoreReceipt>, OpError> {
+    let mut receipts = Vec::new();
+    let mut last_error = None;
+    for (side, report) in prepared.sides.iter().zip(courier.reports()) {
+        let outcome = match &report.error {
+            Some(error) => Err(error.clone()),
+            None => send_record(side, signed),
+        };
+        if outcome.is_ok() {
+            let heads = [(scribe.writer(), signed.head)].into();
+            side.copy.advance_ratchet(&mut context.ratchet, &context.state, &heads)?;
+        }
+        receipts.push(receipt(side, &report, outcome.as_ref().err()));
+        if let Err(error) = outcome {
+            last_error.get_or_insert(error);
+        }
+    }
+    for (name, error) in plan.missed.iter().chain(&prepared.missed) {
+        receipts.push(StoreReceipt {
+            store: name.clone(),
+            committed: false,
+            error: Some(error.to_string()),
+            sent_bytes: 0,
+            sent_objects: 0,
+            caught_up_objects: 0,
+            not_confirmed: 0,
+        });
+    }
+    match last_error {
+        Some(error) if receipts.iter().all(|receipt| !receipt.committed) => Err(error.into()),
+        _ => Ok(receipts),
+    }
+}
+
+fn send_record(side: &Side, signed: &crate::ledger::Signed) -> Result<(), StoreError> {
+    let store = side.named.store.as_ref();
+    let delivered = deliver(store, &signed.name, &signed.bytes, RetryPolicy::DEFAULT)?;
+    let stored = signed.name.with_suffix(delivered.suffix);
+    if store.get(&stored, 0, signed.bytes.len() as u64 + 1)? == signed.bytes {
+        Ok(())
+    } else {
+        Err(StoreError::Protocol(format!("{stored}: reads back other bytes than were sent")))
+    }
+}
+
+fn receipt(side: &Side, report: &LaneReport, error: Option<&StoreError>) -> StoreReceipt {
+    StoreReceipt {
+        store: side.named.name.clone(),
+        committed: error.is_none(),
+        error: error.map(ToString::to_string),
+        sent_bytes: report.sent_bytes,
+        sent_objects: report.sent_objects + u64::from(error.is_none()),
+        caught_up_objects: side.caught_up_objects,
+        not_confirmed: report.not_confirmed,
+    }
+}
+
+/// A store that was missed, as a finding.
+pub(crate) fn missed_finding(name: &str, error: &dyn std::fmt::Display) -> Finding {
+    Finding::new(FindingKind::Behind, name, format!("{error}; what it misses is sent by the next push or by `farkeep sync`"))
+}
+
+/// What the agent needs of its secrets, for whoever shows snapshots by name.
+#[must_use]
+pub fn secrets(keys: &KeyDir) -> Vec<VaultSecret> {
+    (1..).map_while(|generation| keys.secret(generation).ok().flatten()).collect()
+}
+
+/// Statistics of a writer, for tests and figures.
+pub type Stats = WriterStats;

@@ -1,0 +1,212 @@
+//! What comes last: further names of files, deletions, metadata of directories from the innermost outwards.
+
+use std::collections::HashSet;
+use std::io::BufRead;
+
+use rustix::fs::{AtFlags, Dir, FileType, OFlags};
+use rustix::io::Errno;
+
+use super::plan::target_path;
+use super::write::Spool;
+use super::{RestorePlan, RestoreReceipt};
+use crate::format::catalogue::decode_line;
+use crate::model::entry::{Entry, EntryKind};
+use crate::model::finding::{Finding, FindingKind};
+use crate::model::path::EntryPath;
+use crate::ops::{Env, Event, OpError};
+use crate::target::metadata::apply_to_fd;
+use crate::target::{MetadataPolicy, TargetError, TargetRoot};
+use crate::vault::VaultError;
+use crate::vault::catalogue_reader::SnapshotReader;
+
+/// Works through the spool.
+pub fn finish(
+    plan: &RestorePlan,
+    reader: &SnapshotReader,
+    root: &mut TargetRoot,
+    spool: Spool,
+    policy: &MetadataPolicy,
+    env: &Env<'_>,
+    receipt: &mut RestoreReceipt,
+) -> Result<(), OpError> {
+    let mut lines = spool.into_lines()?;
+    let mut findings = Vec::new();
+    // The directories from the root down to where the walk is: their metadata is set as the walk leaves them.
+    let mut open: Vec<Entry> = Vec::new();
+    if plan.delete {
+        receipt.deleted = delete_extra(plan, reader, root, env, &mut findings)?;
+    }
+    let mut line = Vec::new();
+    loop {
+        env.check_cancel()?;
+        line.clear();
+        let read = lines.read_until(b'\n', &mut line);
+        let count = read.map_err(|e| OpError::NotDone(format!("temporary file: {e}")))?;
+        if count == 0 {
+            break;
+        }
+        let entry = decode_line(&line).map_err(VaultError::internal)?;
+        while open.last().is_some_and(|dir| !entry.path.is_at_or_below(&dir.path)) {
+            leave(open.pop(), reader, root, policy, &mut findings)?;
+        }
+        match &entry.kind {
+            EntryKind::Directory => open.push(entry),
+            EntryKind::HardLink(first) => match link(root, first, &entry.path) {
+                Ok(()) => {}
+                Err(error) => findings.push(error.into_finding()?),
+            },
+            _ => {}
+        }
+    }
+    while !open.is_empty() {
+        leave(open.pop(), reader, root, policy, &mut findings)?;
+    }
+    for finding in &findings {
+        env.observer.event(Event::Finding(finding.clone()));
+    }
+    receipt.findings.extend(findings);
+    Ok(())
+}
+
+fn leave(
+    dir: Option<Entry>,
+    reader: &SnapshotReader,
+    root: &mut TargetRoot,
+    policy: &MetadataPolicy,
+    findings: &mut Vec<Finding>,
+) -> Result<(), OpError> {
+    let Some(dir) = dir else { return Ok(()) };
+    let xattrs = match reader.xattrs_of(&dir) {
+        Ok(xattrs) => xattrs,
+        Err(error) => {
+            findings.push(Finding::new(FindingKind::Damage, &dir.path, error));
+            Vec::new()
+        }
+    };
+    match root.dir(&dir.path) {
+        Ok(fd) => findings.extend(apply_to_fd(&*fd, &dir.path, &dir.meta, &xattrs, policy)),
+        Err(error) => findings.push(error.into_finding()?),
+    }
+    Ok(())
+}
+
+/// Makes `path` another name of the file at `first`.
+fn link(root: &mut TargetRoot, first: &EntryPath, path: &EntryPath) -> Result<(), TargetError> {
+    let io = |e: Errno| TargetError::io(path, e.into());
+    let from = root.open_entry(first, OFlags::PATH).map_err(|e| TargetError::io(path, e))?;
+    let parent = root.parent_of(path)?;
+    let wanted = rustix::fs::fstat(&from).map_err(io)?;
+    // A link that is there already may be the right one.
+    if let Ok(found) = rustix::fs::statat(&*parent, path.name(), AtFlags::SYMLINK_NOFOLLOW) {
+        if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino) {
+            return Ok(());
+        }
+        if FileType::from_raw_mode(found.st_mode) == FileType::Directory {
+            let why = "a directory is in its place".to_owned();
+            return Err(TargetError::Entry { path: path.to_string(), why });
+        }
+        rustix::fs::unlinkat(&*parent, path.name(), AtFlags::empty()).map_err(io)?;
+    }
+    let source_dir = root.parent_of(first)?;
+    rustix::fs::linkat(&*source_dir, first.name(), &*parent, path.name(), AtFlags::empty()).map_err(io)
+}
+
+/// Removes what the snapshot does not hold from directories that were restored whole. Gives how many entries went.
+fn delete_extra(
+    plan: &RestorePlan,
+    reader: &SnapshotReader,
+    root: &TargetRoot,
+    env: &Env<'_>,
+    findings: &mut Vec<Finding>,
+) -> Result<u64, OpError> {
+    // Names of the entries of each directory that the walk is in; catalogues come depth first, so few are open at once.
+    let mut open: Vec<(EntryPath, HashSet<Vec<u8>>)> = Vec::new();
+    let mut deleted = 0;
+    for member in reader.manifest.members.iter().filter(|m| m.kind == "files") {
+        if !plan.members.is_empty() && !plan.members.contains(&member.name) {
+            continue;
+        }
+        reader.each_entry(member, &plan.selection, |entry| {
+            env.check_cancel()?;
+            let whole = plan.selection.matches(&entry.path, entry.kind == EntryKind::Directory);
+            let Some(path) = target_path(plan, &entry.path) else { return Ok(()) };
+            while open.last().is_some_and(|(dir, _)| !path.is_at_or_below(dir)) {
+                deleted += close(open.pop(), root, findings);
+            }
+            if let Some((dir, names)) = open.last_mut()
+                && path.parent().as_ref() == Some(dir)
+            {
+                names.insert(path.name().to_vec());
+            }
+            // A directory above a root holds only the way to it, and is not restored whole.
+            let above_root = whole && is_above_a_root(reader, &entry.path);
+            if entry.kind == EntryKind::Directory && whole && !above_root && entry.flaw.is_none() {
+                open.push((path, HashSet::new()));
+            }
+            Ok(())
+        })?;
+        while !open.is_empty() {
+            deleted += close(open.pop(), root, findings);
+        }
+    }
+    Ok(deleted)
+}
+
+fn is_above_a_root(reader: &SnapshotReader, path: &EntryPath) -> bool {
+    reader.manifest.members.iter().flat_map(|m| &m.roots).any(|root| root != path && root.is_at_or_below(path))
+}
+
+fn close(dir: Option<(EntryPath, HashSet<Vec<u8>>)>, root: &TargetRoot, findings: &mut Vec<Finding>) -> u64 {
+    let Some((path, names)) = dir else { return 0 };
+    let listed = root.open_entry(&path, OFlags::RDONLY | OFlags::DIRECTORY).and_then(|fd| Ok((Dir::read_from(&fd)?, fd)));
+    let (entries, fd) = match listed {
+        Ok(listed) => listed,
+        Err(error) => {
+            findings.push(Finding::new(
+                FindingKind::Target,
+                &path,
+                format!("not cleared of what the snapshot lacks: {error}"),
+            ));
+            return 0;
+        }
+    };
+    let mut deleted = 0;
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_bytes();
+        if name == b"." || name == b".." || names.contains(name) {
+            continue;
+        }
+        match remove_tree(&fd, name) {
+            Ok(count) => deleted += count,
+            Err(error) => {
+                let subject = format!("{path}/{}", crate::model::path::escape(name));
+                findings.push(Finding::new(FindingKind::Target, subject, format!("not removed: {error}")));
+            }
+        }
+    }
+    deleted
+}
+
+/// Removes a name and all below it, without following links or leaving the file system of `dir`.
+fn remove_tree(dir: &std::os::fd::OwnedFd, name: &[u8]) -> Result<u64, Errno> {
+    let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        rustix::fs::unlinkat(dir, name, AtFlags::empty())?;
+        return Ok(1);
+    }
+    if stat.st_dev != rustix::fs::fstat(dir)?.st_dev {
+        return Err(Errno::XDEV);
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let below = rustix::fs::openat(dir, name, flags, rustix::fs::Mode::empty())?;
+    let mut removed = 0;
+    for entry in Dir::read_from(&below)? {
+        let entry = entry?;
+        match entry.file_name().to_bytes() {
+            b"." | b".." => {}
+            child => removed += remove_tree(&below, child)?,
+        }
+    }
+    rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)?;
+    Ok(removed + 1)
+}

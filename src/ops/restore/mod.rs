@@ -1,0 +1,317 @@
+//! `restore`: brings a snapshot, or part of it, back beneath a directory.
+//!
+//! The intent is on record before anything is opened. What is already right at the target is left; what is in the way is
+//! refused before the first write, unless it may be replaced. Content is written as it comes, metadata of directories and
+//! further names of files last, deletions after that, the outcome on record at the end.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::context::{Context, Locking, NamedStore, VaultPin, open_pinned};
+use super::custody::{Custody, Ending, Purpose};
+use super::select::{Names, SnapshotQuery, select};
+use super::{Env, Event, Exit, OpError};
+use crate::crypto::identity::Identity;
+use crate::model::finding::Finding;
+use crate::model::ids::SnapshotId;
+use crate::model::path::EntryPath;
+use crate::model::pattern::Selection;
+use crate::model::size::human_size;
+use crate::model::time::Timestamp;
+use crate::target::{MetadataPolicy, TargetRoot};
+use crate::vault::catalogue_reader::SnapshotReader;
+use crate::vault::snapshots::Snapshot;
+use crate::vault::unlock::unlock;
+
+mod finish;
+mod plan;
+mod write;
+
+pub use plan::{PlanReport, PlannedAction};
+
+/// Where entries land.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Into {
+    /// Beneath a directory, each at its absolute path without the leading slash.
+    Dir(PathBuf),
+    /// Where they came from.
+    InPlace,
+}
+
+/// What becomes of an entry whose place is taken by something else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnConflict {
+    /// Nothing is written at all, and the message lists what is in the way.
+    Refuse,
+    /// The entry is left out.
+    Skip,
+    /// What is there is replaced.
+    Replace,
+}
+
+/// What to restore.
+pub struct RestorePlan {
+    /// Whom to trust.
+    pub pin: VaultPin,
+    /// The copy to read.
+    pub from: NamedStore,
+    /// The snapshot.
+    pub query: SnapshotQuery,
+    /// Names that are known here.
+    pub names: Names,
+    /// Who opens it.
+    pub identities: Vec<Identity>,
+    /// Which entries.
+    pub selection: Selection,
+    /// Only these members; none means all.
+    pub members: Vec<String>,
+    /// Where to.
+    pub into: Into,
+    /// Removed from the front of each path.
+    pub strip: Option<EntryPath>,
+    /// What becomes of an entry whose place is taken.
+    pub on_conflict: OnConflict,
+    /// Remove what the snapshot does not hold from restored directories.
+    pub delete: bool,
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// Take users and groups by number.
+    pub numeric_ids: bool,
+    /// Set special bits, make devices.
+    pub special: bool,
+    /// Why.
+    pub reason: Option<String>,
+    /// A case number.
+    pub ticket: Option<String>,
+    /// restore or try.
+    pub purpose: &'static str,
+}
+
+/// What was restored.
+#[derive(Debug, Clone, Serialize)]
+pub struct RestoreReceipt {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// When it was made.
+    pub snapshot_time: Timestamp,
+    /// Where it was read.
+    pub from: String,
+    /// Where it was written.
+    pub target: PathBuf,
+    /// Entries that are now at the target.
+    pub entries: u64,
+    /// Files whose content was written.
+    pub files_written: u64,
+    /// Bytes of content written.
+    pub bytes_written: u64,
+    /// Files that were right already.
+    pub files_equal: u64,
+    /// Entries left out because something else has their place.
+    pub skipped: u64,
+    /// Entries removed.
+    pub deleted: u64,
+    /// Whether nothing was written, only planned.
+    pub dry_run: bool,
+    /// The plan, where one was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanReport>,
+    /// What was found.
+    pub findings: Vec<Finding>,
+}
+
+impl RestoreReceipt {
+    /// The exit code of this restore.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        Exit::of_findings(&self.findings)
+    }
+}
+
+/// Restores.
+///
+/// # Errors
+/// When the snapshot cannot be found or opened, something is in the way, or the target fails.
+pub fn restore(plan: &RestorePlan, env: &Env<'_>) -> Result<RestoreReceipt, OpError> {
+    env.step(format!("opening {}", plan.from.name));
+    // The vault's id is known from the copy; its state here is opened with it.
+    let vault = open_pinned(Arc::clone(&plan.from.store), &plan.pin, None)?.vault();
+    let mut context = Context::open(env, vault, Locking::Shared)?;
+    let copy = context.open_copy(Arc::clone(&plan.from.store), &plan.pin)?;
+    let records = context.read_records(&copy)?;
+    let snapshots = records.snapshots();
+    let snapshot = match select(&plan.query, &snapshots, &plan.names, env.clock.now()) {
+        Ok(snapshot) => snapshot.clone(),
+        // The identity knows the names of series that this machine does not.
+        Err(error) if plan.names.secrets.is_empty() && !plan.identities.is_empty() => {
+            let unlocked = unlock(&copy, &plan.identities)?;
+            let names = names_from_manifests(&copy, &snapshots, &unlocked, plan);
+            select(&plan.query, &snapshots, &names, env.clock.now()).map_err(|_| error)?.clone()
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if plan.identities.is_empty() {
+        let needed = copy.trust.epoch().sealed_to.join(" or ");
+        return Err(OpError::Usage(format!(
+            "no identity to open the vault with: name its file with --identity; needed is the identity of {needed}"
+        )));
+    }
+    env.step(format!("snapshot {} of {}, {} old", snapshot.id.short(), snapshot.time, age(env.clock.now(), snapshot.time)));
+    let target = match &plan.into {
+        Into::Dir(dir) => dir.clone(),
+        Into::InPlace => PathBuf::from("/"),
+    };
+    if plan.dry_run {
+        return run(plan, &copy, &context, &snapshot, &target, env).map_err(|(_, error)| error);
+    }
+    let purpose = Purpose {
+        purpose: plan.purpose,
+        reason: plan.reason.clone(),
+        ticket: plan.ticket.clone(),
+        selection: plan.selection.spelled().to_vec(),
+        target: target.display().to_string(),
+    };
+    let custody = Custody::begin(&purpose, snapshot.id, &copy, &context, &records, env)?;
+    let outcome = run(plan, &copy, &context, &snapshot, &target, env);
+    let ending = ending_of(&outcome);
+    let undelivered = custody.end(&ending, env)?;
+    let mut receipt = outcome.map_err(|(_, error)| error)?;
+    receipt.findings.extend(undelivered);
+    Ok(receipt)
+}
+
+fn age(now: Timestamp, then: Timestamp) -> String {
+    crate::model::time::human_duration(u64::try_from(now.secs_since(then)).unwrap_or(0))
+}
+
+/// Host and job of every series, read from its newest manifest.
+fn names_from_manifests(
+    copy: &crate::vault::copy::Copy,
+    snapshots: &[Snapshot],
+    unlocked: &crate::vault::unlock::Unlocked,
+    plan: &RestorePlan,
+) -> Names {
+    let mut names = Names { secrets: unlocked.secrets.values().cloned().collect(), ..plan.names.clone() };
+    let mut seen = std::collections::BTreeSet::new();
+    for snapshot in snapshots.iter().rev() {
+        if !seen.insert(snapshot.body.series) {
+            continue;
+        }
+        let manifest =
+            crate::vault::catalogue_reader::read_manifest(copy.store.as_ref(), &snapshot.body.manifest, &unlocked.epochs);
+        if let Ok(manifest) = manifest {
+            names.series.push((manifest.host, manifest.job));
+        }
+    }
+    names
+}
+
+type Failed = (Progressed, OpError);
+
+/// How far a restore came.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Progressed {
+    entries: u64,
+    bytes: u64,
+    findings: u64,
+}
+
+fn ending_of(outcome: &Result<RestoreReceipt, Failed>) -> Ending {
+    match outcome {
+        Ok(receipt) => Ending {
+            outcome: if receipt.findings.is_empty() { "done" } else { "findings" },
+            entries: receipt.entries,
+            bytes: receipt.bytes_written,
+            findings: receipt.findings.len() as u64,
+            error: None,
+        },
+        Err((progressed, error)) => Ending {
+            outcome: if error.exit() == Exit::Interrupted { "interrupted" } else { "failed" },
+            entries: progressed.entries,
+            bytes: progressed.bytes,
+            findings: progressed.findings,
+            // It may name paths, which stay secret: the kind alone is told.
+            error: Some(format!("exit code {}", error.exit() as i32)),
+        },
+    }
+}
+
+fn run(
+    plan: &RestorePlan,
+    copy: &crate::vault::copy::Copy,
+    context: &Context,
+    snapshot: &Snapshot,
+    target: &std::path::Path,
+    env: &Env<'_>,
+) -> Result<RestoreReceipt, Failed> {
+    let mut progressed = Progressed::default();
+    run_inner(plan, copy, context, snapshot, target, env, &mut progressed).map_err(|error| (progressed, error))
+}
+
+fn run_inner(
+    plan: &RestorePlan,
+    copy: &crate::vault::copy::Copy,
+    context: &Context,
+    snapshot: &Snapshot,
+    target: &std::path::Path,
+    env: &Env<'_>,
+    progressed: &mut Progressed,
+) -> Result<RestoreReceipt, OpError> {
+    let unlocked = unlock(copy, &plan.identities)?;
+    let reader = SnapshotReader::open(copy, snapshot, &unlocked, &context.state.cache())?;
+    for member in &plan.members {
+        if !reader.manifest.members.iter().any(|m| m.name == *member) {
+            let all: Vec<&str> = reader.manifest.members.iter().map(|m| m.name.as_str()).collect();
+            return Err(OpError::Usage(format!("no member {member:?} in this snapshot; there are {}", all.join(", "))));
+        }
+    }
+    let mut root = TargetRoot::open(target)?;
+    let whole = plan.selection.is_all() && plan.members.is_empty();
+    // What a plan would say is known beforehand when everything goes into an empty directory.
+    let planned = if whole && root.is_fresh() && !plan.dry_run && !plan.delete {
+        let bytes = reader.manifest.members.iter().map(|m| m.tally.source_bytes).sum();
+        let files = reader.manifest.members.iter().map(|m| m.tally.files + m.tally.dirs + m.tally.others).sum();
+        plan::Planned::everything(files, bytes)
+    } else {
+        env.step("planning");
+        plan::plan(plan, &reader, &root, env)?
+    };
+    let mut receipt = RestoreReceipt {
+        snapshot: snapshot.id,
+        snapshot_time: snapshot.time,
+        from: copy.name(),
+        target: target.to_owned(),
+        entries: 0,
+        files_written: 0,
+        bytes_written: 0,
+        files_equal: planned.report.equal,
+        skipped: 0,
+        deleted: 0,
+        dry_run: plan.dry_run,
+        plan: None,
+        findings: Vec::new(),
+    };
+    if planned.report.entries == 0 {
+        let spelled = plan.selection.spelled().join(", ");
+        return Err(OpError::NotDone(format!("nothing in this snapshot matches {spelled}")));
+    }
+    if plan.dry_run {
+        receipt.plan = Some(planned.report);
+        return Ok(receipt);
+    }
+    planned.refuse_conflicts(plan.on_conflict)?;
+    if let Some(room) = root.room()
+        && room < planned.report.bytes
+    {
+        let (needed, free) = (human_size(planned.report.bytes), human_size(room));
+        return Err(OpError::NotDone(format!("{}: {needed} are needed and {free} are free", target.display())));
+    }
+    env.observer.event(Event::Total { items: Some(planned.report.entries), bytes: Some(planned.report.bytes) });
+    env.step("restoring");
+    let policy = MetadataPolicy::new(plan.numeric_ids, plan.special);
+    let spool = write::write(plan, &reader, &mut root, &planned, &policy, env, &mut receipt, progressed)?;
+    env.step("setting what comes last");
+    finish::finish(plan, &reader, &mut root, spool, &policy, env, &mut receipt)?;
+    Ok(receipt)
+}

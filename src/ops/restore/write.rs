@@ -1,0 +1,540 @@
+//! Writing entries as their content arrives: directories and links by one thread, files by several.
+
+use std::collections::HashMap;
+use std::io::{Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+
+use super::plan::{Decision, Planned, is_fatal, target_path};
+use super::{OnConflict, Progressed, RestorePlan, RestoreReceipt};
+use crate::format::catalogue::encode_line;
+use crate::model::entry::{Content, Entry, EntryKind, Metadata};
+use crate::model::finding::{Finding, FindingKind};
+use crate::model::path::EntryPath;
+use crate::ops::{Env, Event, OpError};
+use crate::target::file::{FileGoal, Placing};
+use crate::target::metadata::{apply_by_name, apply_to_fd};
+use crate::target::{FileSink, MetadataPolicy, TargetError, TargetRoot, existing};
+use crate::vault::VaultError;
+use crate::vault::catalogue_reader::{RefStream, SnapshotReader};
+use crate::vault::fetch::{Ahead, Got, Order, Piece};
+
+/// Threads that write files.
+const WRITERS: usize = 4;
+/// Messages that wait for one of them; each holds on to a block.
+const MESSAGES_WAITING: usize = 8;
+/// Entries that the catalogue is read ahead.
+const ENTRIES_AHEAD: usize = 1024;
+/// Pieces of a file that travel together.
+const PIECES_PER_MESSAGE: usize = 8;
+
+/// What is handed through the stream of chunks.
+enum Mark {
+    /// A file whose content follows.
+    Begin(Box<FileGoal>),
+    /// Its end.
+    End,
+    /// An entry without content of its own, with its attributes.
+    Other(Box<Entry>, Vec<(Vec<u8>, Vec<u8>)>, Decision),
+    /// A file that is right already.
+    Equal(EntryPath, Box<Metadata>, Vec<(Vec<u8>, Vec<u8>)>),
+    /// An entry that is left out.
+    Skipped,
+    /// Something to report.
+    Note(Finding),
+}
+
+/// What a writer is told.
+enum Message {
+    Begin(Box<FileGoal>, Arc<OwnedFd>),
+    Data(Vec<Piece>),
+    /// Some of the content cannot be had: the file is dropped.
+    Drop,
+    End,
+}
+
+/// What the last step works through: directories and further names of files, as catalogue lines with their target paths.
+pub struct Spool {
+    file: std::io::BufWriter<std::fs::File>,
+}
+
+impl Spool {
+    fn create() -> Result<Self, OpError> {
+        let file = tempfile::tempfile().map_err(|e| OpError::NotDone(format!("temporary file: {e}")))?;
+        Ok(Self { file: std::io::BufWriter::new(file) })
+    }
+
+    fn add(&mut self, entry: &Entry) -> Result<(), OpError> {
+        let mut line = Vec::new();
+        encode_line(entry, &mut line).map_err(VaultError::internal)?;
+        self.file.write_all(&line).map_err(|e| OpError::NotDone(format!("temporary file: {e}")))
+    }
+
+    /// The lines, from the beginning.
+    pub fn into_lines(self) -> Result<std::io::BufReader<std::fs::File>, OpError> {
+        let failed = |e: std::io::Error| OpError::NotDone(format!("temporary file: {e}"));
+        let mut file = self.file.into_inner().map_err(|e| failed(e.into_error()))?;
+        file.seek(SeekFrom::Start(0)).map_err(failed)?;
+        Ok(std::io::BufReader::new(file))
+    }
+}
+
+/// What the writers have come to.
+#[derive(Default)]
+struct Shared {
+    files: AtomicU64,
+    bytes: AtomicU64,
+    findings: Mutex<Vec<Finding>>,
+    failed: AtomicBool,
+    error: Mutex<Option<TargetError>>,
+}
+
+impl Shared {
+    fn note(&self, findings: Vec<Finding>, env: &Env<'_>) {
+        if findings.is_empty() {
+            return;
+        }
+        for finding in &findings {
+            env.observer.event(Event::Finding(finding.clone()));
+        }
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner).extend(findings);
+    }
+
+    /// A finding when the work can go on, else the end of it.
+    fn fail(&self, error: TargetError, env: &Env<'_>) {
+        match error.into_finding() {
+            Ok(finding) => self.note(vec![finding], env),
+            Err(error) => {
+                self.failed.store(true, Ordering::Relaxed);
+                self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            }
+        }
+    }
+}
+
+/// Writes all selected entries but further names of files and the metadata of directories, which go into the spool.
+#[expect(clippy::too_many_arguments, reason = "the parts of one restore, each of them another floor's")]
+pub fn write(
+    plan: &RestorePlan,
+    reader: &SnapshotReader,
+    root: &mut TargetRoot,
+    planned: &Planned,
+    policy: &MetadataPolicy,
+    env: &Env<'_>,
+    receipt: &mut RestoreReceipt,
+    progressed: &mut Progressed,
+) -> Result<Spool, OpError> {
+    let shared = Shared::default();
+    let mut spool = Spool::create()?;
+    let outcome = std::thread::scope(|scope| {
+        let (entry_sender, entries) = bounded::<Result<Entry, VaultError>>(ENTRIES_AHEAD);
+        scope.spawn(move || read_entries(plan, reader, &entry_sender));
+        let mut senders = Vec::new();
+        for _ in 0..WRITERS {
+            let (sender, messages) = bounded::<Message>(MESSAGES_WAITING);
+            let shared = &shared;
+            scope.spawn(move || write_files(&messages, policy, shared, env));
+            senders.push(sender);
+        }
+        let mut orders = Orders::new(plan, reader, planned, entries);
+        let mut taker = Taker {
+            plan,
+            root,
+            policy,
+            env,
+            shared: &shared,
+            senders,
+            next: 0,
+            file: None,
+            spool: &mut spool,
+            entries: 0,
+            equal: 0,
+            skipped: 0,
+        };
+        let outcome = reader.chunks.stream(Ahead::CONTENT, || orders.next(), |got| taker.take(got));
+        (outcome, taker.entries, taker.equal, taker.skipped)
+    });
+    let (outcome, entries, equal, skipped) = outcome;
+    receipt.entries = entries;
+    receipt.files_equal = equal;
+    receipt.skipped = skipped;
+    receipt.files_written = shared.files.load(Ordering::Relaxed);
+    receipt.bytes_written = shared.bytes.load(Ordering::Relaxed);
+    let findings = shared.findings.into_inner().unwrap_or_else(PoisonError::into_inner);
+    *progressed = Progressed { entries, bytes: receipt.bytes_written, findings: findings.len() as u64 };
+    receipt.findings.extend(findings);
+    if let Some(error) = shared.error.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error.into());
+    }
+    outcome?;
+    Ok(spool)
+}
+
+/// Reads the catalogues of the selected members.
+fn read_entries(plan: &RestorePlan, reader: &SnapshotReader, entries: &Sender<Result<Entry, VaultError>>) {
+    for member in &reader.manifest.members {
+        if !plan.members.is_empty() && !plan.members.contains(&member.name) {
+            continue;
+        }
+        let mut gone = false;
+        let outcome = reader.each_entry(member, &plan.selection, |entry| {
+            entries.send(Ok(entry)).map_err(|_| {
+                gone = true;
+                VaultError::Interrupted
+            })
+        });
+        match outcome {
+            Ok(()) => {}
+            Err(_) if gone => return,
+            Err(error) => {
+                let _ = entries.send(Err(error));
+                return;
+            }
+        }
+    }
+}
+
+/// Turns entries into orders for the stream of chunks.
+struct Orders<'a> {
+    plan: &'a RestorePlan,
+    reader: &'a SnapshotReader,
+    planned: &'a Planned,
+    entries: Receiver<Result<Entry, VaultError>>,
+    ordinal: usize,
+    /// The content of the file at hand.
+    content: Option<RefStream>,
+    /// For further names whose first one is not selected: where the content went instead.
+    substitutes: HashMap<EntryPath, EntryPath>,
+}
+
+impl<'a> Orders<'a> {
+    fn new(
+        plan: &'a RestorePlan,
+        reader: &'a SnapshotReader,
+        planned: &'a Planned,
+        entries: Receiver<Result<Entry, VaultError>>,
+    ) -> Self {
+        Self { plan, reader, planned, entries, ordinal: 0, content: None, substitutes: HashMap::new() }
+    }
+
+    fn next(&mut self) -> Result<Option<Order<Mark>>, VaultError> {
+        if let Some(content) = &mut self.content {
+            return match content.next(&self.reader.chunks)? {
+                Some(id) => Ok(Some(Order::Chunk(id))),
+                None => {
+                    self.content = None;
+                    Ok(Some(Order::Mark(Mark::End)))
+                }
+            };
+        }
+        loop {
+            let Ok(entry) = self.entries.recv() else { return Ok(None) };
+            let mut entry = entry?;
+            let Some(path) = target_path(self.plan, &entry.path) else { continue };
+            let decision = self.planned.decision(self.ordinal);
+            self.ordinal += 1;
+            entry.path = path;
+            return self.order(entry, decision).map(|mark| Some(Order::Mark(mark)));
+        }
+    }
+
+    fn order(&mut self, entry: Entry, decision: Decision) -> Result<Mark, VaultError> {
+        let taken = matches!(decision, Decision::Replace | Decision::Blocked);
+        if taken && self.plan.on_conflict == OnConflict::Skip {
+            return Ok(Mark::Skipped);
+        }
+        if decision == Decision::Blocked && entry.kind != EntryKind::Directory {
+            let message = "a directory, or a link on the way to it, is in its place; it is not replaced";
+            return Ok(Mark::Note(Finding::new(FindingKind::Target, &entry.path, message)));
+        }
+        if entry.flaw.is_some() && matches!(entry.kind, EntryKind::File(_)) && entry.kind.size() == 0 {
+            // Its content could not be read when it was backed up: an empty file in its place would be a lie.
+            let message = "not restored: its content could not be read when it was backed up";
+            return Ok(Mark::Note(Finding::new(FindingKind::Target, &entry.path, message)));
+        }
+        let xattrs = match self.reader.xattrs_of(&entry) {
+            Ok(xattrs) => xattrs,
+            Err(error) if is_fatal(&error) => return Err(error),
+            Err(error) => return Ok(Mark::Note(Finding::new(FindingKind::Damage, &entry.path, error))),
+        };
+        let content = match &entry.kind {
+            EntryKind::File(content) => content.clone(),
+            EntryKind::HardLink(first) => match self.substitute(&entry, first)? {
+                Some(content) => content,
+                None => return Ok(Mark::Other(Box::new(self.redirect(entry)), xattrs, decision)),
+            },
+            _ => return Ok(Mark::Other(Box::new(entry), xattrs, decision)),
+        };
+        if decision == Decision::Equal {
+            return Ok(Mark::Equal(entry.path, Box::new(entry.meta), xattrs));
+        }
+        self.begin(entry, content, xattrs, decision)
+    }
+
+    fn begin(
+        &mut self,
+        entry: Entry,
+        content: Content,
+        xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+        decision: Decision,
+    ) -> Result<Mark, VaultError> {
+        let extents = match self.reader.extents_of(&content) {
+            Ok(extents) => extents,
+            Err(error) if is_fatal(&error) => return Err(error),
+            Err(error) => return Ok(Mark::Note(Finding::new(FindingKind::Damage, &entry.path, error))),
+        };
+        self.content = Some(RefStream::new(&content.chunks));
+        let placing = if decision == Decision::Replace { Placing::Replace } else { Placing::New };
+        let goal = FileGoal {
+            path: entry.path,
+            size: content.size,
+            hash: content.hash,
+            extents,
+            meta: entry.meta,
+            xattrs,
+            placing,
+        };
+        Ok(Mark::Begin(Box::new(goal)))
+    }
+
+    /// For a further name of a file whose first name is not restored: the content, the first time.
+    fn substitute(&mut self, entry: &Entry, first: &EntryPath) -> Result<Option<Content>, VaultError> {
+        let selected = self.plan.selection.matches(first, false) && target_path(self.plan, first).is_some();
+        if selected || self.substitutes.contains_key(first) {
+            return Ok(None);
+        }
+        let original = Entry { path: entry.path.clone(), ..entry.clone() };
+        let content = self.reader.content_of(&original)?;
+        self.substitutes.insert(first.clone(), entry.path.clone());
+        Ok(Some(content))
+    }
+
+    /// A further name, pointed at where its first name was restored.
+    fn redirect(&self, mut entry: Entry) -> Entry {
+        if let EntryKind::HardLink(first) = &entry.kind {
+            let target = self.substitutes.get(first).cloned().or_else(|| target_path(self.plan, first));
+            if let Some(target) = target {
+                entry.kind = EntryKind::HardLink(target);
+            }
+        }
+        entry
+    }
+}
+
+/// Takes what the stream gives, in order.
+struct Taker<'a> {
+    plan: &'a RestorePlan,
+    root: &'a mut TargetRoot,
+    policy: &'a MetadataPolicy,
+    env: &'a Env<'a>,
+    shared: &'a Shared,
+    senders: Vec<Sender<Message>>,
+    next: usize,
+    /// The file at hand: its path, its writer, pieces not sent yet. None within a file that could not be begun.
+    file: Option<(EntryPath, usize, Vec<Piece>)>,
+    spool: &'a mut Spool,
+    entries: u64,
+    equal: u64,
+    skipped: u64,
+}
+
+impl Taker<'_> {
+    fn take(&mut self, got: Got<Mark>) -> Result<(), VaultError> {
+        self.env.check_cancel()?;
+        if self.shared.failed.load(Ordering::Relaxed) {
+            return Err(VaultError::Interrupted);
+        }
+        match got {
+            Got::Data(piece) => self.data(piece),
+            Got::Lost(error) => self.lost(error),
+            Got::Mark(Mark::Begin(goal)) => self.begin(goal),
+            Got::Mark(Mark::End) => self.end(),
+            Got::Mark(Mark::Skipped) => self.skipped += 1,
+            Got::Mark(Mark::Note(finding)) => self.shared.note(vec![finding], self.env),
+            Got::Mark(Mark::Equal(path, meta, xattrs)) => self.equal(&path, &meta, &xattrs),
+            Got::Mark(Mark::Other(entry, xattrs, decision)) => return self.other(*entry, &xattrs, decision),
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, goal: Box<FileGoal>) {
+        let writer = self.next;
+        self.next = (self.next + 1) % self.senders.len();
+        match self.root.parent_of(&goal.path) {
+            Ok(parent) => {
+                self.file = Some((goal.path.clone(), writer, Vec::new()));
+                self.send(writer, Message::Begin(goal, parent));
+            }
+            Err(error) => {
+                self.file = None;
+                self.shared.fail(error, self.env);
+            }
+        }
+    }
+
+    fn send(&self, writer: usize, message: Message) {
+        // A writer that has gone has failed, which shows at the next entry.
+        let _ = self.senders[writer].send(message);
+    }
+
+    fn data(&mut self, piece: Piece) {
+        self.env.observer.event(Event::Advance { items: 0, bytes: piece.len() as u64 });
+        let Some((_, writer, pieces)) = &mut self.file else { return };
+        pieces.push(piece);
+        if pieces.len() >= PIECES_PER_MESSAGE {
+            let (writer, pieces) = (*writer, std::mem::take(pieces));
+            self.send(writer, Message::Data(pieces));
+        }
+    }
+
+    fn lost(&mut self, error: VaultError) {
+        let Some((path, writer, _)) = self.file.take() else { return };
+        self.send(writer, Message::Drop);
+        let finding = Finding::new(FindingKind::Damage, path, format!("not restored: {error}"));
+        self.shared.note(vec![finding], self.env);
+    }
+
+    fn end(&mut self) {
+        self.env.observer.event(Event::Advance { items: 1, bytes: 0 });
+        let Some((_, writer, pieces)) = self.file.take() else { return };
+        self.entries += 1;
+        if !pieces.is_empty() {
+            self.send(writer, Message::Data(pieces));
+        }
+        self.send(writer, Message::End);
+    }
+
+    fn equal(&mut self, path: &EntryPath, meta: &Metadata, xattrs: &[(Vec<u8>, Vec<u8>)]) {
+        self.entries += 1;
+        self.equal += 1;
+        match self.root.open_entry(path, OFlags::RDONLY | OFlags::NONBLOCK) {
+            Ok(fd) => self.shared.note(apply_to_fd(&fd, path, meta, xattrs, self.policy), self.env),
+            Err(error) => self.shared.fail(TargetError::io(path, error), self.env),
+        }
+    }
+
+    fn other(&mut self, entry: Entry, xattrs: &[(Vec<u8>, Vec<u8>)], decision: Decision) -> Result<(), VaultError> {
+        let made = match &entry.kind {
+            EntryKind::Directory => self.directory(&entry, decision),
+            EntryKind::HardLink(_) => Ok(true),
+            _ => self.node(&entry, xattrs, decision),
+        };
+        match made {
+            Ok(true) if matches!(entry.kind, EntryKind::Directory | EntryKind::HardLink(_)) => {
+                self.entries += 1;
+                self.spool.add(&entry).map_err(VaultError::internal)
+            }
+            Ok(made) => {
+                self.entries += u64::from(made);
+                Ok(())
+            }
+            Err(error) => {
+                self.shared.fail(error, self.env);
+                Ok(())
+            }
+        }
+    }
+
+    fn directory(&mut self, entry: &Entry, decision: Decision) -> Result<bool, TargetError> {
+        if decision == Decision::Blocked && self.plan.on_conflict == OnConflict::Replace {
+            let parent = self.root.parent_of(&entry.path)?;
+            let io = |e| TargetError::io(&entry.path, e);
+            let found = crate::target::root::kind_at(&parent, entry.path.name()).map_err(io)?;
+            if found.is_some_and(|kind| kind != FileType::Directory) {
+                existing::remove(&parent, entry.path.name()).map_err(io)?;
+            }
+        }
+        self.root.dir(&entry.path)?;
+        Ok(true)
+    }
+
+    /// A link, pipe or device. It is made under another name and renamed, so that what it replaces is there until then.
+    fn node(&mut self, entry: &Entry, xattrs: &[(Vec<u8>, Vec<u8>)], decision: Decision) -> Result<bool, TargetError> {
+        let path = &entry.path;
+        let is_device = matches!(entry.kind, EntryKind::CharDevice(..) | EntryKind::BlockDevice(..));
+        if is_device && !self.policy.special {
+            let message = format!("a {} is made only with --special", entry.kind.word());
+            self.shared.note(vec![Finding::new(FindingKind::Target, path, message)], self.env);
+            return Ok(false);
+        }
+        let parent = self.root.parent_of(path)?;
+        if decision != Decision::Equal {
+            make_node(&parent, entry, decision == Decision::Replace).map_err(|e| TargetError::io(path, e))?;
+        }
+        let is_link = matches!(entry.kind, EntryKind::Symlink(_));
+        let findings = apply_by_name(&parent, path, is_link, &entry.meta, xattrs, self.policy);
+        self.shared.note(findings, self.env);
+        Ok(true)
+    }
+}
+
+fn make_node(parent: &OwnedFd, entry: &Entry, replace: bool) -> std::io::Result<()> {
+    let name = entry.path.name();
+    let temporary = format!("{}{:x}-node.tmp", crate::target::file::TEMPORARY_PREFIX, std::process::id());
+    let at: &[u8] = if replace { temporary.as_bytes() } else { name };
+    if replace {
+        existing::remove(parent, at)?;
+    }
+    let mode = Mode::from_raw_mode(0o600);
+    match &entry.kind {
+        EntryKind::Symlink(target) => rustix::fs::symlinkat(target.as_slice(), parent, at)?,
+        EntryKind::Fifo => rustix::fs::mknodat(parent, at, FileType::Fifo, mode, 0)?,
+        EntryKind::CharDevice(major, minor) => {
+            rustix::fs::mknodat(parent, at, FileType::CharacterDevice, mode, rustix::fs::makedev(*major, *minor))?;
+        }
+        EntryKind::BlockDevice(major, minor) => {
+            rustix::fs::mknodat(parent, at, FileType::BlockDevice, mode, rustix::fs::makedev(*major, *minor))?;
+        }
+        EntryKind::File(_) | EntryKind::Directory | EntryKind::HardLink(_) => return Ok(()),
+    }
+    if replace {
+        let renamed = rustix::fs::renameat(parent, at, parent, name);
+        if renamed.is_err() {
+            let _ = rustix::fs::unlinkat(parent, at, AtFlags::empty());
+        }
+        renamed?;
+    }
+    Ok(())
+}
+
+/// What each writing thread does.
+fn write_files(messages: &Receiver<Message>, policy: &MetadataPolicy, shared: &Shared, env: &Env<'_>) {
+    let mut sink: Option<(FileSink, u64)> = None;
+    for message in messages {
+        match message {
+            Message::Begin(goal, parent) => {
+                let size = goal.size;
+                match FileSink::create(*goal, parent) {
+                    Ok(created) => sink = Some((created, size)),
+                    Err(error) => {
+                        sink = None;
+                        shared.fail(error, env);
+                    }
+                }
+            }
+            Message::Data(pieces) => {
+                let Some((file, _)) = &mut sink else { continue };
+                if let Err(error) = pieces.iter().try_for_each(|piece| file.write(piece)) {
+                    sink = None;
+                    shared.fail(error, env);
+                }
+            }
+            Message::Drop => sink = None,
+            Message::End => {
+                let Some((file, size)) = sink.take() else { continue };
+                match file.finish(policy) {
+                    Ok(findings) => {
+                        shared.files.fetch_add(1, Ordering::Relaxed);
+                        shared.bytes.fetch_add(size, Ordering::Relaxed);
+                        shared.note(findings, env);
+                    }
+                    Err(error) => shared.fail(error, env),
+                }
+            }
+        }
+    }
+}

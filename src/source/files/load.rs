@@ -1,0 +1,239 @@
+//! Loading one entry: all its metadata, and its content in extents.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{OFlags, SeekFrom};
+use rustix::io::Errno;
+
+use super::Shared;
+use super::scan::open_beneath;
+use super::stat::{Kind, Stat};
+use crate::model::entry::{Content as StoredContent, Entry, EntryKind, Flaw, Metadata, Refs, Xattrs};
+use crate::model::finding::{Finding, FindingKind};
+use crate::model::path::EntryPath;
+use crate::source::{Content, ContentError, Loaded, Piece, Settled};
+
+/// Names and values of attributes: Linux bounds both at 64 KiB.
+const XATTR_MAX_BYTES: usize = 64 * 1024;
+
+/// An entry to be loaded.
+pub struct FileLoad {
+    pub shared: Arc<Shared>,
+    pub path: EntryPath,
+    pub stat: Stat,
+    /// For a further name of a file: the first one.
+    pub first: Option<EntryPath>,
+}
+
+impl FileLoad {
+    /// Loads anything but a further name of a file.
+    pub fn load_entry(self) -> Loaded {
+        let kind = match self.stat.kind() {
+            Kind::File => {
+                return match FileContent::open(&self) {
+                    Ok((meta, content)) => Loaded::File(meta, Box::new(content)),
+                    Err(error) => self.unreadable(&error),
+                };
+            }
+            Kind::Directory => Ok(EntryKind::Directory),
+            Kind::Symlink => self.read_link().map(EntryKind::Symlink),
+            Kind::Fifo => Ok(EntryKind::Fifo),
+            Kind::CharDevice => {
+                Ok(EntryKind::CharDevice(rustix::fs::major(self.stat.rdev), rustix::fs::minor(self.stat.rdev)))
+            }
+            Kind::BlockDevice => {
+                Ok(EntryKind::BlockDevice(rustix::fs::major(self.stat.rdev), rustix::fs::minor(self.stat.rdev)))
+            }
+            Kind::Socket => Err(io::Error::other("a socket")),
+        };
+        match kind.and_then(|kind| Ok((kind, self.metadata_by_path()?))) {
+            Ok((kind, meta)) => Loaded::Whole(Entry { path: self.path, kind, meta, flaw: None }),
+            Err(error) => self.unreadable(&error),
+        }
+    }
+
+    /// What stands in for an entry that cannot be read: its metadata as far as known, and a finding. One that is gone
+    /// leaves only the finding.
+    pub fn unreadable(&self, error: &io::Error) -> Loaded {
+        let subject = format!("/{}", self.path);
+        if error.kind() == io::ErrorKind::NotFound {
+            return Loaded::Flawed(None, Finding::new(FindingKind::Source, subject, "vanished while the tree was read"));
+        }
+        let finding = Finding::new(FindingKind::Source, subject, format!("cannot be read: {error}"));
+        let flaw = Some(Flaw::Unreadable(error.to_string()));
+        let meta = self.metadata(&self.stat, Xattrs::none());
+        let kind = match self.stat.kind() {
+            Kind::File => {
+                let hash = crate::crypto::hash::hash(&[]);
+                EntryKind::File(StoredContent { size: 0, hash, extents: None, chunks: Refs::empty() })
+            }
+            Kind::Directory => EntryKind::Directory,
+            Kind::Fifo => EntryKind::Fifo,
+            _ => return Loaded::Flawed(None, finding),
+        };
+        Loaded::Flawed(Some(Entry { path: self.path.clone(), kind, meta, flaw }), finding)
+    }
+
+    fn metadata(&self, stat: &Stat, xattrs: Xattrs) -> Metadata {
+        let owner = self.shared.owners.owner(stat.uid, stat.gid);
+        Metadata { mode: stat.mode & 0o7777, owner, mtime_ns: stat.mtime_ns(), xattrs }
+    }
+
+    /// Metadata of what is not opened for reading: through a descriptor that only names it.
+    pub fn metadata_by_path(&self) -> io::Result<Metadata> {
+        let xattrs = match open_beneath(&self.shared.slash, &self.path, OFlags::PATH) {
+            Ok(fd) => read_xattrs_of_path(&fd)?,
+            // A directory above a root may be reached through a link.
+            Err(Errno::LOOP) => Vec::new(),
+            Err(e) => return Err(e.into()),
+        };
+        Ok(self.metadata(&self.stat, Xattrs::Inline(xattrs)))
+    }
+
+    fn read_link(&self) -> io::Result<Vec<u8>> {
+        let fd = open_beneath(&self.shared.slash, &self.path, OFlags::PATH)?;
+        Ok(rustix::fs::readlinkat(&fd, "", Vec::new())?.into_bytes())
+    }
+}
+
+fn read_xattrs_of_path(fd: &OwnedFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    // The link in /proc leads to the inode itself, whatever its kind.
+    let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    collect_xattrs(|buffer| rustix::fs::listxattr(&*link, buffer), |name, buffer| rustix::fs::getxattr(&*link, name, buffer))
+}
+
+fn read_xattrs_of_file(file: &File) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    collect_xattrs(|buffer| rustix::fs::flistxattr(file, buffer), |name, buffer| rustix::fs::fgetxattr(file, name, buffer))
+}
+
+fn collect_xattrs(
+    list: impl Fn(&mut [u8]) -> Result<usize, Errno>,
+    get: impl Fn(&[u8], &mut [u8]) -> Result<usize, Errno>,
+) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    // Most files have none: the first call asks for the length alone.
+    let length = match list(&mut []) {
+        Ok(0) | Err(Errno::OPNOTSUPP | Errno::NOENT | Errno::BADF) => return Ok(Vec::new()),
+        Ok(length) => length,
+        Err(e) => return Err(e.into()),
+    };
+    let mut names = vec![0; length.clamp(1024, XATTR_MAX_BYTES)];
+    let length = list(&mut names)?;
+    let mut found = Vec::new();
+    let mut value = vec![0; XATTR_MAX_BYTES];
+    for name in names[..length].split(|b| *b == 0).filter(|name| !name.is_empty()) {
+        match get(name, &mut value) {
+            Ok(length) => found.push((name.to_vec(), value[..length].to_vec())),
+            // Removed in between, or not ours to read.
+            Err(Errno::NODATA | Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// An open file that is read extent by extent.
+struct FileContent {
+    load: FileLoad,
+    file: File,
+    /// The inode as it was when reading began.
+    before: Stat,
+    sparse: bool,
+    position: u64,
+    /// Where the data that `position` stands in ends.
+    data_end: u64,
+}
+
+impl FileContent {
+    fn open(load: &FileLoad) -> io::Result<(Metadata, Self)> {
+        let copy = FileLoad { shared: Arc::clone(&load.shared), path: load.path.clone(), stat: load.stat, first: None };
+        let (file, before) = open_file(load)?;
+        let xattrs = read_xattrs_of_file(&file)?;
+        let meta = load.metadata(&before, Xattrs::Inline(xattrs));
+        let content = Self { load: copy, file, sparse: before.is_sparse(), before, position: 0, data_end: 0 };
+        Ok((meta, content))
+    }
+
+    /// Moves to the next data, if `position` stands in a hole; gives the length of the hole.
+    fn skip_hole(&mut self) -> io::Result<u64> {
+        let start = match rustix::fs::seek(&self.file, SeekFrom::Data(self.position)) {
+            Ok(start) => start.min(self.before.bytes),
+            // No data from here on: a hole up to the end.
+            Err(Errno::NXIO) => self.before.bytes,
+            // A file system without holes: all is data.
+            Err(_) => {
+                self.sparse = false;
+                return Ok(0);
+            }
+        };
+        let hole = start.saturating_sub(self.position);
+        self.position = start.max(self.position);
+        self.data_end = if self.position < self.before.bytes {
+            rustix::fs::seek(&self.file, SeekFrom::Hole(self.position))?.min(self.before.bytes)
+        } else {
+            self.before.bytes
+        };
+        Ok(hole)
+    }
+}
+
+/// Opens a file for reading without changing its access time where that is allowed.
+fn open_file(load: &FileLoad) -> io::Result<(File, Stat)> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+    let fd = match open_beneath(&load.shared.slash, &load.path, flags | OFlags::NOATIME) {
+        Err(Errno::PERM) => open_beneath(&load.shared.slash, &load.path, flags)?,
+        other => other?,
+    };
+    let stat = Stat::new(&rustix::fs::fstat(&fd)?);
+    if stat.kind() != Kind::File {
+        return Err(io::Error::other("became something else while the tree was read"));
+    }
+    Ok((File::from(fd), stat))
+}
+
+impl Content for FileContent {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Piece, ContentError> {
+        if self.position >= self.before.bytes {
+            return Ok(Piece::End);
+        }
+        if self.sparse && self.position >= self.data_end {
+            let hole = self.skip_hole().map_err(ContentError::Entry)?;
+            if hole > 0 {
+                return Ok(Piece::Hole(hole));
+            }
+        }
+        // What grows while it is read is read up to where it ended: `settle` tells.
+        let end = if self.sparse { self.data_end } else { self.before.bytes };
+        let wanted = buffer.len().min(usize::try_from(end - self.position).unwrap_or(usize::MAX));
+        loop {
+            match rustix::io::pread(&self.file, &mut buffer[..wanted], self.position) {
+                Ok(0) => return Ok(Piece::End),
+                Ok(count) => {
+                    self.position += count as u64;
+                    return Ok(Piece::Data(count));
+                }
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(ContentError::Entry(e.into())),
+            }
+        }
+    }
+
+    fn settle(&mut self) -> Result<Settled, ContentError> {
+        let after = rustix::fs::fstat(&self.file).map_err(|e| ContentError::Entry(e.into()))?;
+        let same = Stat::new(&after).key() == self.before.key() && self.position == self.before.bytes;
+        Ok(if same { Settled::Same } else { Settled::Changed })
+    }
+
+    fn again(&mut self) -> Result<Option<Metadata>, ContentError> {
+        let (meta, content) = Self::open(&self.load).map_err(ContentError::Entry)?;
+        *self = content;
+        Ok(Some(meta))
+    }
+
+    fn is_sparse(&self) -> bool {
+        self.before.is_sparse() && self.sparse
+    }
+}

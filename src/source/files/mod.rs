@@ -1,0 +1,232 @@
+//! Files: several roots of this machine with all their metadata.
+//!
+//! Directories are read ahead by several threads and handed over in catalogue order. Nothing is followed: every open goes
+//! from the root directory's descriptor and refuses links, so that a link swapped in while the walk runs leads nowhere.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::model::entry::{Entry, EntryKind};
+use crate::model::finding::{Finding, FindingKind};
+use crate::model::path::EntryPath;
+use crate::source::{Found, Load, Loaded, Source, SourceError};
+
+mod exclude;
+mod hardlinks;
+mod load;
+mod names;
+mod scan;
+mod stat;
+
+pub use exclude::ExcludeRules;
+use hardlinks::HardLinks;
+use load::FileLoad;
+use names::Owners;
+use scan::Walk;
+use stat::{Kind, Stat};
+
+/// What to back up and what to leave out.
+#[derive(Debug, Clone, Default)]
+pub struct FilesConfig {
+    /// The member's name.
+    pub name: String,
+    /// Absolute paths.
+    pub roots: Vec<PathBuf>,
+    /// What to leave out.
+    pub exclude: ExcludeRules,
+}
+
+/// What the threads of one walk share.
+pub(super) struct Shared {
+    /// `/`, from which every path is opened.
+    pub slash: OwnedFd,
+    pub owners: Owners,
+    pub exclude: ExcludeRules,
+    findings: Mutex<Vec<Finding>>,
+}
+
+impl Shared {
+    pub fn report(&self, finding: Finding) {
+        self.findings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(finding);
+    }
+}
+
+/// A walk over the roots.
+pub struct FilesSource {
+    config: FilesConfig,
+    shared: Arc<Shared>,
+    /// Roots that are still to come, in reverse order.
+    roots: Vec<EntryPath>,
+    walk: Option<Walk>,
+    /// The directories above the roots that were given already: a stack of the path to the last one.
+    ancestors: Vec<EntryPath>,
+    queue: std::collections::VecDeque<(EntryPath, Stat)>,
+    links: HardLinks,
+}
+
+impl FilesSource {
+    /// Opens the roots.
+    ///
+    /// # Errors
+    /// When a root is missing, cannot be read, or is not an absolute path.
+    pub fn open(config: FilesConfig) -> Result<Self, SourceError> {
+        let mut roots = Vec::new();
+        for root in &config.roots {
+            if !root.is_absolute() {
+                return Err(SourceError::Configuration(format!("{}: a root is an absolute path", root.display())));
+            }
+            check_root(root)?;
+            if root.parent().is_some() {
+                let path = EntryPath::from_fs(root);
+                roots.push(path.map_err(|e| SourceError::Configuration(format!("{}: {e}", root.display())))?);
+            } else {
+                roots.extend(top_level(root)?);
+            }
+        }
+        if roots.is_empty() {
+            return Err(SourceError::Configuration(format!("source {:?} names no path", config.name)));
+        }
+        roots.sort();
+        roots.dedup_by(|inner, outer| inner.is_at_or_below(outer));
+        roots.reverse();
+        let slash = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| SourceError::Io { path: "/".into(), source: e.into() })?;
+        let shared = Arc::new(Shared {
+            slash,
+            owners: Owners::default(),
+            exclude: config.exclude.clone(),
+            findings: Mutex::new(Vec::new()),
+        });
+        let links = HardLinks::default();
+        Ok(Self { config, shared, roots, walk: None, ancestors: Vec::new(), queue: Default::default(), links })
+    }
+
+    /// The next path with its stat, ancestors of roots included.
+    fn next_path(&mut self) -> Result<Option<(EntryPath, Stat)>, SourceError> {
+        loop {
+            if let Some(next) = self.queue.pop_front() {
+                return Ok(Some(next));
+            }
+            if let Some(walk) = &mut self.walk {
+                if let Some(next) = walk.next()? {
+                    return Ok(Some(next));
+                }
+                self.walk = None;
+            }
+            let Some(root) = self.roots.pop() else { return Ok(None) };
+            self.enter(root)?;
+        }
+    }
+
+    /// Queues the directories above `root` that were not given yet, and begins to walk it.
+    fn enter(&mut self, root: EntryPath) -> Result<(), SourceError> {
+        let mut above = Vec::new();
+        let mut parent = root.parent();
+        while let Some(path) = parent {
+            parent = path.parent();
+            above.push(path);
+        }
+        above.reverse();
+        self.ancestors.retain(|given| above.contains(given));
+        for path in above {
+            if !self.ancestors.contains(&path) {
+                let stat = stat::follow(&path).map_err(|source| SourceError::Io { path: format!("/{path}"), source })?;
+                self.queue.push_back((path.clone(), stat));
+                self.ancestors.push(path);
+            }
+        }
+        self.walk = Some(Walk::start(Arc::clone(&self.shared), root)?);
+        Ok(())
+    }
+}
+
+/// A root must be there and readable as what it is.
+fn check_root(root: &Path) -> Result<(), SourceError> {
+    let missing = |e: std::io::Error| SourceError::MissingRoot { path: root.display().to_string(), why: e.to_string() };
+    let meta = std::fs::symlink_metadata(root).map_err(missing)?;
+    if meta.is_dir() {
+        std::fs::read_dir(root).map_err(missing)?;
+    }
+    Ok(())
+}
+
+/// The root `/` has no name of its own; its children stand for it.
+fn top_level(root: &Path) -> Result<Vec<EntryPath>, SourceError> {
+    let io = |source| SourceError::Io { path: "/".into(), source };
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(root).map_err(io)? {
+        let name = entry.map_err(io)?.file_name();
+        let path = EntryPath::from_bytes(name.as_bytes());
+        paths.push(path.map_err(|e| SourceError::Configuration(format!("/{}: {e}", name.display())))?);
+    }
+    Ok(paths)
+}
+
+impl Source for FilesSource {
+    fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    fn kind(&self) -> &'static str {
+        "files"
+    }
+
+    fn roots(&self) -> Vec<EntryPath> {
+        self.config.roots.iter().filter_map(|root| EntryPath::from_fs(root).ok()).collect()
+    }
+
+    fn context(&self) -> Option<String> {
+        // A name given to another number changes every line that shows it.
+        Some(format!("{:?}\n{}", self.config, names::fingerprint()))
+    }
+
+    fn next(&mut self) -> Result<Option<Found>, SourceError> {
+        while let Some((path, stat)) = self.next_path()? {
+            if stat.kind() == Kind::Socket {
+                self.shared.report(Finding::new(FindingKind::Notice, format!("/{path}"), "a socket is not backed up"));
+                continue;
+            }
+            if let Some(limit) = self.config.exclude.max_file_bytes
+                && stat.kind() == Kind::File
+                && stat.bytes > limit
+            {
+                let message = format!("left out: larger than {}", crate::model::size::human_size(limit));
+                self.shared.report(Finding::new(FindingKind::Notice, format!("/{path}"), message));
+                continue;
+            }
+            let first = if stat.links > 1 && stat.kind() != Kind::Directory { self.links.seen(&path, &stat) } else { None };
+            // A link's line names another path, so it does not follow from the file alone.
+            let key = (first.is_none()).then(|| stat.key());
+            let bytes = if stat.kind() == Kind::File && first.is_none() { stat.bytes } else { 0 };
+            let load: Box<dyn Load> =
+                Box::new(FileLoad { shared: Arc::clone(&self.shared), path: path.clone(), stat, first });
+            return Ok(Some(Found { path, key, bytes, load }));
+        }
+        Ok(None)
+    }
+
+    fn finish(&mut self) -> Result<Vec<Finding>, SourceError> {
+        let mut findings = self.shared.findings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Ok(std::mem::take(&mut findings))
+    }
+}
+
+impl Load for FileLoad {
+    fn load(self: Box<Self>) -> Result<Loaded, SourceError> {
+        if let Some(first) = &self.first {
+            let meta = self.metadata_by_path();
+            return Ok(match meta {
+                Ok(meta) => {
+                    let kind = EntryKind::HardLink(first.clone());
+                    Loaded::Whole(Entry { path: self.path.clone(), kind, meta, flaw: None })
+                }
+                Err(error) => self.unreadable(&error),
+            });
+        }
+        Ok(self.load_entry())
+    }
+}

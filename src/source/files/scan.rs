@@ -1,0 +1,320 @@
+//! Reading directories ahead, in parallel, and handing their entries over in catalogue order.
+//!
+//! Each directory is a slot that some thread fills. Threads take the directory that comes first in the walk; the consumer
+//! goes through the slots depth first, and fills one itself when nobody has begun it. So many entries at most wait in
+//! memory, whatever the size of the tree.
+
+use std::collections::VecDeque;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::Shared;
+use super::exclude::{CACHE_TAG, CACHE_TAG_START};
+use super::stat::{Kind, Stat};
+use crate::model::finding::{Finding, FindingKind};
+use crate::model::path::EntryPath;
+use crate::source::SourceError;
+
+/// Threads that read directories: more than cores, since on cold caches they wait for the disk.
+const THREADS: usize = 8;
+/// Entries read ahead, about 150 bytes each.
+const AHEAD_MAX: usize = 64 * 1024;
+/// The longest path that the system takes in one call.
+const PATH_CALL_MAX: usize = 4000;
+
+/// Opens `path` from `/` without following any link on the way.
+pub fn open_beneath(slash: &OwnedFd, path: &EntryPath, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let bytes = path.as_bytes();
+    if bytes.len() <= PATH_CALL_MAX {
+        return open_step(slash, bytes, flags);
+    }
+    // Deeper than one call takes: in stretches.
+    let mut dir: Option<OwnedFd> = None;
+    let mut rest = bytes;
+    while rest.len() > PATH_CALL_MAX {
+        let cut = rest[..PATH_CALL_MAX].iter().rposition(|b| *b == b'/').ok_or(Errno::NAMETOOLONG)?;
+        let through = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        dir = Some(open_step(dir.as_ref().unwrap_or(slash), &rest[..cut], through)?);
+        rest = &rest[cut + 1..];
+    }
+    open_step(dir.as_ref().unwrap_or(slash), rest, flags)
+}
+
+fn open_step(dir: &OwnedFd, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve) {
+        Err(Errno::NOSYS) => open_by_components(dir, path, flags),
+        done => done,
+    }
+}
+
+/// For kernels without openat2.
+fn open_by_components(dir: &OwnedFd, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+    let mut parts: VecDeque<&[u8]> = path.split(|b| *b == b'/').collect();
+    let last = parts.pop_back().ok_or(Errno::INVAL)?;
+    let mut dir = rustix::io::fcntl_dupfd_cloexec(dir, 0)?;
+    for part in parts {
+        let through = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        dir = rustix::fs::openat(&dir, part, through, Mode::empty())?;
+    }
+    rustix::fs::openat(&dir, last, flags, Mode::empty())
+}
+
+struct Item {
+    name: Box<[u8]>,
+    stat: Stat,
+    /// For directories that are entered.
+    below: Option<Arc<Slot>>,
+}
+
+struct Slot {
+    path: EntryPath,
+    device: u64,
+    claimed: AtomicBool,
+    listing: Mutex<Option<Vec<Item>>>,
+    filled: Condvar,
+}
+
+impl Slot {
+    fn new(path: EntryPath, device: u64) -> Arc<Self> {
+        let (claimed, listing, filled) = (AtomicBool::new(false), Mutex::new(None), Condvar::new());
+        Arc::new(Self { path, device, claimed, listing, filled })
+    }
+}
+
+#[derive(Default)]
+struct Queue {
+    /// Directories to read, the next one last.
+    slots: Vec<Arc<Slot>>,
+    ahead: usize,
+    closed: bool,
+}
+
+struct Crew {
+    shared: Arc<Shared>,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+impl Crew {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What each reading thread does.
+    fn work(&self) {
+        loop {
+            let mut queue = self.queue();
+            let slot = loop {
+                if queue.closed {
+                    return;
+                }
+                if queue.ahead < AHEAD_MAX
+                    && let Some(slot) = queue.slots.pop()
+                {
+                    break slot;
+                }
+                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            };
+            drop(queue);
+            if !slot.claimed.swap(true, Ordering::AcqRel) {
+                self.fill(&slot);
+            }
+        }
+    }
+
+    fn fill(&self, slot: &Slot) {
+        let items = read_dir(&self.shared, slot);
+        let mut queue = self.queue();
+        queue.ahead += items.len();
+        // The first directory of the listing is the next one of the walk: it goes on top.
+        queue.slots.extend(items.iter().rev().filter_map(|item| item.below.clone()));
+        drop(queue);
+        self.changed.notify_all();
+        *slot.listing.lock().unwrap_or_else(PoisonError::into_inner) = Some(items);
+        slot.filled.notify_all();
+    }
+}
+
+/// A walk over one root.
+pub struct Walk {
+    crew: Arc<Crew>,
+    threads: Vec<JoinHandle<()>>,
+    first: Option<(EntryPath, Stat)>,
+    /// The directories from the root down to where the walk is, with what is left of each.
+    stack: Vec<(EntryPath, std::vec::IntoIter<Item>)>,
+    enter: Option<Arc<Slot>>,
+}
+
+impl Walk {
+    /// Begins a walk at `root`.
+    pub fn start(shared: Arc<Shared>, root: EntryPath) -> Result<Self, SourceError> {
+        let missing = |e: Errno| SourceError::MissingRoot { path: format!("/{root}"), why: e.to_string() };
+        let absolute = std::path::Path::new("/").join(root.as_path());
+        let stat = rustix::fs::statat(rustix::fs::CWD, &absolute, AtFlags::SYMLINK_NOFOLLOW).map_err(missing)?;
+        let stat = Stat::new(&stat);
+        if stat.kind() == Kind::Symlink {
+            let message = "this root is a symbolic link: it is kept as a link, what it points at is not backed up";
+            shared.report(Finding::new(FindingKind::Notice, format!("/{root}"), message));
+        }
+        let crew = Arc::new(Crew { shared, queue: Mutex::default(), changed: Condvar::new() });
+        let enter = (stat.kind() == Kind::Directory).then(|| Slot::new(root.clone(), stat.device));
+        let mut threads = Vec::new();
+        if let Some(slot) = &enter {
+            crew.queue().slots.push(Arc::clone(slot));
+            for _ in 0..THREADS {
+                let crew = Arc::clone(&crew);
+                threads.push(std::thread::spawn(move || crew.work()));
+            }
+        }
+        Ok(Self { crew, threads, first: Some((root, stat)), stack: Vec::new(), enter })
+    }
+
+    /// The next path in order.
+    pub fn next(&mut self) -> Result<Option<(EntryPath, Stat)>, SourceError> {
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
+        if let Some(slot) = self.enter.take() {
+            let items = self.take(&slot);
+            self.stack.push((slot.path.clone(), items.into_iter()));
+        }
+        while let Some((dir, items)) = self.stack.last_mut() {
+            let Some(item) = items.next() else {
+                self.stack.pop();
+                continue;
+            };
+            let path = dir.join(&item.name);
+            self.consumed();
+            match path {
+                Ok(path) => {
+                    self.enter = item.below;
+                    return Ok(Some((path, item.stat)));
+                }
+                Err(error) => {
+                    let name = crate::model::path::escape(&item.name);
+                    self.crew.shared.report(Finding::new(FindingKind::Source, name, error));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn take(&self, slot: &Arc<Slot>) -> Vec<Item> {
+        if !slot.claimed.swap(true, Ordering::AcqRel) {
+            self.crew.fill(slot);
+        }
+        let mut listing = slot.listing.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(items) = listing.take() {
+                return items;
+            }
+            listing = slot.filled.wait(listing).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn consumed(&self) {
+        let mut queue = self.crew.queue();
+        queue.ahead -= 1;
+        let woken = queue.ahead == AHEAD_MAX - 1;
+        drop(queue);
+        if woken {
+            self.crew.changed.notify_all();
+        }
+    }
+}
+
+impl Drop for Walk {
+    fn drop(&mut self) {
+        self.crew.queue().closed = true;
+        self.crew.changed.notify_all();
+        for thread in self.threads.drain(..) {
+            // A panic of a reader shows as an empty listing nowhere: the consumer would wait for ever, so it is passed on.
+            if thread.join().is_err() {
+                tracing::error!("a thread that reads directories has failed");
+            }
+        }
+    }
+}
+
+/// Reads one directory: its entries with their stats, sorted, without what the rules leave out. What cannot be read is a
+/// finding.
+fn read_dir(shared: &Shared, slot: &Slot) -> Vec<Item> {
+    let report = |path: &EntryPath, e: Errno| {
+        // Gone since its parent was read: that is what living trees do.
+        let message =
+            if e == Errno::NOENT { "vanished while the tree was read".to_owned() } else { format!("cannot be read: {e}") };
+        shared.report(Finding::new(FindingKind::Source, format!("/{path}"), message));
+    };
+    let opened = open_beneath(&shared.slash, &slot.path, OFlags::RDONLY | OFlags::DIRECTORY);
+    let listed = opened.and_then(|fd| Dir::read_from(&fd).map(|entries| (fd, entries)));
+    let (fd, entries) = match listed {
+        Ok(listed) => listed,
+        Err(e) => {
+            report(&slot.path, e);
+            return Vec::new();
+        }
+    };
+    let mut names: Vec<Box<[u8]>> = Vec::new();
+    for entry in entries {
+        match entry {
+            Ok(entry) => match entry.file_name().to_bytes() {
+                b"." | b".." => {}
+                name => names.push(name.into()),
+            },
+            Err(e) => {
+                report(&slot.path, e);
+                break;
+            }
+        }
+    }
+    keep_allowed(shared, &fd, &mut names);
+    names.sort_unstable();
+    let mut items = Vec::with_capacity(names.len());
+    for name in names {
+        let Ok(path) = slot.path.join(&name) else {
+            let subject = format!("/{}/{}", slot.path, crate::model::path::escape(&name));
+            shared.report(Finding::new(FindingKind::Source, subject, "name too long or path too deep"));
+            continue;
+        };
+        match rustix::fs::statat(&fd, &*name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => {
+                let stat = Stat::new(&stat);
+                let is_dir = stat.kind() == Kind::Directory;
+                if shared.exclude.leaves_out(&path, is_dir) {
+                    continue;
+                }
+                let elsewhere = shared.exclude.one_file_system && stat.device != slot.device;
+                let below = (is_dir && !elsewhere).then(|| Slot::new(path, slot.device));
+                items.push(Item { name, stat, below });
+            }
+            Err(e) => report(&path, e),
+        }
+    }
+    items
+}
+
+/// Empties `names` where a marker or a cache tag says that the directory's content is not to be backed up; the tag itself
+/// stays, so that the restored directory is a cache too.
+fn keep_allowed(shared: &Shared, dir: &OwnedFd, names: &mut Vec<Box<[u8]>>) {
+    if !shared.exclude.markers.is_empty() && names.iter().any(|name| shared.exclude.is_marker(name)) {
+        names.retain(|name| shared.exclude.is_marker(name));
+    }
+    if shared.exclude.caches && names.iter().any(|name| **name == *CACHE_TAG) && has_cache_tag(dir) {
+        names.retain(|name| **name == *CACHE_TAG);
+    }
+}
+
+fn has_cache_tag(dir: &OwnedFd) -> bool {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let Ok(fd) = rustix::fs::openat(dir, CACHE_TAG, flags, Mode::empty()) else { return false };
+    let mut start = [0; CACHE_TAG_START.len()];
+    std::fs::File::from(fd).read_exact(&mut start).is_ok() && start == *CACHE_TAG_START
+}

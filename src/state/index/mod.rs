@@ -1,0 +1,429 @@
+//! The chunk index: where each chunk of the vault lies, on disk, in memory that does not grow with the vault.
+//!
+//! It is a cache of the vault's index objects and can be rebuilt from them. Chunks stand in sorted segments that are read
+//! page by page; what this run adds waits in a map of bounded size until it becomes a segment. The packs and their tables
+//! stand in two files that only grow. `index.json` says how much of each file counts; it is replaced whole, last.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::format::index::IndexedPack;
+use crate::format::table::Table;
+use crate::model::ids::{ChunkId, to_hex};
+use crate::model::name::{ObjectName, Sealed};
+use crate::state::{StateError, make_private_dir, read_if_there, write_durably};
+
+mod packs;
+mod segment;
+
+use packs::PackFiles;
+pub use packs::PackInfo;
+use segment::{Record, Segment};
+
+/// Chunks that wait in memory before they become a segment: some 20 MiB with the map's overhead.
+const PENDING_MAX: usize = 256 * 1024;
+/// So many segments of like size are merged into one, so that a look-up asks few.
+const MERGE_WIDTH: usize = 4;
+const META_MAX_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The number of a pack within this index.
+pub type PackNumber = u32;
+
+/// Where a chunk lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The pack.
+    pub pack: PackNumber,
+    /// Which of the pack's chunks, counted over its blocks in order.
+    pub ordinal: u32,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Meta {
+    /// Drawn when the index is made: numbers of packs mean nothing in another.
+    id: String,
+    pack_count: u32,
+    table_bytes: u64,
+    segments: Vec<SegmentMeta>,
+    next_segment: u64,
+    /// Index objects whose packs are all here, by number; none where one has been replaced.
+    objects: Vec<Option<String>>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct SegmentMeta {
+    name: String,
+    records: u64,
+}
+
+/// The index.
+pub struct ChunkIndex {
+    dir: PathBuf,
+    meta: Meta,
+    packs: PackFiles,
+    segments: Vec<Segment>,
+    pending: HashMap<ChunkId, Place>,
+}
+
+impl ChunkIndex {
+    /// Opens the index in `dir`, or begins an empty one when there is none or it cannot be understood: it is a cache.
+    ///
+    /// # Errors
+    /// When the directory cannot be used.
+    pub fn open(dir: &Path) -> Result<Self, StateError> {
+        make_private_dir(dir)?;
+        match Self::open_existing(dir) {
+            Ok(Some(index)) => return Ok(index),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "the chunk index cannot be read and is rebuilt from the vault"),
+        }
+        std::fs::remove_dir_all(dir).map_err(StateError::io(dir))?;
+        make_private_dir(dir)?;
+        let random = crate::crypto::random::<16>().map_err(|e| StateError::invalid(dir, e))?;
+        let meta = Meta { id: to_hex(&random), ..Meta::default() };
+        let packs = PackFiles::open(dir, 0, 0)?;
+        let index = Self { dir: dir.to_owned(), meta, packs, segments: Vec::new(), pending: HashMap::new() };
+        index.write_meta()?;
+        Ok(index)
+    }
+
+    fn open_existing(dir: &Path) -> Result<Option<Self>, StateError> {
+        let path = dir.join("index.json");
+        let Some(bytes) = read_if_there(&path, META_MAX_BYTES)? else { return Ok(None) };
+        let meta: Meta = serde_json::from_slice(&bytes).map_err(|e| StateError::invalid(&path, e))?;
+        let packs = PackFiles::open(dir, meta.pack_count, meta.table_bytes)?;
+        let segments =
+            meta.segments.iter().map(|s| Segment::open(&dir.join(&s.name), s.records)).collect::<Result<Vec<_>, _>>()?;
+        remove_strays(dir, &meta);
+        Ok(Some(Self { dir: dir.to_owned(), meta, packs, segments, pending: HashMap::new() }))
+    }
+
+    /// Drawn when this index was made; numbers of packs that were kept elsewhere count only while it is the same.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.meta.id
+    }
+
+    /// Whether the packs of this index object are all here.
+    #[must_use]
+    pub fn covers(&self, object: &Sealed) -> bool {
+        self.number_of_object(object).is_some()
+    }
+
+    fn number_of_object(&self, object: &Sealed) -> Option<u32> {
+        let name = object.to_string();
+        let place = self.meta.objects.iter().position(|o| o.as_ref() == Some(&name))?;
+        u32::try_from(place).ok()
+    }
+
+    /// Notes that `object` lists these packs, which are all here. It counts from the next [`flush`](Self::flush).
+    ///
+    /// # Errors
+    /// When the files cannot be written.
+    pub fn set_object(&mut self, object: &Sealed, packs: &[PackNumber]) -> Result<(), StateError> {
+        let number = match self.number_of_object(object) {
+            Some(number) => number,
+            None => {
+                self.meta.objects.push(Some(object.to_string()));
+                u32::try_from(self.meta.objects.len() - 1).map_err(|e| StateError::invalid(&self.dir, e))?
+            }
+        };
+        packs.iter().try_for_each(|pack| self.packs.set_object(*pack, number))
+    }
+
+    /// The index object that lists a pack.
+    ///
+    /// # Errors
+    /// When the files cannot be read.
+    pub fn object_of(&self, pack: PackNumber) -> Result<Option<Sealed>, StateError> {
+        let Some(number) = self.packs.info(pack)?.object else { return Ok(None) };
+        let name = self.meta.objects.get(number as usize).and_then(Option::as_deref);
+        Ok(name.and_then(|name| match format!("indexes/{name}").parse() {
+            Ok(ObjectName::Index(sealed)) => Some(sealed),
+            _ => None,
+        }))
+    }
+
+    /// Forgets an index object that another has replaced; its packs stay known.
+    pub fn retire_object(&mut self, object: &Sealed) {
+        if let Some(number) = self.number_of_object(object) {
+            self.meta.objects[number as usize] = None;
+        }
+    }
+
+    /// Hands every pack to `each`, in the order of their numbers.
+    ///
+    /// # Errors
+    /// When the files cannot be read.
+    pub fn each_pack(&self, each: &mut dyn FnMut(PackNumber, PackInfo)) -> Result<(), StateError> {
+        self.packs.each(each)
+    }
+
+    /// The table of a pack, encoded as an index object holds it.
+    ///
+    /// # Errors
+    /// When the files cannot be read.
+    pub fn table_as_stored(&self, info: &PackInfo) -> Result<Vec<u8>, StateError> {
+        self.packs.table_as_stored(info)
+    }
+
+    /// Adds a pack with its chunks; one that is known already keeps its number.
+    ///
+    /// # Errors
+    /// When the files cannot be written.
+    pub fn add_pack(&mut self, pack: &IndexedPack) -> Result<PackNumber, StateError> {
+        if let Some(number) = self.packs.number_of(&pack.pack) {
+            return Ok(number);
+        }
+        let number = self.packs.append(pack)?;
+        for (ordinal, chunk) in (0_u32..).zip(pack.table.blocks.iter().flat_map(|b| &b.chunks)) {
+            self.pending.insert(chunk.id, Place { pack: number, ordinal });
+        }
+        if self.pending.len() >= PENDING_MAX {
+            self.flush()?;
+        }
+        Ok(number)
+    }
+
+    /// How many packs are known.
+    #[must_use]
+    pub const fn pack_count(&self) -> u32 {
+        self.packs.count()
+    }
+
+    /// The number of a pack.
+    #[must_use]
+    pub fn number_of(&self, pack: &Sealed) -> Option<PackNumber> {
+        self.packs.number_of(pack)
+    }
+
+    /// What is known of a pack.
+    ///
+    /// # Errors
+    /// When the files cannot be read.
+    pub fn pack(&self, number: PackNumber) -> Result<PackInfo, StateError> {
+        self.packs.info(number)
+    }
+
+    /// The table of a pack.
+    ///
+    /// # Errors
+    /// When the files cannot be read or hold no table.
+    pub fn table(&self, number: PackNumber) -> Result<Arc<Table>, StateError> {
+        self.packs.table(number)
+    }
+
+    /// The first place of `id` in a pack that `live` accepts.
+    ///
+    /// # Errors
+    /// When a segment cannot be read.
+    pub fn find(&self, id: &ChunkId, live: impl Fn(PackNumber) -> bool) -> Result<Option<Place>, StateError> {
+        if let Some(place) = self.pending.get(id)
+            && live(place.pack)
+        {
+            return Ok(Some(*place));
+        }
+        // Newest first: a chunk that moved lies in a younger pack.
+        for segment in self.segments.iter().rev() {
+            let mut found = None;
+            segment.each(id, &mut |place| {
+                if found.is_none() && live(place.pack) {
+                    found = Some(place);
+                }
+            })?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Every place of `id`, for when one of them turns out to be damaged.
+    ///
+    /// # Errors
+    /// When a segment cannot be read.
+    pub fn places(&self, id: &ChunkId) -> Result<Vec<Place>, StateError> {
+        let mut places: Vec<Place> = self.pending.get(id).copied().into_iter().collect();
+        for segment in self.segments.iter().rev() {
+            segment.each(id, &mut |place| places.push(place))?;
+        }
+        places.dedup();
+        Ok(places)
+    }
+
+    /// Makes all that was added last beyond this process: a segment, merged with others of its size, then the meta file.
+    ///
+    /// # Errors
+    /// When the files cannot be written. What counted before still counts then.
+    pub fn flush(&mut self) -> Result<(), StateError> {
+        if !self.pending.is_empty() {
+            let mut records: Vec<Record> = self.pending.drain().map(|(id, place)| Record { id, place }).collect();
+            records.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+            let name = self.next_name();
+            let segment = Segment::write(&self.dir.join(&name), records.len() as u64, records.into_iter().map(Ok))?;
+            self.push_segment(name, segment);
+            self.merge()?;
+        }
+        self.packs.sync()?;
+        (self.meta.pack_count, self.meta.table_bytes) = (self.packs.count(), self.packs.table_bytes());
+        self.write_meta()?;
+        remove_strays(&self.dir, &self.meta);
+        Ok(())
+    }
+
+    fn next_name(&mut self) -> String {
+        self.meta.next_segment += 1;
+        format!("segment-{}", self.meta.next_segment)
+    }
+
+    fn push_segment(&mut self, name: String, segment: Segment) {
+        self.meta.segments.push(SegmentMeta { name, records: segment.records() });
+        self.segments.push(segment);
+    }
+
+    /// Merges the youngest segments while enough of them are of like size.
+    fn merge(&mut self) -> Result<(), StateError> {
+        while let Some(start) = self.mergeable() {
+            let name = self.next_name();
+            let merged = Segment::merge(&self.dir.join(&name), &self.segments[start..])?;
+            self.segments.truncate(start);
+            self.meta.segments.truncate(start);
+            self.push_segment(name, merged);
+        }
+        Ok(())
+    }
+
+    /// Where the run of youngest segments begins that are worth merging: at least four, of which none is larger than all
+    /// younger ones together by more than four times.
+    fn mergeable(&self) -> Option<usize> {
+        let mut start = self.segments.len();
+        let mut sum = 0;
+        while start > 0 && self.segments[start - 1].records() <= sum * MERGE_WIDTH as u64 + PENDING_MAX as u64 {
+            start -= 1;
+            sum += self.segments[start].records();
+        }
+        (self.segments.len() - start >= MERGE_WIDTH).then_some(start)
+    }
+
+    fn write_meta(&self) -> Result<(), StateError> {
+        let path = self.dir.join("index.json");
+        let text = serde_json::to_vec(&self.meta).map_err(|e| StateError::invalid(&path, e))?;
+        write_durably(&path, &text)
+    }
+}
+
+/// Removes segments that no longer count. A failure costs disk, nothing else.
+fn remove_strays(dir: &Path, meta: &Meta) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let stem = name.strip_suffix(".fences").unwrap_or(&name);
+        if stem.starts_with("segment-") && !meta.segments.iter().any(|s| s.name == stem) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+impl std::fmt::Debug for ChunkIndex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "ChunkIndex({} packs, {} segments, {} pending)",
+            self.packs.count(),
+            self.segments.len(),
+            self.pending.len()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::table::{PackKind, TableBlock, TableChunk};
+    use crate::model::ids::ObjectHash;
+
+    fn id(n: u64) -> ChunkId {
+        let mut bytes = [0; 24];
+        bytes.copy_from_slice(&crate::crypto::hash::hash(&n.to_le_bytes()).0[..24]);
+        ChunkId(bytes)
+    }
+
+    fn pack(number: u64, ids: std::ops::Range<u64>) -> IndexedPack {
+        let chunks: Vec<_> = ids.map(|n| TableChunk { id: id(n), bytes: 10 }).collect();
+        let raw_bytes = 10 * chunks.len() as u32;
+        let block = TableBlock { stored_bytes: 50, raw_bytes, depth: 0, bases: vec![], chunks };
+        IndexedPack {
+            pack: Sealed { hash: crate::crypto::hash::hash(&number.to_be_bytes()), bytes: 1000 + number },
+            header_bytes: 200,
+            header_hash: ObjectHash([1; 32]),
+            table: Table { kind: PackKind::Data, base_packs: vec![], blocks: vec![block] },
+        }
+    }
+
+    fn open(dir: &Path) -> ChunkIndex {
+        ChunkIndex::open(dir).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    #[test]
+    fn chunks_are_found_before_and_after_they_reach_the_disk() {
+        let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let path = dir.path().join("index");
+        for round in 0..12_u64 {
+            let mut index = open(&path);
+            let added = pack(round, round * 1000..round * 1000 + 1000);
+            let number = index.add_pack(&added).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(index.add_pack(&added).ok(), Some(number), "a pack is added once");
+            index.set_object(&added.pack, &[number]).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(index.object_of(number).ok(), Some(Some(added.pack)));
+            if round % 2 == 0 {
+                index.flush().unwrap_or_else(|e| panic!("{e}"));
+            }
+            for n in (0..=round).filter(|r| r % 2 == 0 || *r == round).flat_map(|r| [r * 1000, r * 1000 + 999]) {
+                let place = index.find(&id(n), |_| true).unwrap_or_else(|e| panic!("{e}"));
+                let place = place.unwrap_or_else(|| panic!("chunk {n} in round {round}"));
+                assert_eq!(u64::from(place.ordinal), n % 1000);
+                let table = index.table(place.pack).unwrap_or_else(|e| panic!("{e}"));
+                assert_eq!(table.blocks[0].chunks[place.ordinal as usize].id, id(n));
+            }
+            assert_eq!(index.find(&id(999_999), |_| true).ok(), Some(None));
+        }
+        let index = open(&path);
+        assert!(index.segments.len() < 6, "segments are merged: {}", index.segments.len());
+        assert_eq!(index.find(&id(1000), |_| true).ok(), Some(None), "what was not flushed is not there");
+        assert!(index.covers(&pack(0, 0..1).pack) && !index.covers(&pack(1, 0..1).pack));
+    }
+
+    #[test]
+    fn an_absent_pack_is_passed_over_for_another_place() {
+        let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let mut index = open(&dir.path().join("index"));
+        let old = index.add_pack(&pack(1, 0..100)).unwrap_or_else(|e| panic!("{e}"));
+        index.flush().unwrap_or_else(|e| panic!("{e}"));
+        let young = index.add_pack(&pack(2, 0..100)).unwrap_or_else(|e| panic!("{e}"));
+        index.flush().unwrap_or_else(|e| panic!("{e}"));
+        let find = |live: &dyn Fn(u32) -> bool| index.find(&id(7), live).ok().flatten().map(|p| p.pack);
+        assert_eq!(find(&|_| true), Some(young));
+        assert_eq!(find(&|n| n != young), Some(old));
+        assert_eq!(find(&|_| false), None);
+        assert_eq!(index.places(&id(7)).map(|p| p.len()).ok(), Some(2));
+    }
+
+    #[test]
+    fn a_damaged_index_begins_anew() {
+        let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let path = dir.path().join("index");
+        let mut index = open(&path);
+        index.add_pack(&pack(1, 0..10)).unwrap_or_else(|e| panic!("{e}"));
+        index.flush().unwrap_or_else(|e| panic!("{e}"));
+        let before = index.id().to_owned();
+        drop(index);
+        std::fs::write(path.join("packs"), b"short").unwrap_or_else(|e| panic!("{e}"));
+        let index = open(&path);
+        assert_eq!(index.pack_count(), 0);
+        assert_ne!(index.id(), before);
+    }
+}

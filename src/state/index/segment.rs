@@ -1,0 +1,178 @@
+//! A sorted run of chunks on disk, with the first key of each page in memory.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::Place;
+use crate::model::ids::ChunkId;
+use crate::state::StateError;
+
+/// Chunk id, pack, ordinal.
+const RECORD_BYTES: usize = ChunkId::BYTES + 8;
+/// Records of one page: 4 KiB, what the system reads at once.
+const PAGE_RECORDS: u64 = 128;
+
+/// One chunk and its place.
+#[derive(Debug, Clone, Copy)]
+pub struct Record {
+    pub id: ChunkId,
+    pub place: Place,
+}
+
+impl Record {
+    fn encode(&self) -> [u8; RECORD_BYTES] {
+        let mut bytes = [0; RECORD_BYTES];
+        bytes[..24].copy_from_slice(&self.id.0);
+        bytes[24..28].copy_from_slice(&self.place.pack.to_le_bytes());
+        bytes[28..].copy_from_slice(&self.place.ordinal.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Self {
+        let mut id = [0; 24];
+        id.copy_from_slice(&bytes[..24]);
+        let number = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        Self { id: ChunkId(id), place: Place { pack: number(24), ordinal: number(28) } }
+    }
+}
+
+/// The first eight bytes of an id: what fences compare.
+fn prefix(id: &[u8]) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&id[..8]);
+    u64::from_be_bytes(bytes)
+}
+
+/// A sorted segment.
+pub struct Segment {
+    path: PathBuf,
+    file: File,
+    records: u64,
+    /// The prefix of the first id of each page: 8 bytes for 4 KiB, so 6 MiB for 100 million chunks.
+    fences: Vec<u64>,
+}
+
+impl Segment {
+    /// Opens a segment of `records` records; its fences lie beside it.
+    pub fn open(path: &Path, records: u64) -> Result<Self, StateError> {
+        let file = File::open(path).map_err(StateError::io(path))?;
+        let length = file.metadata().map_err(StateError::io(path))?.len();
+        let fences_path = fences_path(path);
+        let bytes = std::fs::read(&fences_path).map_err(StateError::io(&fences_path))?;
+        if length != records * RECORD_BYTES as u64 || bytes.len() as u64 != records.div_ceil(PAGE_RECORDS) * 8 {
+            return Err(StateError::invalid(path, "not as long as it was"));
+        }
+        let fences = bytes.chunks_exact(8).map(prefix).collect();
+        Ok(Self { path: path.to_owned(), file, records, fences })
+    }
+
+    pub const fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// Writes a segment from records in order.
+    pub fn write(
+        path: &Path,
+        records: u64,
+        source: impl Iterator<Item = Result<Record, StateError>>,
+    ) -> Result<Self, StateError> {
+        let create = |path: &Path| OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path);
+        let mut output = BufWriter::with_capacity(1 << 18, create(path).map_err(StateError::io(path))?);
+        let mut fences = Vec::with_capacity(usize::try_from(records.div_ceil(PAGE_RECORDS)).unwrap_or(0));
+        let mut written = 0_u64;
+        for record in source {
+            let record = record?;
+            if written % PAGE_RECORDS == 0 {
+                fences.push(prefix(&record.id.0));
+            }
+            output.write_all(&record.encode()).map_err(StateError::io(path))?;
+            written += 1;
+        }
+        let fence_bytes: Vec<u8> = fences.iter().flat_map(|f: &u64| f.to_be_bytes()).collect();
+        let finish = || -> io::Result<()> {
+            output.into_inner().map_err(io::IntoInnerError::into_error)?.sync_data()?;
+            let mut file = create(&fences_path(path))?;
+            file.write_all(&fence_bytes)?;
+            file.sync_data()
+        };
+        finish().map_err(StateError::io(path))?;
+        Self::open(path, written)
+    }
+
+    /// Merges segments into a new one; the inputs stay.
+    pub fn merge(path: &Path, inputs: &[Self]) -> Result<Self, StateError> {
+        let total = inputs.iter().map(|s| s.records).sum();
+        let mut runs = Vec::with_capacity(inputs.len());
+        for input in inputs {
+            runs.push(Run::open(input)?);
+        }
+        let merged = std::iter::from_fn(move || {
+            // A handful of runs: looking at each is as quick as a heap.
+            let smallest = runs.iter_mut().filter(|run| run.next.is_some()).min_by_key(|run| run.next.map(|r| r.id))?;
+            let record = smallest.next?;
+            match smallest.advance() {
+                Ok(()) => Some(Ok(record)),
+                Err(e) => Some(Err(e)),
+            }
+        });
+        Self::write(path, total, merged)
+    }
+
+    /// Hands every place of `id` to `found`.
+    pub fn each(&self, id: &ChunkId, found: &mut dyn FnMut(Place)) -> Result<(), StateError> {
+        let wanted = prefix(&id.0);
+        // The last page that begins below the key may hold it, and every page that begins with it.
+        let first = self.fences.partition_point(|fence| *fence < wanted).saturating_sub(1);
+        let mut page = [0; PAGE_RECORDS as usize * RECORD_BYTES];
+        for number in first..self.fences.len() {
+            if self.fences[number] > wanted {
+                break;
+            }
+            let start = number as u64 * PAGE_RECORDS;
+            let records = PAGE_RECORDS.min(self.records - start);
+            let bytes = &mut page[..records as usize * RECORD_BYTES];
+            self.file.read_exact_at(bytes, start * RECORD_BYTES as u64).map_err(StateError::io(&self.path))?;
+            let (rows, _) = bytes.as_chunks::<RECORD_BYTES>();
+            let from = rows.partition_point(|row| row[..24] < id.0[..]);
+            for row in rows[from..].iter().take_while(|row| row[..24] == id.0[..]) {
+                found(Record::decode(row).place);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One input of a merge.
+struct Run {
+    path: PathBuf,
+    reader: BufReader<File>,
+    left: u64,
+    next: Option<Record>,
+}
+
+impl Run {
+    fn open(segment: &Segment) -> Result<Self, StateError> {
+        let file = File::open(&segment.path).map_err(StateError::io(&segment.path))?;
+        let reader = BufReader::with_capacity(1 << 16, file);
+        let mut run = Self { path: segment.path.clone(), reader, left: segment.records, next: None };
+        run.advance()?;
+        Ok(run)
+    }
+
+    fn advance(&mut self) -> Result<(), StateError> {
+        self.next = None;
+        if self.left > 0 {
+            let mut bytes = [0; RECORD_BYTES];
+            self.reader.read_exact(&mut bytes).map_err(StateError::io(&self.path))?;
+            self.left -= 1;
+            self.next = Some(Record::decode(&bytes));
+        }
+        Ok(())
+    }
+}
+
+fn fences_path(path: &Path) -> PathBuf {
+    path.with_extension("fences")
+}

@@ -1,0 +1,94 @@
+//! The private keys of this machine, one text file each, readable by their owner alone.
+//!
+//! An agent holds the vault secret of each generation, the index identity and its writer key; a station holds a writer key.
+
+use std::path::{Path, PathBuf};
+
+use crate::crypto::CryptoError;
+use crate::crypto::identity::Identity;
+use crate::crypto::secret::VaultSecret;
+use crate::crypto::sign::SigningKey;
+use crate::state::{StateDir, StateError, read_if_there, write_durably};
+
+const WRITER_FILE: &str = "writer";
+const INDEX_FILE: &str = "index-identity";
+/// No key file comes near this.
+const KEY_MAX_BYTES: u64 = 16 * 1024;
+
+/// The key files of one vault on this machine.
+#[derive(Debug, Clone)]
+pub struct KeyDir {
+    dir: PathBuf,
+}
+
+impl KeyDir {
+    /// The key files in `state`.
+    #[must_use]
+    pub fn of(state: &StateDir) -> Self {
+        Self { dir: state.keys() }
+    }
+
+    fn read(&self, name: &str) -> Result<Option<(PathBuf, String)>, StateError> {
+        let path = self.dir.join(name);
+        let Some(bytes) = read_if_there(&path, KEY_MAX_BYTES)? else { return Ok(None) };
+        let text = String::from_utf8(bytes).map_err(|_| StateError::invalid(&path, "not text"))?;
+        Ok(Some((path, text)))
+    }
+
+    /// The key that signs this machine's records.
+    ///
+    /// # Errors
+    /// When the file cannot be read or holds no key.
+    pub fn writer(&self) -> Result<Option<SigningKey>, StateError> {
+        let Some((path, text)) = self.read(WRITER_FILE)? else { return Ok(None) };
+        SigningKey::from_openssh(&text).map(Some).map_err(|e| bad(&path, &e))
+    }
+
+    /// Keeps the key that signs this machine's records.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn keep_writer(&self, key: &SigningKey) -> Result<(), StateError> {
+        let path = self.dir.join(WRITER_FILE);
+        let text = key.to_openssh().map_err(|e| bad(&path, &e))?;
+        write_durably(&path, text.as_bytes())
+    }
+
+    /// The identity that opens index objects and nothing else.
+    ///
+    /// # Errors
+    /// When the file cannot be read or holds no identity.
+    pub fn index_identity(&self) -> Result<Option<Identity>, StateError> {
+        let Some((path, text)) = self.read(INDEX_FILE)? else { return Ok(None) };
+        Identity::parse(&text).map(Some).map_err(|e| bad(&path, &e))
+    }
+
+    /// Keeps the index identity.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn keep_index_identity(&self, identity: &Identity) -> Result<(), StateError> {
+        write_durably(&self.dir.join(INDEX_FILE), identity.to_text().as_bytes())
+    }
+
+    /// The vault secret of a generation.
+    ///
+    /// # Errors
+    /// When the file cannot be read or holds no secret.
+    pub fn secret(&self, generation: u32) -> Result<Option<VaultSecret>, StateError> {
+        let Some((path, text)) = self.read(&format!("secret-{generation}"))? else { return Ok(None) };
+        VaultSecret::from_text(&text).map(Some).map_err(|e| bad(&path, &e))
+    }
+
+    /// Keeps the vault secret of a generation.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn keep_secret(&self, generation: u32, secret: &VaultSecret) -> Result<(), StateError> {
+        write_durably(&self.dir.join(format!("secret-{generation}")), secret.to_text().as_bytes())
+    }
+}
+
+fn bad(path: &Path, error: &CryptoError) -> StateError {
+    StateError::invalid(path, error)
+}

@@ -1,0 +1,108 @@
+//! The ratchet: the newest records that this machine has ever seen, so that no copy can quietly go back in time.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::format::record::Head;
+use crate::model::ids::WriterId;
+use crate::state::{StateDir, StateError, read_if_there, write_durably};
+
+const RATCHET_MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+/// What was seen, of the vault as a whole and on each store.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// The newest trust record.
+    pub trust: Option<Head>,
+    /// The newest record of each writer, on any store.
+    pub heads: BTreeMap<WriterId, Head>,
+    /// The newest record of each writer on each store, by the store's location.
+    pub stores: BTreeMap<String, BTreeMap<WriterId, Head>>,
+}
+
+/// Keeps [`Seen`] on disk; it never goes back.
+#[derive(Debug)]
+pub struct Ratchet {
+    path: PathBuf,
+    seen: Seen,
+}
+
+impl Ratchet {
+    /// Reads the ratchet of `state`; an empty one when there is none yet.
+    ///
+    /// # Errors
+    /// When the file is there but cannot be read: it is not passed over, since that is what an attacker would wish for.
+    pub fn open(state: &StateDir) -> Result<Self, StateError> {
+        let path = state.ratchet().join("seen.json");
+        let seen = match read_if_there(&path, RATCHET_MAX_BYTES)? {
+            Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| StateError::invalid(&path, e))?,
+            None => Seen::default(),
+        };
+        Ok(Self { path, seen })
+    }
+
+    /// What was seen.
+    #[must_use]
+    pub const fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
+    /// Whether anything was seen before.
+    #[must_use]
+    pub const fn is_first_contact(&self) -> bool {
+        self.seen.trust.is_none()
+    }
+
+    /// Moves forward to `trust` and to `heads` as seen on `store`; what is older than what was seen changes nothing.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn advance(&mut self, trust: Option<Head>, store: &str, heads: &BTreeMap<WriterId, Head>) -> Result<(), StateError> {
+        let before = self.seen.clone();
+        if let Some(trust) = trust
+            && self.seen.trust.is_none_or(|old| old.seq < trust.seq)
+        {
+            self.seen.trust = Some(trust);
+        }
+        forward(&mut self.seen.heads, heads);
+        forward(self.seen.stores.entry(store.to_owned()).or_default(), heads);
+        if self.seen == before {
+            return Ok(());
+        }
+        let text = serde_json::to_vec_pretty(&self.seen).map_err(|e| StateError::invalid(&self.path, e))?;
+        write_durably(&self.path, &text)
+    }
+}
+
+fn forward(known: &mut BTreeMap<WriterId, Head>, heads: &BTreeMap<WriterId, Head>) {
+    for (writer, head) in heads {
+        let slot = known.entry(*writer).or_insert(*head);
+        if slot.seq < head.seq {
+            *slot = *head;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::{ObjectHash, VaultId};
+
+    #[test]
+    fn a_ratchet_never_goes_back() {
+        let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let state = StateDir::open(dir.path(), VaultId([1; 16])).unwrap_or_else(|e| panic!("{e}"));
+        let head = |seq| Head { seq, hash: ObjectHash([seq as u8; 32]) };
+        let writer = WriterId([3; 16]);
+        for seq in [5, 4, 9, 1] {
+            let mut ratchet = Ratchet::open(&state).unwrap_or_else(|e| panic!("{e}"));
+            ratchet.advance(Some(head(seq)), "server", &[(writer, head(seq))].into()).unwrap_or_else(|e| panic!("{e}"));
+        }
+        let ratchet = Ratchet::open(&state).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(ratchet.seen().trust, Some(head(9)));
+        assert_eq!(ratchet.seen().stores["server"][&writer], head(9));
+        assert!(!ratchet.is_first_contact());
+    }
+}

@@ -1,0 +1,228 @@
+//! One copy of a vault: its store, its verified trust, and the names of its records.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::crypto::hash::hash;
+use crate::format::header::Header;
+use crate::format::inventory::Line;
+use crate::format::record::Head;
+use crate::ledger::{Book, LedgerError, RootPin, Trust};
+use crate::model::ids::{VaultId, WriterId};
+use crate::model::limits::RECORD_MAX_BYTES;
+use crate::model::name::{Area, ObjectName};
+use crate::state::ratchet::Ratchet;
+use crate::state::{StateDir, StateError, write_durably};
+use crate::store::{Store, StoreError, WriteOnceStore};
+use crate::vault::VaultError;
+use crate::vault::objects::{read_fitting, read_hashed};
+
+/// More trust records than any vault has in its life.
+const TRUST_RECORDS_MAX: usize = 10_000;
+
+/// An opened copy.
+pub struct Copy {
+    /// Where it lies.
+    pub store: Arc<dyn WriteOnceStore>,
+    /// Its header.
+    pub header: Header,
+    /// Who may sign what.
+    pub trust: Trust,
+    /// The records that lie in it.
+    pub book: Book,
+    /// The trust records that the chain is made of, as stored.
+    trust_records: Vec<(ObjectName, Vec<u8>)>,
+    header_bytes: Vec<u8>,
+}
+
+impl Copy {
+    /// Opens the copy in `store`: reads its header, verifies the root's chain against the pin, lists its records. Trust
+    /// records that this machine has seen before count too, so that a copy cannot hide a newer one.
+    ///
+    /// # Errors
+    /// When there is no vault, the pin does not fit, or the trust chain is older than what was seen.
+    pub fn open(store: Arc<dyn WriteOnceStore>, pin: &RootPin, state: Option<&StateDir>) -> Result<Self, VaultError> {
+        let (header_bytes, names) = std::thread::scope(|scope| {
+            let header = scope.spawn(|| read_header(store.as_ref()));
+            let names = list_records(store.as_ref());
+            let header = header.join().unwrap_or_else(|_| Err(VaultError::internal("a thread failed")));
+            Ok::<_, VaultError>((header?, names?))
+        })?;
+        let header = Header::decode(&header_bytes).map_err(super::in_object(&ObjectName::Header))?;
+        let mut book = Book::default();
+        let mut trust_names = Vec::new();
+        for name in names {
+            match ObjectName::parse_stored(&name) {
+                Ok((ObjectName::Trust { .. }, _)) if trust_names.len() < TRUST_RECORDS_MAX => trust_names.push(name),
+                Ok(_) => book.add(&name),
+                Err(_) => {}
+            }
+        }
+        let mut records = read_all(store.as_ref(), &trust_names)?;
+        if let Some(state) = state {
+            records.extend(remembered_trust(state)?);
+        }
+        records.sort();
+        records.dedup();
+        let trust = Trust::verify(header.vault, pin, &records)?;
+        let trust_records = chain_records(&trust, records);
+        let mut copy = Self { store, header, trust, book, trust_records, header_bytes };
+        copy.check_header()?;
+        Ok(copy)
+    }
+
+    /// The header must be the one that the root vouches for.
+    fn check_header(&mut self) -> Result<(), VaultError> {
+        let Some(expected) = self.trust.body().files.get(&ObjectName::Header).copied() else {
+            return Err(VaultError::damaged(ObjectName::Header, "the trust record does not vouch for it"));
+        };
+        if hash(&self.header_bytes) != expected {
+            self.header_bytes = read_hashed(self.store.as_ref(), &ObjectName::Header, expected)?;
+            self.header = Header::decode(&self.header_bytes).map_err(super::in_object(&ObjectName::Header))?;
+        }
+        Ok(())
+    }
+
+    /// The vault's id.
+    #[must_use]
+    pub const fn vault(&self) -> VaultId {
+        self.header.vault
+    }
+
+    /// What people call this copy.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.store.location().to_string()
+    }
+
+    /// What every snapshot needs beside its own objects: header, recovery page and script, sealed keys, trust records, with
+    /// their hashes.
+    #[must_use]
+    pub fn plain_lines(&self) -> Vec<Line> {
+        let files = self.trust.body().files.iter().map(|(name, hash)| Line { name: name.clone(), hash: *hash });
+        let trust = self.trust_records.iter().map(|(name, bytes)| Line { name: name.clone(), hash: hash(bytes) });
+        files.chain(trust).collect()
+    }
+
+    /// The trust records of the chain, as stored.
+    #[must_use]
+    pub fn trust_records(&self) -> &[(ObjectName, Vec<u8>)] {
+        &self.trust_records
+    }
+
+    /// Holds this copy against what was seen before: an older trust chain is refused, and so is a store whose records went
+    /// away since.
+    ///
+    /// # Errors
+    /// [`LedgerError::RolledBack`], naming the newest record that was seen.
+    pub fn check_ratchet(&self, ratchet: &Ratchet) -> Result<(), LedgerError> {
+        if let Some(seen) = ratchet.seen().trust
+            && (self.trust.head().seq < seen.seq || !self.trust.contains(&seen))
+        {
+            let found = format!("number {}", self.trust.head().seq);
+            return Err(LedgerError::RolledBack { what: "the root's chain".into(), seen, found });
+        }
+        match self.book.rolled_back(&self.name(), ratchet.seen()).into_iter().next() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Moves the ratchet forward to this copy's trust and to `heads`, which the caller has checked, and keeps the trust
+    /// records.
+    ///
+    /// # Errors
+    /// When the state directory fails.
+    pub fn advance_ratchet(
+        &self,
+        ratchet: &mut Ratchet,
+        state: &StateDir,
+        heads: &BTreeMap<WriterId, Head>,
+    ) -> Result<(), StateError> {
+        for (name, bytes) in &self.trust_records {
+            let path = trust_path(state, name);
+            if !path.exists() {
+                write_durably(&path, bytes)?;
+            }
+        }
+        ratchet.advance(Some(self.trust.head()), &self.name(), heads)
+    }
+}
+
+impl std::fmt::Debug for Copy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Copy({} at {})", self.header.vault, self.name())
+    }
+}
+
+fn read_header(store: &dyn Store) -> Result<Vec<u8>, VaultError> {
+    let readable = |bytes: &[u8]| Header::decode(bytes).map(drop).map_err(|e| e.to_string());
+    match read_fitting(store, &ObjectName::Header, readable) {
+        Err(VaultError::Damaged { why, .. }) if why == "it is missing" => {
+            let location = store.location();
+            Err(VaultError::NoVault(format!("{location}: there is no vault; `farkeep init` makes one")))
+        }
+        other => other,
+    }
+}
+
+fn list_records(store: &dyn Store) -> Result<Vec<String>, StoreError> {
+    let mut names = Vec::new();
+    let dirs = [Area::Trust.dir().to_owned(), Area::Ledger.dir().to_owned()];
+    store.list(&dirs, &mut |listed| names.push(listed.name))?;
+    Ok(names)
+}
+
+/// Reads small objects; those that cannot be had are left out, since whoever needs them will say so.
+fn read_all(store: &dyn Store, names: &[String]) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+    let wanted: Vec<_> = names.iter().map(|name| (name.clone(), RECORD_MAX_BYTES)).collect();
+    let mut found = Vec::new();
+    for (name, result) in names.iter().zip(store.get_many(&wanted)) {
+        match result {
+            Ok(bytes) => found.push((name.clone(), bytes)),
+            Err(e) if e.is_store_wide() => return Err(e),
+            Err(error) => tracing::warn!(%name, %error, "cannot be read"),
+        }
+    }
+    Ok(found)
+}
+
+fn trust_path(state: &StateDir, name: &ObjectName) -> std::path::PathBuf {
+    let text = name.to_string();
+    state.ratchet().join(text.replace('/', "-"))
+}
+
+fn remembered_trust(state: &StateDir) -> Result<Vec<(String, Vec<u8>)>, StateError> {
+    let dir = state.ratchet();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(&dir).map_err(StateError::io(&dir))? {
+        let entry = entry.map_err(StateError::io(&dir))?;
+        let Some(name) = entry.file_name().to_str().and_then(|n| n.strip_prefix("trust-")).map(|n| format!("trust/{n}"))
+        else {
+            continue;
+        };
+        if let Some(bytes) = crate::state::read_if_there(&entry.path(), RECORD_MAX_BYTES)? {
+            found.push((name, bytes));
+        }
+    }
+    Ok(found)
+}
+
+fn chain_records(trust: &Trust, records: Vec<(String, Vec<u8>)>) -> Vec<(ObjectName, Vec<u8>)> {
+    let in_chain = |name: &ObjectName| trust.names().any(|n| n == *name);
+    let mut chain: BTreeMap<ObjectName, Vec<u8>> = BTreeMap::new();
+    for (stored, bytes) in records {
+        if let Ok((name, _)) = ObjectName::parse_stored(&stored)
+            && in_chain(&name)
+            && statement_fits(&name, &bytes)
+        {
+            chain.entry(name).or_insert(bytes);
+        }
+    }
+    chain.into_iter().collect()
+}
+
+fn statement_fits(name: &ObjectName, bytes: &[u8]) -> bool {
+    let ObjectName::Trust { statement, .. } = name else { return false };
+    crate::format::record::split(bytes).is_ok_and(|(line, _)| hash(line.as_bytes()) == *statement)
+}

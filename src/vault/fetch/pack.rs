@@ -1,0 +1,457 @@
+//! Reading blocks of packs: the stored stretches that hold them, decrypted, decompressed, every chunk checked.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::slot::{Parked, Slot, SlotGuard};
+use crate::codec::Decompressor;
+use crate::crypto::hash::{ChunkKey, hash};
+use crate::crypto::identity::Identity;
+use crate::crypto::open::Opener;
+use crate::format::pack::block_offsets;
+use crate::format::table::{Table, TableBlock};
+use crate::model::limits::{PATCH_PREFIX_MAX_BYTES, SUFFIX_MAX};
+use crate::model::name::ObjectName;
+use crate::state::index::{ChunkIndex, PackInfo, PackNumber, Place};
+use crate::store::{Store, StoreError};
+use crate::vault::{VaultError, in_object};
+
+/// Packs whose header stays open: opening one costs a key agreement.
+const OPENERS_KEPT: usize = 64;
+/// Blocks that are decrypted and decompressed in one go.
+const BLOCKS_PER_JOB: usize = 4;
+/// Stored bytes between two needed blocks that are read along rather than asked for apart.
+const GAP_BYTES: u64 = 128 * 1024;
+
+/// A table, with the place of every chunk.
+pub struct TableMap {
+    pub table: Arc<Table>,
+    /// By ordinal: block and offset within it.
+    chunks: Vec<(u32, u32)>,
+    offsets: Vec<u64>,
+}
+
+impl TableMap {
+    pub fn new(table: Arc<Table>) -> Self {
+        let mut chunks = Vec::new();
+        for (number, block) in (0_u32..).zip(&table.blocks) {
+            let mut offset = 0;
+            for chunk in &block.chunks {
+                chunks.push((number, offset));
+                offset += chunk.bytes;
+            }
+        }
+        let offsets = block_offsets(&table);
+        Self { table, chunks, offsets }
+    }
+
+    /// Block, offset and length of a chunk.
+    pub fn locate(&self, ordinal: u32) -> Result<(u32, usize, usize), VaultError> {
+        let wrong = || VaultError::internal("the index names a chunk that its table does not have");
+        let (block, offset) = *self.chunks.get(ordinal as usize).ok_or_else(wrong)?;
+        let first = self.chunks.partition_point(|(b, _)| *b < block);
+        let chunk = self.block(block)?.chunks.get(ordinal as usize - first).ok_or_else(wrong)?;
+        Ok((block, offset as usize, chunk.bytes as usize))
+    }
+
+    pub fn block(&self, number: u32) -> Result<&TableBlock, VaultError> {
+        let block = self.table.blocks.get(number as usize);
+        block.ok_or_else(|| VaultError::damaged("pack table", format!("has no block {number}")))
+    }
+
+    /// A base must lie less deep than what is built on it: so there is no cycle and an end.
+    pub fn check_depth(&self, base: u32, depth: u8) -> Result<(), VaultError> {
+        if self.block(base)?.depth < depth {
+            return Ok(());
+        }
+        Err(VaultError::damaged("pack table", "a patch block's base is not less deep than the block"))
+    }
+}
+
+/// Blocks of one pack that a batch wants.
+pub struct FetchJob {
+    pub pack: PackNumber,
+    pub blocks: Vec<(u32, SlotGuard)>,
+}
+
+impl FetchJob {
+    /// The number of the slot that was ordered first.
+    pub fn first_wanted(&self) -> u64 {
+        self.blocks.iter().map(|(_, guard)| guard.slot().number()).min().unwrap_or(u64::MAX)
+    }
+}
+
+/// Neighbouring blocks of a pack whose stored bytes are here.
+pub struct DecodeJob {
+    pack: ObjectName,
+    map: Arc<TableMap>,
+    opener: Arc<Opener>,
+    /// Stored bytes from `stored_at` on.
+    stored: Arc<Vec<u8>>,
+    stored_at: u64,
+    /// Ascending and next to one another.
+    blocks: Vec<(u32, SlotGuard)>,
+}
+
+/// Reads packs of one copy.
+pub struct PackReader {
+    store: Arc<dyn Store>,
+    index: Arc<ChunkIndex>,
+    identities: Vec<Identity>,
+    key: ChunkKey,
+    openers: Mutex<VecDeque<(PackNumber, u32, Arc<Opener>)>>,
+}
+
+impl PackReader {
+    pub const fn new(store: Arc<dyn Store>, index: Arc<ChunkIndex>, identities: Vec<Identity>, key: ChunkKey) -> Self {
+        Self { store, index, identities, key, openers: Mutex::new(VecDeque::new()) }
+    }
+
+    pub fn parallel(&self) -> usize {
+        self.store.parallel().max(1)
+    }
+
+    /// Fetches what a job wants and hands it on to be decoded.
+    pub fn fetch(&self, job: FetchJob, decodes: &Sender<DecodeJob>) {
+        let FetchJob { pack, mut blocks } = job;
+        blocks.sort_by_key(|(number, _)| *number);
+        blocks.dedup_by_key(|(number, _)| *number);
+        let numbers: Vec<u32> = blocks.iter().map(|(number, _)| *number).collect();
+        match self.fetch_blocks(pack, &numbers, 0) {
+            Ok(fetched) => {
+                for job in split(fetched, blocks) {
+                    // Nobody decodes any more: the slots fail as the job is dropped.
+                    let _ = decodes.send(job);
+                }
+            }
+            Err(error) => {
+                let text = error.to_string();
+                let object = ObjectName::Pack(self.index.pack(pack).map_or_else(|_| NO_PACK, |info| info.pack));
+                for (_, guard) in blocks {
+                    let error = match &error {
+                        VaultError::Store(e) => VaultError::Store(e.clone()),
+                        VaultError::Damaged { object, why } => VaultError::damaged(object, why),
+                        _ => VaultError::damaged(&object, &text),
+                    };
+                    drop(guard.fill(Err(error)));
+                }
+            }
+        }
+    }
+
+    /// Reads the stretches of a pack that hold `blocks`, ascending, from the first of its copies, `first_suffix` on, whose
+    /// header is the one that the index knows.
+    fn fetch_blocks(&self, pack: PackNumber, blocks: &[u32], first_suffix: u32) -> Result<Fetched, VaultError> {
+        let info = self.index.pack(pack)?;
+        let name = ObjectName::Pack(info.pack);
+        let map = Arc::new(TableMap::new(self.index.table(pack)?));
+        let mut problem: Option<String> = None;
+        for suffix in first_suffix..=SUFFIX_MAX {
+            match self.fetch_from(&info, &name.with_suffix(suffix), (pack, suffix), &map, blocks) {
+                Ok((opener, stretches)) => return Ok(Fetched { name, map, opener, stretches, suffix }),
+                Err(VaultError::Store(StoreError::NotFound(_))) => {
+                    if suffix > 0 && problem.is_some() {
+                        break;
+                    }
+                    problem.get_or_insert_with(|| "it is missing".into());
+                }
+                Err(VaultError::Store(e)) if e.is_store_wide() => return Err(e.into()),
+                Err(error @ VaultError::Crypto { .. }) => return Err(error),
+                Err(VaultError::Damaged { why, .. }) => {
+                    problem.get_or_insert(why);
+                }
+                Err(error) => {
+                    problem.get_or_insert(error.to_string());
+                }
+            }
+        }
+        Err(VaultError::damaged(&name, problem.unwrap_or_else(|| "it is missing".into())))
+    }
+
+    fn fetch_from(
+        &self,
+        info: &PackInfo,
+        stored_name: &str,
+        key: (PackNumber, u32),
+        map: &TableMap,
+        blocks: &[u32],
+    ) -> Result<(Arc<Opener>, Vec<Stretch>), VaultError> {
+        let known = self.known_opener(key);
+        let header = u64::from(info.header_bytes);
+        let ranges = stretches(map, blocks, header, info.pack.bytes);
+        let mut asked: Vec<(u64, u64)> = ranges.clone();
+        if known.is_none() {
+            asked.insert(0, (0, header));
+        }
+        let mut parts = self.store.get_ranges(stored_name, &asked)?.into_iter();
+        let opener = match known {
+            Some(opener) => opener,
+            None => {
+                let bytes = parts.next().unwrap_or_default();
+                if hash(&bytes) != info.header_hash {
+                    return Err(VaultError::damaged(stored_name, "its header is not the one that the index knows"));
+                }
+                let opener = Opener::new(&bytes, info.pack.bytes, &self.identities).map_err(in_object(&stored_name))?;
+                let opener = Arc::new(opener);
+                self.remember(key, &opener);
+                opener
+            }
+        };
+        let mut found = Vec::with_capacity(ranges.len());
+        for ((at, bytes), part) in ranges.into_iter().zip(parts) {
+            if part.len() as u64 != bytes {
+                return Err(VaultError::damaged(stored_name, "it is shorter than its name says"));
+            }
+            found.push(Stretch { at, bytes: Arc::new(part) });
+        }
+        Ok((opener, found))
+    }
+
+    fn known_opener(&self, (pack, suffix): (PackNumber, u32)) -> Option<Arc<Opener>> {
+        let openers = self.openers.lock().unwrap_or_else(PoisonError::into_inner);
+        openers.iter().find(|(p, s, _)| (*p, *s) == (pack, suffix)).map(|(_, _, opener)| Arc::clone(opener))
+    }
+
+    fn remember(&self, (pack, suffix): (PackNumber, u32), opener: &Arc<Opener>) {
+        let mut openers = self.openers.lock().unwrap_or_else(PoisonError::into_inner);
+        if openers.len() >= OPENERS_KEPT {
+            openers.pop_front();
+        }
+        openers.push_back((pack, suffix, Arc::clone(opener)));
+    }
+
+    /// What each decoding thread does.
+    pub fn decode_all(&self, decodes: &Receiver<DecodeJob>, stop: &AtomicBool) {
+        let mut decompressor = Decompressor::new();
+        for job in decodes {
+            let mut ready = vec![job];
+            while let Some(job) = ready.pop() {
+                if stop.load(Ordering::Relaxed) {
+                    continue;
+                }
+                ready.extend(self.decode(job, &mut decompressor));
+            }
+        }
+    }
+
+    /// Decodes a job, unless it must wait for a base; gives the jobs that waited for what it decoded.
+    fn decode(&self, mut job: DecodeJob, decompressor: &mut Decompressor) -> Vec<DecodeJob> {
+        let bases: Vec<Arc<Slot>> = job.blocks.iter().flat_map(|(_, guard)| guard.slot().bases()).collect();
+        for base in bases {
+            match base.get_or_park(job) {
+                Parked::Settled(back) => job = back,
+                Parked::Waiting => return Vec::new(),
+            }
+        }
+        let plain = open_frames(&job);
+        let mut woken = Vec::new();
+        let start = job.blocks.first().map_or(0, |(number, _)| job.map.offsets[*number as usize]);
+        for (number, guard) in job.blocks {
+            let outcome = match &plain {
+                Ok(frames) => decode_block(&job.map, number, frames, start, guard.slot(), &self.key, decompressor)
+                    .map_err(|why| VaultError::damaged(&job.pack, format!("block {number}: {why}"))),
+                Err(why) => Err(VaultError::damaged(&job.pack, why)),
+            };
+            // A damaged stretch may have a sound copy under a suffix.
+            let outcome = outcome.or_else(|error| self.decode_other_copy(&job.pack, number, guard.slot()).ok_or(error));
+            woken.extend(guard.fill(outcome));
+        }
+        woken
+    }
+
+    fn decode_other_copy(&self, name: &ObjectName, block: u32, slot: &Slot) -> Option<Vec<u8>> {
+        let ObjectName::Pack(sealed) = name else { return None };
+        let pack = self.index.number_of(sealed)?;
+        let mut first_suffix = 1;
+        while let Ok(fetched) = self.fetch_blocks(pack, &[block], first_suffix) {
+            first_suffix = fetched.suffix + 1;
+            if let Ok(plain) = self.open_one(&fetched, block, slot) {
+                return Some(plain);
+            }
+        }
+        None
+    }
+
+    fn open_one(&self, fetched: &Fetched, block: u32, slot: &Slot) -> Result<Vec<u8>, String> {
+        let described = fetched.map.block(block).map_err(|e| e.to_string())?;
+        let (start, length) = (fetched.map.offsets[block as usize], u64::from(described.stored_bytes));
+        let frames = open_from(&fetched.opener, &fetched.stretches, start, length)?;
+        decode_block(&fetched.map, block, &frames, start, slot, &self.key, &mut Decompressor::new())
+    }
+
+    /// Reads one chunk by its place, with whatever its block is built on.
+    pub fn read_at(&self, place: &Place) -> Result<Vec<u8>, VaultError> {
+        let map = TableMap::new(self.index.table(place.pack)?);
+        let (block, start, length) = map.locate(place.ordinal)?;
+        let plain = self.read_block(place.pack, block)?;
+        Ok(plain[start..start + length].to_vec())
+    }
+
+    fn read_block(&self, pack: PackNumber, block: u32) -> Result<Vec<u8>, VaultError> {
+        let map = TableMap::new(self.index.table(pack)?);
+        let described = map.block(block)?;
+        let slot = Slot::new(u64::from(described.raw_bytes), self.read_bases(&map, block)?);
+        let mut first_suffix = 0;
+        loop {
+            let fetched = self.fetch_blocks(pack, &[block], first_suffix)?;
+            match self.open_one(&fetched, block, &slot) {
+                Ok(plain) => return Ok(plain),
+                Err(why) => {
+                    first_suffix = fetched.suffix + 1;
+                    if first_suffix > SUFFIX_MAX || self.fetch_blocks(pack, &[block], first_suffix).is_err() {
+                        return Err(VaultError::damaged(&fetched.name, format!("block {block}: {why}")));
+                    }
+                }
+            }
+        }
+    }
+
+    fn read_bases(&self, map: &TableMap, block: u32) -> Result<Vec<Arc<Slot>>, VaultError> {
+        let described = map.block(block)?;
+        let mut bases = Vec::new();
+        for base in &described.bases {
+            let named = map.table.base_packs.get(base.pack as usize);
+            let named = named.ok_or_else(|| VaultError::damaged("pack table", "names a base pack that it does not list"))?;
+            let missing = || VaultError::damaged(ObjectName::Pack(*named), "needed as a patch base, and no index lists it");
+            let pack = self.index.number_of(named).ok_or_else(missing)?;
+            TableMap::new(self.index.table(pack)?).check_depth(base.block, described.depth)?;
+            let plain = self.read_block(pack, base.block)?;
+            let slot = Slot::new(plain.len() as u64, Vec::new());
+            drop(SlotGuard::new(&slot).fill(Ok(plain)));
+            bases.push(slot);
+        }
+        Ok(bases)
+    }
+}
+
+/// Stands in an error for a pack that the index does not know.
+const NO_PACK: crate::model::name::Sealed =
+    crate::model::name::Sealed { hash: crate::model::ids::ObjectHash([0; 32]), bytes: 0 };
+
+/// Stored bytes of a pack.
+struct Stretch {
+    at: u64,
+    bytes: Arc<Vec<u8>>,
+}
+
+struct Fetched {
+    name: ObjectName,
+    map: Arc<TableMap>,
+    opener: Arc<Opener>,
+    stretches: Vec<Stretch>,
+    suffix: u32,
+}
+
+/// The stored stretches that hold `blocks`: neighbours are read in one.
+fn stretches(map: &TableMap, blocks: &[u32], header_bytes: u64, stored_bytes: u64) -> Vec<(u64, u64)> {
+    let mut merged: Vec<(u64, u64)> = Vec::new();
+    for number in blocks {
+        let Some(block) = map.table.blocks.get(*number as usize) else { continue };
+        let start = map.offsets[*number as usize];
+        let (at, bytes) = Opener::stored_range_of(header_bytes, stored_bytes, start, u64::from(block.stored_bytes));
+        match merged.last_mut() {
+            Some((first, length)) if at <= *first + *length + GAP_BYTES => *length = (at + bytes - *first).max(*length),
+            _ => merged.push((at, bytes)),
+        }
+    }
+    merged
+}
+
+/// Cuts what was fetched into jobs of a few neighbouring blocks.
+fn split(fetched: Fetched, blocks: Vec<(u32, SlotGuard)>) -> Vec<DecodeJob> {
+    let mut jobs: Vec<DecodeJob> = Vec::new();
+    for (number, guard) in blocks {
+        if let Some(job) = jobs.last_mut()
+            && job.blocks.len() < BLOCKS_PER_JOB
+            && job.blocks.last().is_some_and(|(last, _)| last + 1 == number)
+            && job.stretch_holds(number)
+        {
+            job.blocks.push((number, guard));
+            continue;
+        }
+        let start = fetched.map.offsets.get(number as usize).copied().unwrap_or(0);
+        let at = fetched.opener.stored_range(start, 1).0;
+        let stretch = fetched.stretches.iter().rfind(|stretch| stretch.at <= at);
+        let Some(stretch) = stretch else { continue };
+        jobs.push(DecodeJob {
+            pack: fetched.name.clone(),
+            map: Arc::clone(&fetched.map),
+            opener: Arc::clone(&fetched.opener),
+            stored: Arc::clone(&stretch.bytes),
+            stored_at: stretch.at,
+            blocks: vec![(number, guard)],
+        });
+    }
+    jobs
+}
+
+impl DecodeJob {
+    fn stretch_holds(&self, block: u32) -> bool {
+        let Some(described) = self.map.table.blocks.get(block as usize) else { return false };
+        let start = self.map.offsets[block as usize];
+        let (at, bytes) = self.opener.stored_range(start, u64::from(described.stored_bytes));
+        at >= self.stored_at && at + bytes <= self.stored_at + self.stored.len() as u64
+    }
+}
+
+/// Decrypts the frames of a job, which lie one after another.
+fn open_frames(job: &DecodeJob) -> Result<Vec<u8>, String> {
+    let (Some((first, _)), Some((last, _))) = (job.blocks.first(), job.blocks.last()) else { return Ok(Vec::new()) };
+    let start = job.map.offsets[*first as usize];
+    let end = job.map.offsets[*last as usize] + u64::from(job.map.table.blocks[*last as usize].stored_bytes);
+    open_at(&job.opener, &job.stored, job.stored_at, start, end - start)
+}
+
+fn open_from(opener: &Opener, stretches: &[Stretch], start: u64, length: u64) -> Result<Vec<u8>, String> {
+    let at = opener.stored_range(start, length).0;
+    let stretch = stretches.iter().rfind(|stretch| stretch.at <= at).ok_or("not fetched")?;
+    open_at(opener, &stretch.bytes, stretch.at, start, length)
+}
+
+fn open_at(opener: &Opener, stored: &[u8], stored_at: u64, start: u64, length: u64) -> Result<Vec<u8>, String> {
+    let (at, bytes) = opener.stored_range(start, length);
+    let from = at.checked_sub(stored_at).and_then(|n| usize::try_from(n).ok()).ok_or("not fetched")?;
+    let part = stored.get(from..from + bytes as usize).ok_or("not fetched")?;
+    opener.open_range(part, start, length).map_err(|e| e.to_string())
+}
+
+/// Decompresses one block and checks the id of every chunk in it.
+fn decode_block(
+    map: &TableMap,
+    number: u32,
+    frames: &[u8],
+    frames_at: u64,
+    slot: &Slot,
+    key: &ChunkKey,
+    decompressor: &mut Decompressor,
+) -> Result<Vec<u8>, String> {
+    let block = map.block(number).map_err(|e| e.to_string())?;
+    let from = (map.offsets[number as usize] - frames_at) as usize;
+    let frame = frames.get(from..from + block.stored_bytes as usize).ok_or("cut short")?;
+    let raw_bytes = u64::from(block.raw_bytes);
+    let plain = if block.bases.is_empty() {
+        decompressor.decompress(frame, raw_bytes).map_err(|e| e.to_string())?
+    } else {
+        let mut prefix = Vec::new();
+        for base in slot.bases() {
+            let base = base.wait().map_err(|e| format!("a base cannot be had: {e}"))?;
+            if prefix.len() as u64 + base.len() as u64 > PATCH_PREFIX_MAX_BYTES {
+                return Err("bases over the limit".into());
+            }
+            prefix.extend_from_slice(&base);
+        }
+        decompressor.decompress_patch(frame, raw_bytes, &prefix).map_err(|e| e.to_string())?
+    };
+    let mut offset = 0;
+    for chunk in &block.chunks {
+        let end = offset + chunk.bytes as usize;
+        if key.id(&plain[offset..end]) != chunk.id {
+            return Err("a chunk is not what its id says".into());
+        }
+        offset = end;
+    }
+    Ok(plain)
+}

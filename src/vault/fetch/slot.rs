@@ -1,0 +1,153 @@
+//! A place for one decoded block: somebody fills it once, others wait for it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::pack::DecodeJob;
+use crate::vault::VaultError;
+
+/// Slots are numbered as they are ordered.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+enum State {
+    /// Not there yet; these jobs need it as a base.
+    Waiting(Vec<DecodeJob>),
+    Ready(Arc<Vec<u8>>),
+    /// Why it cannot be had: object and reason, or a store that is out of reach.
+    Failed(Failure),
+}
+
+#[derive(Clone)]
+enum Failure {
+    Damaged(String, String),
+    Store(crate::store::StoreError),
+    Other(String),
+}
+
+impl Failure {
+    fn of(error: VaultError) -> Self {
+        match error {
+            VaultError::Damaged { object, why } => Self::Damaged(object, why),
+            VaultError::Store(error) => Self::Store(error),
+            other => Self::Other(other.to_string()),
+        }
+    }
+
+    fn to_error(&self) -> VaultError {
+        match self {
+            Self::Damaged(object, why) => VaultError::damaged(object, why),
+            Self::Store(error) => VaultError::Store(error.clone()),
+            Self::Other(text) => VaultError::damaged("a block", text),
+        }
+    }
+}
+
+/// One block, wanted or there.
+pub struct Slot {
+    number: u64,
+    raw_bytes: u64,
+    /// Wanted until the slot is settled; then they may go.
+    bases: Mutex<Vec<Arc<Slot>>>,
+    state: Mutex<State>,
+    filled: Condvar,
+}
+
+impl Slot {
+    pub fn new(raw_bytes: u64, bases: Vec<Arc<Self>>) -> Arc<Self> {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let bases = Mutex::new(bases);
+        Arc::new(Self { number, raw_bytes, bases, state: Mutex::new(State::Waiting(Vec::new())), filled: Condvar::new() })
+    }
+
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub const fn raw_bytes(&self) -> u64 {
+        self.raw_bytes
+    }
+
+    pub fn bases(&self) -> Vec<Arc<Self>> {
+        self.bases.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the block.
+    pub fn wait(&self) -> Result<Arc<Vec<u8>>, VaultError> {
+        let mut state = self.state();
+        loop {
+            match &*state {
+                State::Ready(block) => return Ok(Arc::clone(block)),
+                State::Failed(failure) => return Err(failure.to_error()),
+                State::Waiting(_) => state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+
+    /// The block, if it is there; an error if it cannot be had; else `job` is kept until it is.
+    pub fn get_or_park(&self, job: DecodeJob) -> Parked {
+        let mut state = self.state();
+        match &mut *state {
+            State::Ready(_) | State::Failed(_) => Parked::Settled(job),
+            State::Waiting(jobs) => {
+                jobs.push(job);
+                Parked::Waiting
+            }
+        }
+    }
+
+    fn settle(&self, settled: State) -> Vec<DecodeJob> {
+        let before = std::mem::replace(&mut *self.state(), settled);
+        self.filled.notify_all();
+        self.bases.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        match before {
+            State::Waiting(jobs) => jobs,
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// What became of a job that needs a base.
+pub enum Parked {
+    /// The base is settled; here is the job.
+    Settled(DecodeJob),
+    /// The job waits with the base.
+    Waiting,
+}
+
+/// The right to fill a slot. Letting it go unfilled fails the slot, so that nobody waits for ever.
+pub struct SlotGuard {
+    slot: Arc<Slot>,
+    settled: bool,
+}
+
+impl SlotGuard {
+    pub fn new(slot: &Arc<Slot>) -> Self {
+        Self { slot: Arc::clone(slot), settled: false }
+    }
+
+    pub fn slot(&self) -> &Arc<Slot> {
+        &self.slot
+    }
+
+    /// Fills the slot; gives the jobs that waited for it.
+    pub fn fill(mut self, outcome: Result<Vec<u8>, VaultError>) -> Vec<DecodeJob> {
+        self.settled = true;
+        self.slot.settle(match outcome {
+            Ok(block) => State::Ready(Arc::new(block)),
+            Err(error) => State::Failed(Failure::of(error)),
+        })
+    }
+}
+
+impl Drop for SlotGuard {
+    fn drop(&mut self) {
+        if !self.settled {
+            // Jobs that wait for this base fail in turn as they are dropped.
+            drop(self.slot.settle(State::Failed(Failure::Other("reading was stopped".into()))));
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! Writes one snapshot: known chunks are referred to, new ones are packed, sealed and sent; then index, manifest, inventory.
+//!
+//! It counts what every pack is needed for, so that the inventory lists each needed object and nothing is deduplicated
+//! against a hole: a chunk counts as known only when its pack is present in every copy that this push writes to.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::codec::Compressor;
+use crate::crypto::hash::ChunkKey;
+use crate::crypto::seal::{Recipient, seal};
+use crate::format::frame::{padded_size, padding};
+use crate::format::inventory::Line;
+use crate::format::manifest::Manifest;
+use crate::format::table::PackKind;
+use crate::model::ids::ChunkId;
+use crate::model::limits::{INDEX_OBJECTS_MAX, SEALED_MIN_BYTES};
+use crate::model::name::{ObjectName, Sealed};
+use crate::state::index::{ChunkIndex, PackNumber};
+use crate::state::journal::{Entry, Journal};
+use crate::vault::VaultError;
+use crate::vault::courier::Courier;
+use crate::vault::index_sync::{OBJECT_TARGET_BYTES, entry_bytes, seal_index};
+use crate::vault::inventory::{Inventory, InventoryBuilder};
+use crate::vault::list_stream::ChunkSink;
+use crate::vault::packer::{BlockSerial, PackSink, Packer, PackerConfig, SealedPack};
+
+/// zstd level of the manifest: it is small.
+const MANIFEST_LEVEL: i32 = 9;
+
+/// Where a chunk of an entry lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChunkRef {
+    /// In a pack of an earlier push.
+    Known(PackNumber),
+    /// In a block of this push, whose pack is not known yet.
+    New(BlockSerial),
+}
+
+/// What a snapshot is written with.
+pub struct WriterConfig {
+    /// How packs are made.
+    pub packer: PackerConfig,
+    /// The key that names chunks.
+    pub key: ChunkKey,
+    /// Who can open index objects: the epoch and the agent's index identity.
+    pub index_recipients: Vec<Recipient>,
+}
+
+/// What a snapshot's writing has come to.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WriterStats {
+    /// Chunks of content and catalogue.
+    pub chunks: u64,
+    /// Of them, those that the vault did not hold.
+    pub new_chunks: u64,
+    /// Bytes of new chunks before compression.
+    pub new_raw_bytes: u64,
+    /// Packs made.
+    pub new_packs: u64,
+    /// Stored bytes of all objects made.
+    pub new_bytes: u64,
+}
+
+/// Writes a snapshot.
+pub struct SnapshotWriter<'a> {
+    packer: Packer,
+    core: Core<'a>,
+    config: WriterConfig,
+}
+
+struct Core<'a> {
+    index: &'a mut ChunkIndex,
+    journal: &'a mut Journal,
+    courier: &'a Courier,
+    /// By pack number: whether the pack is present in every copy and nothing speaks against it.
+    live: Vec<bool>,
+    /// By pack number: bytes, before compression, that this snapshot needs of it.
+    needed: Vec<u64>,
+    /// New chunks whose pack is not sealed yet.
+    pending: HashMap<ChunkId, BlockSerial>,
+    /// By block serial: the pack.
+    placed: Vec<PackNumber>,
+    stats: WriterStats,
+}
+
+/// Stands in `placed` for a block whose pack is not sealed yet.
+const NOT_PLACED: PackNumber = PackNumber::MAX;
+
+impl<'a> SnapshotWriter<'a> {
+    /// Begins a snapshot. `live` says for each pack of the index whether it may be referred to.
+    #[must_use]
+    pub fn start(
+        config: WriterConfig,
+        index: &'a mut ChunkIndex,
+        live: Vec<bool>,
+        journal: &'a mut Journal,
+        courier: &'a Courier,
+    ) -> Self {
+        let packer = Packer::start(&config.packer, courier.budget());
+        let needed = vec![0; live.len()];
+        let (pending, placed, stats) = (HashMap::new(), Vec::new(), WriterStats::default());
+        Self { packer, core: Core { index, journal, courier, live, needed, pending, placed, stats }, config }
+    }
+
+    /// The key that names chunks.
+    #[must_use]
+    pub const fn key(&self) -> &ChunkKey {
+        &self.config.key
+    }
+
+    /// The index that known chunks are found in.
+    #[must_use]
+    pub fn index_id(&self) -> String {
+        self.core.index.id().to_owned()
+    }
+
+    /// What was written so far.
+    #[must_use]
+    pub const fn stats(&self) -> WriterStats {
+        self.core.stats
+    }
+
+    /// Stores a chunk unless a live pack holds it.
+    ///
+    /// # Errors
+    /// When packing or sending fails.
+    pub fn store(&mut self, kind: PackKind, id: ChunkId, bytes: &[u8]) -> Result<ChunkRef, VaultError> {
+        let core = &mut self.core;
+        core.stats.chunks += 1;
+        if let Some(serial) = core.pending.get(&id) {
+            return Ok(ChunkRef::New(*serial));
+        }
+        let live = &core.live;
+        if let Some(place) = core.index.find(&id, |pack| live[pack as usize])? {
+            core.needed[place.pack as usize] += bytes.len() as u64;
+            return Ok(ChunkRef::Known(place.pack));
+        }
+        core.stats.new_chunks += 1;
+        core.stats.new_raw_bytes += bytes.len() as u64;
+        let serial = self.packer.add(kind, id, bytes, &mut self.core)?;
+        // The pack may have been sealed within the call; then the index knows the chunk.
+        if self.core.placed.get(serial as usize).is_none_or(|pack| *pack == NOT_PLACED) {
+            self.core.pending.insert(id, serial);
+        }
+        Ok(ChunkRef::New(serial))
+    }
+
+    /// Notes that an unchanged entry needs `bytes` of a pack.
+    ///
+    /// # Errors
+    /// When the pack may not be referred to, which the caller should have looked at.
+    pub fn reuse(&mut self, pack: PackNumber, bytes: u64) -> Result<(), VaultError> {
+        if !self.core.live.get(pack as usize).copied().unwrap_or(false) {
+            return Err(VaultError::internal(format!("pack {pack} may not be referred to")));
+        }
+        self.core.needed[pack as usize] += bytes;
+        Ok(())
+    }
+
+    /// By pack number: whether it may be referred to.
+    #[must_use]
+    pub fn live(&self) -> &[bool] {
+        &self.core.live
+    }
+
+    /// Seals and sends all that is open. After this every block serial has its pack.
+    ///
+    /// # Errors
+    /// When packing or sending fails.
+    pub fn finish_packs(&mut self) -> Result<(), VaultError> {
+        self.packer.finish(&mut self.core)?;
+        debug_assert!(self.core.pending.is_empty());
+        Ok(())
+    }
+
+    /// By block serial, the pack that each block of this push lies in.
+    #[must_use]
+    pub fn placed(&self) -> &[PackNumber] {
+        &self.core.placed
+    }
+
+    /// Writes index objects for needed packs that no object in `usable` lists, and merges objects when they are many.
+    /// Gives the objects that the snapshot needs.
+    ///
+    /// # Errors
+    /// When sealing or sending fails.
+    pub fn write_indexes(&mut self, usable: &dyn Fn(&Sealed) -> bool) -> Result<BTreeSet<Sealed>, VaultError> {
+        let mut by_object: BTreeMap<Sealed, Vec<PackNumber>> = BTreeMap::new();
+        let mut unlisted = Vec::new();
+        for pack in self.core.needed_packs() {
+            match self.core.index.object_of(pack)?.filter(|object| usable(object)) {
+                Some(object) => by_object.entry(object).or_default().push(pack),
+                None => unlisted.push(pack),
+            }
+        }
+        let over = (by_object.len() + 1).saturating_sub(INDEX_OBJECTS_MAX);
+        if over > 0 {
+            // The smallest half gives way to one: so merges are rare, and large objects are seldom written again.
+            let mut sizes: Vec<(u64, Sealed)> = Vec::new();
+            for (object, packs) in &by_object {
+                let bytes = packs.iter().map(|pack| entry_bytes(self.core.index, *pack)).sum::<Result<u64, _>>()?;
+                sizes.push((bytes, *object));
+            }
+            sizes.sort();
+            for (_, object) in sizes.iter().take(INDEX_OBJECTS_MAX / 2 + over) {
+                unlisted.extend(by_object.remove(object).unwrap_or_default());
+                self.core.index.retire_object(object);
+            }
+        }
+        let mut objects: BTreeSet<Sealed> = by_object.into_keys().collect();
+        for group in group_by_size(self.core.index, &unlisted)? {
+            let sealed = seal_index(self.core.index, &group, &self.config.index_recipients)?;
+            let name = ObjectName::Index(sealed.name);
+            self.core.index.set_object(&sealed.name, &group)?;
+            self.core.deliver(&name, sealed.bytes)?;
+            self.core.journal.append(&Entry::Index(sealed.name))?;
+            objects.insert(sealed.name);
+        }
+        self.core.index.flush()?;
+        Ok(objects)
+    }
+
+    /// Seals and sends the manifest.
+    ///
+    /// # Errors
+    /// When it is too large, or sending fails.
+    pub fn write_manifest(&mut self, manifest: &Manifest) -> Result<ObjectName, VaultError> {
+        let json = manifest.encode().map_err(VaultError::internal)?;
+        let frame = Compressor::new().compress(&json, MANIFEST_LEVEL).map_err(VaultError::internal)?;
+        let length = frame.len() as u64;
+        let fill = padding(length, padded_size(length, SEALED_MIN_BYTES)).map_err(VaultError::internal)?;
+        let sealed = seal(&[&frame, &fill], &self.config.packer.recipients).map_err(VaultError::internal)?;
+        let name = ObjectName::Manifest(sealed.name);
+        self.core.deliver(&name, sealed.bytes)?;
+        Ok(name)
+    }
+
+    /// Writes the inventory: every needed pack, and `others`.
+    ///
+    /// # Errors
+    /// When a page of `base`, the pages of earlier inventories, cannot be had by `load`, or sending fails.
+    pub fn write_inventory(
+        &mut self,
+        others: &BTreeSet<Line>,
+        base: &[Sealed],
+        load: &mut dyn FnMut(&Sealed) -> Result<Vec<Line>, VaultError>,
+    ) -> Result<Inventory, VaultError> {
+        let mut listed_packs = vec![false; self.core.needed.len()];
+        let mut listed_others: BTreeSet<Line> = BTreeSet::new();
+        let mut builder = InventoryBuilder::default();
+        for page in base {
+            let lines = load(page)?;
+            let core = &self.core;
+            builder.consider(
+                *page,
+                &lines,
+                |line| match &line.name {
+                    ObjectName::Pack(pack) => core.index.number_of(pack).is_some_and(|n| core.needed[n as usize] > 0),
+                    _ => others.contains(line),
+                },
+                |line| match &line.name {
+                    ObjectName::Pack(pack) => {
+                        if let Some(number) = core.index.number_of(pack) {
+                            listed_packs[number as usize] = true;
+                        }
+                    }
+                    _ => {
+                        listed_others.insert(line.clone());
+                    }
+                },
+            );
+        }
+        let mut rest = Vec::new();
+        for number in self.core.needed_packs().filter(|number| !listed_packs[*number as usize]) {
+            rest.push(number);
+        }
+        let index = &*self.core.index;
+        let mut failed = None;
+        let packs = rest.into_iter().filter_map(|number| match index.pack(number) {
+            Ok(info) => Some(Line { hash: info.pack.hash, name: ObjectName::Pack(info.pack) }),
+            Err(error) => {
+                failed = Some(error);
+                None
+            }
+        });
+        let others = others.difference(&listed_others).cloned();
+        builder.add_rest(others.chain(packs))?;
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        let inventory = builder.finish(load)?;
+        for page in inventory.fresh.iter().chain([&inventory.root]) {
+            self.core.deliver(&ObjectName::Inventory(page.name), page.bytes.clone())?;
+        }
+        Ok(inventory)
+    }
+}
+
+impl ChunkSink for SnapshotWriter<'_> {
+    fn put(&mut self, kind: PackKind, bytes: &[u8]) -> Result<ChunkId, VaultError> {
+        let id = self.config.key.id(bytes);
+        self.store(kind, id, bytes)?;
+        Ok(id)
+    }
+}
+
+impl Core<'_> {
+    fn needed_packs(&self) -> impl Iterator<Item = PackNumber> + use<'_> {
+        (0_u32..).zip(&self.needed).filter(|(_, bytes)| **bytes > 0).map(|(number, _)| number)
+    }
+
+    fn deliver(&mut self, name: &ObjectName, bytes: Vec<u8>) -> Result<(), VaultError> {
+        self.stats.new_bytes += bytes.len() as u64;
+        self.courier.send(name, &Arc::new(bytes), None)?;
+        Ok(())
+    }
+}
+
+impl PackSink for Core<'_> {
+    fn take(&mut self, pack: SealedPack) -> Result<(), VaultError> {
+        let SealedPack { indexed, serials, bytes, hold } = pack;
+        self.stats.new_packs += 1;
+        self.stats.new_bytes += bytes.len() as u64;
+        let number = self.index.add_pack(&indexed)?;
+        let place = number as usize;
+        if self.live.len() <= place {
+            self.live.resize(place + 1, false);
+            self.needed.resize(place + 1, 0);
+        }
+        self.live[place] = true;
+        for (serial, block) in serials.iter().zip(&indexed.table.blocks) {
+            let slot = *serial as usize;
+            if self.placed.len() <= slot {
+                self.placed.resize(slot + 1, NOT_PLACED);
+            }
+            self.placed[slot] = number;
+            self.needed[place] += u64::from(block.raw_bytes);
+            for chunk in &block.chunks {
+                self.pending.remove(&chunk.id);
+            }
+        }
+        let name = ObjectName::Pack(indexed.pack);
+        self.courier.send(&name, &bytes, Some(&hold))?;
+        self.journal.append(&Entry::Pack(indexed))?;
+        Ok(())
+    }
+}
+
+/// Splits packs into groups whose tables fit into one index object.
+fn group_by_size(index: &ChunkIndex, packs: &[PackNumber]) -> Result<Vec<Vec<PackNumber>>, VaultError> {
+    let mut groups: Vec<Vec<PackNumber>> = Vec::new();
+    let mut bytes = 0;
+    for pack in packs {
+        let more = entry_bytes(index, *pack)?;
+        if groups.is_empty() || bytes + more > OBJECT_TARGET_BYTES {
+            groups.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += more;
+        if let Some(group) = groups.last_mut() {
+            group.push(*pack);
+        }
+    }
+    Ok(groups)
+}

@@ -1,0 +1,190 @@
+//! The records of a copy, read and checked; the snapshots among them.
+
+use std::path::{Path, PathBuf};
+
+use crate::format::body::SnapshotBody;
+use crate::format::record::{Head, RecordKind};
+use crate::ledger::{Checked, Standing, check};
+use crate::model::finding::{Finding, FindingKind};
+use crate::model::ids::{SnapshotId, WriterId};
+use crate::model::limits::RECORD_MAX_BYTES;
+use crate::model::time::Timestamp;
+use crate::state::{make_private_dir, read_if_there, write_cached};
+use crate::store::StoreError;
+use crate::vault::VaultError;
+use crate::vault::copy::Copy;
+
+/// Records that are asked of a store at once.
+const BATCH: usize = 256;
+
+/// A snapshot that exists: its record is truly signed by a trusted writer.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The hash of its record's statement line.
+    pub id: SnapshotId,
+    /// Who signed it.
+    pub writer: WriterId,
+    /// Its place in that writer's chain.
+    pub head: Head,
+    /// When its push ended.
+    pub time: Timestamp,
+    /// What its record says.
+    pub body: SnapshotBody,
+}
+
+/// All records of one copy.
+#[derive(Debug, Default)]
+pub struct Records {
+    /// Records whose hash, place and signature are right, by writer and number.
+    pub checked: Vec<Checked>,
+    /// What is wrong with the others, and with those that do not count.
+    pub findings: Vec<Finding>,
+}
+
+impl Records {
+    /// The snapshots, oldest first.
+    #[must_use]
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        let mut found: Vec<Snapshot> = self.checked.iter().filter_map(snapshot_of).collect();
+        found.sort_by_key(|s| (s.time, s.head.seq));
+        found.dedup_by_key(|s| s.id);
+        found
+    }
+
+    /// The newest trusted record of each writer: what the next record says that it has seen.
+    #[must_use]
+    pub fn heads(&self) -> std::collections::BTreeMap<WriterId, Head> {
+        let mut heads = std::collections::BTreeMap::new();
+        for record in &self.checked {
+            let slot = heads.entry(record.statement.writer).or_insert(record.head);
+            if slot.seq < record.head.seq {
+                *slot = record.head;
+            }
+        }
+        heads
+    }
+}
+
+fn snapshot_of(record: &Checked) -> Option<Snapshot> {
+    if record.standing != Standing::Trusted || record.statement.kind != RecordKind::Snapshot {
+        return None;
+    }
+    let body: SnapshotBody = record.statement.body_as().ok()?;
+    Some(Snapshot {
+        id: record.head.hash,
+        writer: record.statement.writer,
+        head: record.head,
+        time: record.statement.time,
+        body,
+    })
+}
+
+/// Reads records from a copy, from a local folder where it can: they never change.
+#[derive(Debug)]
+pub struct RecordReader {
+    cache: Option<PathBuf>,
+}
+
+impl RecordReader {
+    /// Records that were read before lie in `cache`.
+    #[must_use]
+    pub fn new(cache: Option<&Path>) -> Self {
+        let cache = cache.map(|dir| dir.join("records")).filter(|dir| make_private_dir(dir).is_ok());
+        Self { cache }
+    }
+
+    /// Reads and checks every record of the copy.
+    ///
+    /// # Errors
+    /// When the store is out of reach.
+    pub fn read_all(&self, copy: &Copy) -> Result<Records, VaultError> {
+        let names: Vec<String> = copy.book.names().map(str::to_owned).collect();
+        self.read(copy, &names)
+    }
+
+    /// Reads and checks some records, given by their stored names.
+    ///
+    /// # Errors
+    /// When the store is out of reach.
+    pub fn read(&self, copy: &Copy, names: &[String]) -> Result<Records, VaultError> {
+        let mut records = Records::default();
+        for batch in names.chunks(BATCH) {
+            for (name, result) in batch.iter().zip(self.fetch(copy, batch)?) {
+                let checked = match result {
+                    Ok(bytes) => check(&copy.trust, name, &bytes).map(|checked| (checked, bytes)),
+                    Err(error) => {
+                        records.findings.push(Finding::new(FindingKind::Damage, name, error));
+                        continue;
+                    }
+                };
+                match checked {
+                    Ok((checked, bytes)) => {
+                        self.keep(name, &bytes);
+                        records.findings.extend(standing_finding(&checked));
+                        records.checked.push(checked);
+                    }
+                    Err(error) => {
+                        let text = error.to_string();
+                        let message = text.strip_prefix(&format!("{name}: ")).unwrap_or(&text).to_owned();
+                        records.findings.push(Finding::new(FindingKind::Trust, name, message));
+                    }
+                }
+            }
+        }
+        Ok(records)
+    }
+
+    fn fetch(&self, copy: &Copy, names: &[String]) -> Result<Vec<Result<Vec<u8>, StoreError>>, VaultError> {
+        let mut results: Vec<Option<Result<Vec<u8>, StoreError>>> = Vec::with_capacity(names.len());
+        let mut wanted = Vec::new();
+        for name in names {
+            let cached = self.path(name).and_then(|path| read_if_there(&path, RECORD_MAX_BYTES).ok().flatten());
+            // What the folder holds counts only when it is the record that its name promises.
+            let cached = cached.filter(|bytes| check(&copy.trust, name, bytes).is_ok());
+            if cached.is_none() {
+                wanted.push((name.clone(), RECORD_MAX_BYTES));
+            }
+            results.push(cached.map(Ok));
+        }
+        let mut fetched = copy.store.get_many(&wanted).into_iter();
+        let mut all = Vec::with_capacity(results.len());
+        for result in results {
+            let result = match result.or_else(|| fetched.next()) {
+                Some(result) => result,
+                None => return Err(VaultError::internal("a store answered fewer objects than it was asked for")),
+            };
+            match result {
+                Err(error) if error.is_store_wide() => return Err(error.into()),
+                other => all.push(other),
+            }
+        }
+        Ok(all)
+    }
+
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        Some(self.cache.as_ref()?.join(name.strip_prefix("ledger/")?))
+    }
+
+    fn keep(&self, name: &str, bytes: &[u8]) {
+        if let Some(path) = self.path(name)
+            && !path.exists()
+        {
+            write_cached(&path, bytes);
+        }
+    }
+}
+
+/// A record that does not count is reported: a refused one as an alarm, one of a station that nobody enrolled as a notice.
+fn standing_finding(checked: &Checked) -> Option<Finding> {
+    match &checked.standing {
+        Standing::Trusted => None,
+        Standing::Refused(why) => Some(Finding::new(FindingKind::Trust, &checked.name, why)),
+        Standing::NotEnrolled => {
+            let message =
+                format!("{} record by a writer that is not enrolled ({})", checked.statement.kind, checked.writer_name);
+            let forged = matches!(checked.statement.kind, RecordKind::RestoreIntent | RecordKind::RestoreOutcome);
+            let kind = if forged { FindingKind::Notice } else { FindingKind::Trust };
+            Some(Finding::new(kind, &checked.name, message))
+        }
+    }
+}
