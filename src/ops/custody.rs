@@ -133,8 +133,11 @@ impl<'a> Custody<'a> {
     }
 }
 
-/// Own records that lie in the copy and not here: the state directory was lost or set back, the key was kept.
-fn adopt_own(scribe: &mut Scribe, copy: &Copy, records: &Records) -> Result<(), OpError> {
+/// Takes over own records that lie in the copy and not here: the state directory was lost or set back, the key was kept.
+///
+/// # Errors
+/// When they do not follow the local chain.
+pub(super) fn adopt_own(scribe: &mut Scribe, copy: &Copy, records: &Records) -> Result<(), OpError> {
     let local = scribe.head().map_or(0, |head| head.seq);
     let mut own: Vec<_> = records
         .checked

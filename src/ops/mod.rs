@@ -13,12 +13,16 @@ use crate::store::StoreError;
 use crate::target::TargetError;
 use crate::vault::VaultError;
 
+pub mod browse;
+pub mod cat;
 pub mod context;
 pub mod custody;
 pub mod init;
 pub mod push;
+pub mod reading;
 pub mod restore;
 pub mod select;
+pub mod verify;
 
 pub use context::Context;
 

@@ -27,6 +27,7 @@ pub mod replicate;
 pub mod snapshot_writer;
 pub mod snapshots;
 pub mod unlock;
+pub mod verify;
 
 /// Why work with a vault cannot go on.
 #[derive(Debug, thiserror::Error)]

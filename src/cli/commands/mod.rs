@@ -6,7 +6,11 @@ pub mod restore;
 
 use crate::cli::Session;
 use crate::cli::config::ADHOC_JOB;
+use crate::cli::passphrase::{IdentityArgs, identities};
+use crate::cli::wire::{pin, reading_store};
+use crate::ops::OpError;
 use crate::ops::context::VaultPin;
+use crate::ops::reading::ReadPlan;
 use crate::ops::select::{Names, SnapshotQuery};
 use crate::state::StateDir;
 use crate::state::keys::KeyDir;
@@ -28,4 +32,13 @@ pub fn known_names(session: &Session, pin: &VaultPin) -> Names {
         .unwrap_or_default();
     let jobs = session.config.jobs.keys().map(String::as_str).chain([ADHOC_JOB]);
     Names { secrets, series: jobs.map(|job| (session.host.clone(), job.to_owned())).collect() }
+}
+
+/// The copy that is meant, whom to trust about it, and who opens it.
+pub fn read_plan(session: &Session, copy: &restore::CopyArgs, identity: &IdentityArgs) -> Result<ReadPlan, OpError> {
+    let files = identity.read()?;
+    let pin = pin(session, copy.trust.as_deref(), &files)?;
+    let from = reading_store(session, copy.from.as_deref())?;
+    let names = known_names(session, &pin);
+    Ok(ReadPlan { pin, from, names, identities: identities(&files) })
 }

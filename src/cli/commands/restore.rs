@@ -3,10 +3,9 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use crate::cli::passphrase::{IdentityArgs, identities};
+use crate::cli::passphrase::IdentityArgs;
 use crate::cli::render;
 use crate::cli::session::Session;
-use crate::cli::wire::{pin, reading_store};
 use crate::cli::{Outcome, commands};
 use crate::model::path::EntryPath;
 use crate::model::pattern::Selection;
@@ -89,7 +88,6 @@ pub struct Args {
 
 /// Runs it.
 pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
-    let files = args.identity.read()?;
     let strip = match &args.strip {
         None => None,
         Some(text) => {
@@ -107,13 +105,9 @@ pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
         Some(_) => OnConflict::Refuse,
         None => default,
     };
-    let pin = pin(session, args.copy.trust.as_deref(), &files)?;
     let plan = RestorePlan {
-        from: reading_store(session, args.copy.from.as_deref())?,
+        read: commands::read_plan(session, &args.copy, &args.identity)?,
         query: commands::query(&args.snapshot, session),
-        names: commands::known_names(session, &pin),
-        pin,
-        identities: identities(&files),
         selection: Selection::parse(&args.paths).map_err(|e| OpError::Usage(e.to_string()))?,
         members: args.member.clone(),
         into,

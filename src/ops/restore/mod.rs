@@ -5,15 +5,13 @@
 //! further names of files last, deletions after that, the outcome on record at the end.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::context::{Context, Locking, NamedStore, VaultPin, open_pinned};
 use super::custody::{Custody, Ending, Purpose};
-use super::select::{Names, SnapshotQuery, select};
+use super::reading::{Opened, ReadPlan};
+use super::select::SnapshotQuery;
 use super::{Env, Event, Exit, OpError};
-use crate::crypto::identity::Identity;
 use crate::model::finding::Finding;
 use crate::model::ids::SnapshotId;
 use crate::model::path::EntryPath;
@@ -21,9 +19,7 @@ use crate::model::pattern::Selection;
 use crate::model::size::human_size;
 use crate::model::time::Timestamp;
 use crate::target::{MetadataPolicy, TargetRoot};
-use crate::vault::catalogue_reader::SnapshotReader;
 use crate::vault::snapshots::Snapshot;
-use crate::vault::unlock::unlock;
 
 mod finish;
 mod plan;
@@ -53,16 +49,10 @@ pub enum OnConflict {
 
 /// What to restore.
 pub struct RestorePlan {
-    /// Whom to trust.
-    pub pin: VaultPin,
-    /// The copy to read.
-    pub from: NamedStore,
+    /// The copy and who opens it.
+    pub read: ReadPlan,
     /// The snapshot.
     pub query: SnapshotQuery,
-    /// Names that are known here.
-    pub names: Names,
-    /// Who opens it.
-    pub identities: Vec<Identity>,
     /// Which entries.
     pub selection: Selection,
     /// Only these members; none means all.
@@ -134,36 +124,16 @@ impl RestoreReceipt {
 /// # Errors
 /// When the snapshot cannot be found or opened, something is in the way, or the target fails.
 pub fn restore(plan: &RestorePlan, env: &Env<'_>) -> Result<RestoreReceipt, OpError> {
-    env.step(format!("opening {}", plan.from.name));
-    // The vault's id is known from the copy; its state here is opened with it.
-    let vault = open_pinned(Arc::clone(&plan.from.store), &plan.pin, None)?.vault();
-    let mut context = Context::open(env, vault, Locking::Shared)?;
-    let copy = context.open_copy(Arc::clone(&plan.from.store), &plan.pin)?;
-    let records = context.read_records(&copy)?;
-    let snapshots = records.snapshots();
-    let snapshot = match select(&plan.query, &snapshots, &plan.names, env.clock.now()) {
-        Ok(snapshot) => snapshot.clone(),
-        // The identity knows the names of series that this machine does not.
-        Err(error) if plan.names.secrets.is_empty() && !plan.identities.is_empty() => {
-            let unlocked = unlock(&copy, &plan.identities)?;
-            let names = names_from_manifests(&copy, &snapshots, &unlocked, plan);
-            select(&plan.query, &snapshots, &names, env.clock.now()).map_err(|_| error)?.clone()
-        }
-        Err(error) => return Err(error.into()),
-    };
-    if plan.identities.is_empty() {
-        let needed = copy.trust.epoch().sealed_to.join(" or ");
-        return Err(OpError::Usage(format!(
-            "no identity to open the vault with: name its file with --identity; needed is the identity of {needed}"
-        )));
-    }
+    let opened = plan.read.open(env)?;
+    plan.read.need_identity(&opened)?;
+    let snapshot = plan.read.select(&opened, &plan.query, env)?;
     env.step(format!("snapshot {} of {}, {} old", snapshot.id.short(), snapshot.time, age(env.clock.now(), snapshot.time)));
     let target = match &plan.into {
         Into::Dir(dir) => dir.clone(),
         Into::InPlace => PathBuf::from("/"),
     };
     if plan.dry_run {
-        return run(plan, &copy, &context, &snapshot, &target, env).map_err(|(_, error)| error);
+        return run(plan, &opened, &snapshot, &target, env).map_err(|(_, error)| error);
     }
     let purpose = Purpose {
         purpose: plan.purpose,
@@ -172,8 +142,8 @@ pub fn restore(plan: &RestorePlan, env: &Env<'_>) -> Result<RestoreReceipt, OpEr
         selection: plan.selection.spelled().to_vec(),
         target: target.display().to_string(),
     };
-    let custody = Custody::begin(&purpose, snapshot.id, &copy, &context, &records, env)?;
-    let outcome = run(plan, &copy, &context, &snapshot, &target, env);
+    let custody = Custody::begin(&purpose, snapshot.id, &opened.copy, &opened.context, &opened.records, env)?;
+    let outcome = run(plan, &opened, &snapshot, &target, env);
     let ending = ending_of(&outcome);
     let undelivered = custody.end(&ending, env)?;
     let mut receipt = outcome.map_err(|(_, error)| error)?;
@@ -183,28 +153,6 @@ pub fn restore(plan: &RestorePlan, env: &Env<'_>) -> Result<RestoreReceipt, OpEr
 
 fn age(now: Timestamp, then: Timestamp) -> String {
     crate::model::time::human_duration(u64::try_from(now.secs_since(then)).unwrap_or(0))
-}
-
-/// Host and job of every series, read from its newest manifest.
-fn names_from_manifests(
-    copy: &crate::vault::copy::Copy,
-    snapshots: &[Snapshot],
-    unlocked: &crate::vault::unlock::Unlocked,
-    plan: &RestorePlan,
-) -> Names {
-    let mut names = Names { secrets: unlocked.secrets.values().cloned().collect(), ..plan.names.clone() };
-    let mut seen = std::collections::BTreeSet::new();
-    for snapshot in snapshots.iter().rev() {
-        if !seen.insert(snapshot.body.series) {
-            continue;
-        }
-        let manifest =
-            crate::vault::catalogue_reader::read_manifest(copy.store.as_ref(), &snapshot.body.manifest, &unlocked.epochs);
-        if let Ok(manifest) = manifest {
-            names.series.push((manifest.host, manifest.job));
-        }
-    }
-    names
 }
 
 type Failed = (Progressed, OpError);
@@ -239,27 +187,24 @@ fn ending_of(outcome: &Result<RestoreReceipt, Failed>) -> Ending {
 
 fn run(
     plan: &RestorePlan,
-    copy: &crate::vault::copy::Copy,
-    context: &Context,
+    opened: &Opened,
     snapshot: &Snapshot,
     target: &std::path::Path,
     env: &Env<'_>,
 ) -> Result<RestoreReceipt, Failed> {
     let mut progressed = Progressed::default();
-    run_inner(plan, copy, context, snapshot, target, env, &mut progressed).map_err(|error| (progressed, error))
+    run_inner(plan, opened, snapshot, target, env, &mut progressed).map_err(|error| (progressed, error))
 }
 
 fn run_inner(
     plan: &RestorePlan,
-    copy: &crate::vault::copy::Copy,
-    context: &Context,
+    opened: &Opened,
     snapshot: &Snapshot,
     target: &std::path::Path,
     env: &Env<'_>,
     progressed: &mut Progressed,
 ) -> Result<RestoreReceipt, OpError> {
-    let unlocked = unlock(copy, &plan.identities)?;
-    let reader = SnapshotReader::open(copy, snapshot, &unlocked, &context.state.cache())?;
+    let reader = opened.snapshot(&plan.read.identities, snapshot)?;
     for member in &plan.members {
         if !reader.manifest.members.iter().any(|m| m.name == *member) {
             let all: Vec<&str> = reader.manifest.members.iter().map(|m| m.name.as_str()).collect();
@@ -280,7 +225,7 @@ fn run_inner(
     let mut receipt = RestoreReceipt {
         snapshot: snapshot.id,
         snapshot_time: snapshot.time,
-        from: copy.name(),
+        from: opened.copy.name(),
         target: target.to_owned(),
         entries: 0,
         files_written: 0,

@@ -1,0 +1,113 @@
+//! What every command that reads a snapshot begins with: a copy, its records, the one snapshot that is meant, its keys.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::context::{Context, Locking, NamedStore, VaultPin, open_pinned};
+use super::select::{Names, SnapshotQuery, select};
+use super::{Env, OpError};
+use crate::crypto::identity::Identity;
+use crate::vault::catalogue_reader::{SnapshotReader, read_manifest};
+use crate::vault::copy::Copy;
+use crate::vault::snapshots::{Records, Snapshot};
+use crate::vault::unlock::{Unlocked, unlock};
+
+/// Which copy is read, and who opens it.
+pub struct ReadPlan {
+    /// Whom to trust.
+    pub pin: VaultPin,
+    /// The copy.
+    pub from: NamedStore,
+    /// Names that are known here.
+    pub names: Names,
+    /// Who opens it; none sees what is plain.
+    pub identities: Vec<Identity>,
+}
+
+/// An opened copy with its records.
+pub struct Opened {
+    /// The state of the vault here.
+    pub context: Context,
+    /// The copy.
+    pub copy: Copy,
+    /// Its records.
+    pub records: Records,
+    /// Its snapshots, oldest first.
+    pub snapshots: Vec<Snapshot>,
+}
+
+impl ReadPlan {
+    /// Opens the copy.
+    ///
+    /// # Errors
+    /// When it is out of reach, or not the pinned vault, or went back in time.
+    pub fn open(&self, env: &Env<'_>) -> Result<Opened, OpError> {
+        env.step(format!("opening {}", self.from.name));
+        // Its id decides which state belongs to it.
+        let vault = match self.pin.vault {
+            Some(vault) => vault,
+            None => open_pinned(Arc::clone(&self.from.store), &self.pin, None)?.vault(),
+        };
+        let mut context = Context::open(env, vault, Locking::Shared)?;
+        let copy = context.open_copy(Arc::clone(&self.from.store), &self.pin)?;
+        let records = context.read_records(&copy)?;
+        let snapshots = records.snapshots();
+        Ok(Opened { context, copy, records, snapshots })
+    }
+
+    /// An identity must be there; the message says whose.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn need_identity(&self, opened: &Opened) -> Result<(), OpError> {
+        if !self.identities.is_empty() {
+            return Ok(());
+        }
+        let needed = opened.copy.trust.epoch().sealed_to.join(" or ");
+        Err(OpError::Usage(format!(
+            "no identity to open the vault with: name its file with --identity; needed is the identity of {needed}"
+        )))
+    }
+
+    /// The snapshot that is meant. Where this machine does not know the names of series, an identity does.
+    ///
+    /// # Errors
+    /// When there is none, or more than one.
+    pub fn select(&self, opened: &Opened, query: &SnapshotQuery, env: &Env<'_>) -> Result<Snapshot, OpError> {
+        let now = env.clock.now();
+        let error = match select(query, &opened.snapshots, &self.names, now) {
+            Ok(snapshot) => return Ok(snapshot.clone()),
+            Err(error) => error,
+        };
+        if !self.names.secrets.is_empty() || self.identities.is_empty() {
+            return Err(error.into());
+        }
+        let names = self.all_names(opened, &unlock(&opened.copy, &self.identities)?);
+        Ok(select(query, &opened.snapshots, &names, now)?.clone())
+    }
+
+    /// Host and job of every series, as its newest manifest has them.
+    #[must_use]
+    pub fn all_names(&self, opened: &Opened, unlocked: &Unlocked) -> Names {
+        let mut names = Names { secrets: unlocked.secrets.values().cloned().collect(), ..self.names.clone() };
+        let mut seen = BTreeSet::new();
+        for snapshot in opened.snapshots.iter().rev().filter(|snapshot| seen.insert(snapshot.body.series)) {
+            let store = opened.copy.store.as_ref();
+            if let Ok(manifest) = read_manifest(store, &snapshot.body.manifest, &unlocked.epochs) {
+                names.series.push((manifest.host, manifest.job));
+            }
+        }
+        names
+    }
+}
+
+impl Opened {
+    /// Opens a snapshot.
+    ///
+    /// # Errors
+    /// When the identities do not open it, or it is damaged.
+    pub fn snapshot(&self, identities: &[Identity], snapshot: &Snapshot) -> Result<SnapshotReader, OpError> {
+        let unlocked = unlock(&self.copy, identities)?;
+        Ok(SnapshotReader::open(&self.copy, snapshot, &unlocked, &self.context.state.cache())?)
+    }
+}

@@ -1,0 +1,226 @@
+//! Looking for damage, at three depths: names and sizes, stored bytes, opened content. The first two need no key.
+//!
+//! A pass never stops at the first thing that it finds. Every finding names the object and the snapshots that need it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::format::inventory::Line;
+use crate::model::finding::{Finding, FindingKind};
+use crate::model::ids::SnapshotId;
+use crate::model::name::{Area, ObjectName, Sealed};
+use crate::store::Store;
+use crate::vault::VaultError;
+use crate::vault::copy::Copy;
+use crate::vault::inventory::{PageCache, page_names};
+use crate::vault::presence::Presence;
+use crate::vault::snapshots::{Records, Snapshot};
+
+pub mod opened;
+pub mod sealed;
+
+/// What is listed.
+const AREAS: [Area; 7] =
+    [Area::Root, Area::Keys, Area::Trust, Area::Packs, Area::Indexes, Area::Manifests, Area::Inventories];
+/// Snapshots that a finding names; the rest is counted.
+const SNAPSHOTS_NAMED: usize = 20;
+/// Findings that are kept.
+pub const FINDINGS_MAX: usize = 10_000;
+
+/// Is told how far a pass is.
+pub trait Watch: Sync {
+    /// So much there is to look at.
+    fn total(&self, objects: u64, bytes: u64);
+    /// So much more was looked at.
+    fn looked(&self, objects: u64, bytes: u64);
+}
+
+/// What a pass has come to.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// Objects looked at.
+    pub objects: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// What was found.
+    pub findings: Vec<Finding>,
+}
+
+/// The inventories of all snapshots of a copy: each page once, with the snapshots that need it.
+pub struct Needs {
+    /// By page: indexes into `snapshots`.
+    pages: BTreeMap<Sealed, Vec<usize>>,
+    /// Complete snapshots, oldest first.
+    pub snapshots: Vec<Snapshot>,
+    /// Snapshots of which this copy holds the record and not the objects.
+    pub behind: Vec<Snapshot>,
+}
+
+impl Needs {
+    /// Reads the inventory roots of a copy.
+    ///
+    /// # Errors
+    /// When the store is out of reach.
+    pub fn read(
+        copy: &Copy,
+        snapshots: Vec<Snapshot>,
+        presence: &Presence,
+        cache: &PageCache,
+        findings: &mut Vec<Finding>,
+    ) -> Result<Self, VaultError> {
+        let mut needs = Self { pages: BTreeMap::new(), snapshots: Vec::new(), behind: Vec::new() };
+        for snapshot in snapshots {
+            if !presence.has(&snapshot.body.inventory) && !presence.has(&snapshot.body.manifest) {
+                needs.behind.push(snapshot);
+                continue;
+            }
+            let place = needs.snapshots.len();
+            match page_names(cache, copy.store.as_ref(), &snapshot.body.inventory) {
+                Ok(pages) => {
+                    for page in pages {
+                        needs.pages.entry(page).or_default().push(place);
+                    }
+                }
+                Err(VaultError::Store(error)) if error.is_store_wide() => return Err(error.into()),
+                Err(error) => findings.push(needs_finding(&snapshot.body.inventory, &error, &[snapshot.id])),
+            }
+            needs.snapshots.push(snapshot);
+        }
+        Ok(needs)
+    }
+
+    /// Hands every line of every page to `each`, with the places of the snapshots that need it: pages and roots too.
+    ///
+    /// # Errors
+    /// When the store is out of reach. A page that is damaged is a finding.
+    pub fn each_line(
+        &self,
+        store: &dyn Store,
+        cache: &PageCache,
+        findings: &mut Vec<Finding>,
+        each: &mut dyn FnMut(&Line, &[usize]),
+    ) -> Result<(), VaultError> {
+        for (place, snapshot) in self.snapshots.iter().enumerate() {
+            for name in [&snapshot.body.inventory, &snapshot.body.manifest] {
+                if let Some(hash) = name.content_hash() {
+                    each(&Line { hash, name: name.clone() }, &[place]);
+                }
+            }
+        }
+        for (page, places) in &self.pages {
+            let name = ObjectName::Inventory(*page);
+            each(&Line { hash: page.hash, name: name.clone() }, places);
+            match cache.read(store, page) {
+                Ok(lines) => lines.iter().for_each(|line| each(line, places)),
+                Err(VaultError::Store(error)) if error.is_store_wide() => return Err(error.into()),
+                Err(error) => findings.push(needs_finding(&name, &error, &self.ids(places))),
+            }
+        }
+        Ok(())
+    }
+
+    /// The ids behind some places.
+    #[must_use]
+    pub fn ids(&self, places: &[usize]) -> Vec<SnapshotId> {
+        places.iter().map(|place| self.snapshots[*place].id).collect()
+    }
+}
+
+/// A finding about an object that snapshots need.
+fn needs_finding(name: &dyn std::fmt::Display, error: &VaultError, snapshots: &[SnapshotId]) -> Finding {
+    let text = error.to_string();
+    let object = name.to_string();
+    let message = text.strip_prefix(&format!("{object}: ")).unwrap_or(&text).to_owned();
+    damage(object, message, snapshots)
+}
+
+pub(crate) fn damage(object: String, message: String, snapshots: &[SnapshotId]) -> Finding {
+    let mut named: Vec<String> = snapshots.iter().rev().take(SNAPSHOTS_NAMED).map(SnapshotId::short).collect();
+    if snapshots.len() > SNAPSHOTS_NAMED {
+        named.push(format!("{} more", snapshots.len() - SNAPSHOTS_NAMED));
+    }
+    Finding { kind: FindingKind::Damage, subject: object, message, snapshots: named }
+}
+
+/// What the first pass leaves for the next ones.
+pub struct Listed {
+    /// What lies in the copy.
+    pub presence: Presence,
+    /// What snapshots need.
+    pub needs: Needs,
+    /// What was found.
+    pub looked: Looked,
+}
+
+/// Depth `list`: the chains of records, and every needed object by name and size.
+///
+/// # Errors
+/// When the store is out of reach.
+pub fn list(copy: &Copy, records: &Records, cache: &PageCache, cancel: &AtomicBool) -> Result<Listed, VaultError> {
+    let mut looked = Looked::default();
+    looked.findings.extend(records.findings.iter().cloned());
+    looked.findings.extend(crate::ledger::book::chain_findings(&records.checked));
+    let presence = Presence::read(copy.store.as_ref(), &AREAS)?;
+    let needs = Needs::read(copy, records.snapshots(), &presence, cache, &mut looked.findings)?;
+    let mut missing: BTreeMap<ObjectName, BTreeSet<usize>> = BTreeMap::new();
+    let mut needed_packs: BTreeSet<Sealed> = BTreeSet::new();
+    let mut needed_others: BTreeSet<ObjectName> = BTreeSet::new();
+    let mut objects = 0;
+    let mut findings = Vec::new();
+    needs.each_line(copy.store.as_ref(), cache, &mut findings, &mut |line, places| {
+        objects += 1;
+        if !presence.has(&line.name) && missing.len() < FINDINGS_MAX {
+            missing.entry(line.name.clone()).or_default().extend(places);
+        }
+        match &line.name {
+            ObjectName::Pack(pack) => {
+                needed_packs.insert(*pack);
+            }
+            name => {
+                needed_others.insert(name.clone());
+            }
+        }
+    })?;
+    if cancel.load(Ordering::Relaxed) {
+        return Err(VaultError::Interrupted);
+    }
+    looked.findings.extend(findings);
+    looked.objects = objects;
+    for (name, places) in missing {
+        let places: Vec<usize> = places.into_iter().collect();
+        looked.findings.push(damage(
+            name.to_string(),
+            "missing, or not of the size that its name says".into(),
+            &needs.ids(&places),
+        ));
+    }
+    for snapshot in &needs.behind {
+        let message = "this copy holds its record and not its objects; `farkeep sync` brings them";
+        looked.findings.push(Finding::new(FindingKind::Behind, format!("snapshot {}", snapshot.id.short()), message));
+    }
+    leftovers(&presence, &needed_packs, &needed_others, &mut looked.findings);
+    Ok(Listed { presence, needs, looked })
+}
+
+/// What lies in the copy and no snapshot needs: debris, and objects of pushes that died. Neither is damage.
+fn leftovers(presence: &Presence, packs: &BTreeSet<Sealed>, others: &BTreeSet<ObjectName>, findings: &mut Vec<Finding>) {
+    let (debris, count) = presence.debris();
+    for name in debris.iter().take(20) {
+        let shown = crate::model::path::escape(name.as_bytes());
+        let message = "not an object of a vault, or cut short: ignored; a push that was cut off leaves such";
+        findings.push(Finding::new(FindingKind::Notice, shown, message));
+    }
+    if count > 20 {
+        findings.push(Finding::new(FindingKind::Notice, "debris", format!("{} more such names", count - 20)));
+    }
+    let unneeded = presence.packs().filter(|pack| !packs.contains(pack)).count()
+        + presence
+            .others()
+            .filter(|(name, _)| !matches!(name.area(), Area::Root | Area::Keys | Area::Trust) && !others.contains(*name))
+            .count();
+    if unneeded > 0 {
+        let message =
+            format!("{unneeded} objects that no snapshot needs: left by pushes that were cut off, or to be pruned");
+        findings.push(Finding::new(FindingKind::Notice, "leftovers", message));
+    }
+}

@@ -1,0 +1,273 @@
+//! Depth `sealed`: the BLAKE3 of every stored byte that a snapshot needs, without any key.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::{FINDINGS_MAX, Listed, Looked, Watch, damage};
+use crate::crypto::hash::{StreamHasher, hash};
+use crate::model::finding::{Finding, FindingKind};
+use crate::model::ids::ObjectHash;
+use crate::model::limits::{MIB, SUFFIX_MAX};
+use crate::model::name::ObjectName;
+use crate::model::time::Timestamp;
+use crate::state::{read_if_there, write_cached};
+use crate::store::{Store, StoreError};
+use crate::vault::VaultError;
+use crate::vault::copy::Copy;
+use crate::vault::inventory::PageCache;
+use crate::vault::objects::stored_limit;
+
+/// Bytes asked for at once: memory is this for each thread.
+const STEP_BYTES: u64 = 4 * MIB;
+/// When each object was last read: 10 million of them.
+const TIMES_MAX_BYTES: u64 = 400 * MIB;
+
+/// Which part of the objects is read; always those whose last reading is longest ago.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Share {
+    /// All of them.
+    All,
+    /// So much of the bytes, from 0 to 1.
+    Fraction(f64),
+    /// So much that, run as often as until now, every object is read within so many seconds.
+    Within(u64),
+}
+
+/// When each object of a store was last read and found right.
+#[derive(Debug)]
+pub struct ReadTimes {
+    path: PathBuf,
+    times: HashMap<ObjectHash, Timestamp>,
+    last_run: Option<Timestamp>,
+}
+
+impl ReadTimes {
+    /// Opens the times of `store` in `cache`; none are known without the file.
+    #[must_use]
+    pub fn open(cache: &Path, store: &str) -> Self {
+        let path = cache.join(format!("read-times-{}", hash(store.as_bytes()).short()));
+        let bytes = read_if_there(&path, TIMES_MAX_BYTES).ok().flatten().unwrap_or_default();
+        let mut times = HashMap::new();
+        let (rows, _) = bytes.as_chunks::<40>();
+        for row in rows {
+            let (Ok(hash), Ok(time)) = (row[..32].try_into(), row[32..].try_into()) else { continue };
+            times.insert(ObjectHash(hash), Timestamp(i64::from_le_bytes(time)));
+        }
+        let last_run = times.values().max().copied();
+        Self { path, times, last_run }
+    }
+
+    fn save(&self) {
+        let bytes: Vec<u8> =
+            self.times.iter().flat_map(|(hash, time)| hash.0.into_iter().chain(time.0.to_le_bytes())).collect();
+        write_cached(&self.path, &bytes);
+    }
+}
+
+struct Task {
+    name: ObjectName,
+    hash: ObjectHash,
+    snapshots: Vec<usize>,
+    bytes: u64,
+}
+
+/// Reads objects and holds them against the hashes of the inventories.
+///
+/// # Errors
+/// When the store is out of reach.
+pub fn check(
+    copy: &Copy,
+    listed: &Listed,
+    pages: &PageCache,
+    share: Share,
+    times: &mut ReadTimes,
+    now: Timestamp,
+    cancel: &AtomicBool,
+    watch: &dyn Watch,
+) -> Result<Looked, VaultError> {
+    let mut looked = Looked::default();
+    let tasks = tasks(copy, listed, pages, &mut looked.findings)?;
+    let all_bytes: u64 = tasks.iter().map(|task| task.bytes).sum();
+    let chosen = choose(tasks, share, times, now);
+    watch.total(chosen.len() as u64, chosen.iter().map(|task| task.bytes).sum());
+    tracing::debug!(objects = chosen.len(), of_bytes = all_bytes, "reading");
+    let queue = Mutex::new(VecDeque::from(chosen));
+    let outcome = Mutex::new((looked, Vec::<ObjectHash>::new(), None::<StoreError>));
+    let stop = AtomicBool::new(false);
+    let store = copy.store.as_ref();
+    let work = || {
+        while !stop.load(Ordering::Relaxed) && !cancel.load(Ordering::Relaxed) {
+            let Some(task) = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front() else { return };
+            let found = check_one(store, &task);
+            let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
+            match found {
+                Ok(Right { suffix }) => {
+                    outcome.1.push(task.hash);
+                    outcome.0.objects += 1;
+                    outcome.0.bytes += task.bytes;
+                    if suffix > 0 {
+                        let message = format!("debris has its name; {} is the object", task.name.with_suffix(suffix));
+                        outcome.0.findings.push(Finding::new(FindingKind::Notice, &task.name, message));
+                    }
+                }
+                Err(Wrong::Store(error)) => {
+                    stop.store(true, Ordering::Relaxed);
+                    outcome.2.get_or_insert(error);
+                }
+                Err(Wrong::Damaged(why)) => {
+                    outcome.0.objects += 1;
+                    if outcome.0.findings.len() < FINDINGS_MAX {
+                        outcome.0.findings.push(damage(task.name.to_string(), why, &listed.needs.ids(&task.snapshots)));
+                    }
+                }
+            }
+            drop(outcome);
+            watch.looked(1, task.bytes);
+        }
+    };
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..store.parallel().max(cores) {
+            scope.spawn(work);
+        }
+    });
+    let (looked, right, error) = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if cancel.load(Ordering::Relaxed) {
+        return Err(VaultError::Interrupted);
+    }
+    for hash in right {
+        times.times.insert(hash, now);
+    }
+    times.last_run = Some(now);
+    times.save();
+    match error {
+        Some(error) => Err(error.into()),
+        None => Ok(looked),
+    }
+}
+
+/// Every needed object that is there, once, with the snapshots that need it.
+fn tasks(copy: &Copy, listed: &Listed, pages: &PageCache, findings: &mut Vec<Finding>) -> Result<Vec<Task>, VaultError> {
+    let mut by_name: BTreeMap<ObjectName, Task> = BTreeMap::new();
+    let sizes: BTreeMap<&ObjectName, u64> = listed.presence.others().collect();
+    listed.needs.each_line(copy.store.as_ref(), pages, findings, &mut |line, places| {
+        if !listed.presence.has(&line.name) {
+            return;
+        }
+        let bytes = line.name.bytes().or_else(|| sizes.get(&line.name).copied()).unwrap_or(0);
+        let task = by_name.entry(line.name.clone()).or_insert_with(|| Task {
+            name: line.name.clone(),
+            hash: line.hash,
+            snapshots: Vec::new(),
+            bytes,
+        });
+        task.snapshots.extend(places);
+    })?;
+    Ok(by_name.into_values().collect())
+}
+
+fn choose(mut tasks: Vec<Task>, share: Share, times: &ReadTimes, now: Timestamp) -> Vec<Task> {
+    let all: u64 = tasks.iter().map(|task| task.bytes).sum();
+    let last = |task: &Task| times.times.get(&task.hash).copied();
+    let (fraction, due) = match share {
+        Share::All => return tasks,
+        Share::Fraction(fraction) => (fraction, None),
+        Share::Within(secs) => {
+            let secs = i64::try_from(secs).unwrap_or(i64::MAX);
+            // A first run reads its part of a day; later ones the part of the time since the last.
+            let since = times.last_run.map_or(86_400, |last| now.secs_since(last).max(0));
+            (since as f64 / secs.max(1) as f64, Some(now.plus_secs(since - secs)))
+        }
+    };
+    tasks.sort_by_key(|task| last(task).map_or(i64::MIN, |time| time.0));
+    let budget = (all as f64 * fraction.clamp(0.0, 1.0)).ceil() as u64;
+    let mut bytes = 0;
+    tasks
+        .into_iter()
+        .take_while(|task| {
+            let overdue = due.is_some_and(|due| last(task).is_some_and(|time| time <= due));
+            let wanted = bytes < budget || overdue;
+            bytes += task.bytes;
+            wanted
+        })
+        .collect()
+}
+
+struct Right {
+    suffix: u32,
+}
+
+enum Wrong {
+    Damaged(String),
+    Store(StoreError),
+}
+
+/// Reads the copies of an object until one fits.
+fn check_one(store: &dyn Store, task: &Task) -> Result<Right, Wrong> {
+    let mut problem: Option<String> = None;
+    for suffix in 0..=SUFFIX_MAX {
+        match read_hash(store, &task.name.with_suffix(suffix), task.name.bytes().unwrap_or(stored_limit(&task.name))) {
+            Ok(found) if found == task.hash => return Ok(Right { suffix }),
+            Ok(_) => {
+                problem.get_or_insert_with(|| "changed: its BLAKE3 is not the one that the inventory lists".into());
+            }
+            Err(StoreError::NotFound(_)) if suffix == 0 => {
+                problem.get_or_insert_with(|| "missing".into());
+            }
+            Err(StoreError::NotFound(_)) => {
+                if suffix > 0 {
+                    break;
+                }
+            }
+            Err(error) if error.is_store_wide() => return Err(Wrong::Store(error)),
+            Err(error) => {
+                problem.get_or_insert(error.to_string());
+            }
+        }
+    }
+    Err(Wrong::Damaged(problem.unwrap_or_else(|| "missing".into())))
+}
+
+fn read_hash(store: &dyn Store, stored: &str, limit: u64) -> Result<ObjectHash, StoreError> {
+    let mut hasher = StreamHasher::new();
+    let mut offset = 0;
+    loop {
+        let part = store.get(stored, offset, STEP_BYTES)?;
+        hasher.update(&part);
+        offset += part.len() as u64;
+        if (part.len() as u64) < STEP_BYTES || offset > limit {
+            return Ok(hasher.finish());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_longest_ago_is_read_first_and_all_within_the_time() {
+        let day = 86_400_i64;
+        let mut times = ReadTimes { path: PathBuf::new(), times: HashMap::new(), last_run: None };
+        let task = |n: u8| Task { name: ObjectName::Header, hash: ObjectHash([n; 32]), snapshots: vec![], bytes: 100 };
+        let mut last_seen = [0_i64; 60];
+        for today in 1..200_i64 {
+            let now = Timestamp(today * day);
+            let chosen = choose((0..60).map(task).collect(), Share::Within(30 * 86_400), &times, now);
+            assert!(chosen.len() <= 6, "{} objects on day {today}", chosen.len());
+            for task in &chosen {
+                last_seen[usize::from(task.hash.0[0])] = today;
+                times.times.insert(task.hash, now);
+            }
+            times.last_run = Some(now);
+            if today >= 31 {
+                let oldest = last_seen.iter().min().copied().unwrap_or(0);
+                assert!(today - oldest <= 30, "day {today}: an object was last read on day {oldest}");
+            }
+        }
+        assert_eq!(choose((0..60).map(task).collect(), Share::Fraction(0.05), &times, Timestamp(0)).len(), 3);
+        assert_eq!(choose((0..60).map(task).collect(), Share::All, &times, Timestamp(0)).len(), 60);
+    }
+}
