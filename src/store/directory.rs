@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -25,6 +26,9 @@ const OBJECT_MODE: Mode = Mode::from_raw_mode(0o440);
 const DIR_MODE: Mode = Mode::from_raw_mode(0o750);
 /// Transfers at once: enough to overlap one object's fsync with the next one's writing.
 const PARALLEL: usize = 2;
+
+/// Temporaries of this process so far.
+static TEMPORARIES: AtomicU64 = AtomicU64::new(0);
 
 /// Objects in files.
 #[derive(Debug)]
@@ -95,7 +99,9 @@ impl DirectoryStore {
     /// Writes a temporary and renames it to `file` in `dir`. None where the file system has no rename that refuses to
     /// replace.
     fn put_by_rename(&self, dir: &OwnedFd, file: &str, bytes: &[u8]) -> Result<Option<()>, Errno> {
-        let temporary = format!("{TEMPORARY_PREFIX}{:08x}-{file}", std::process::id());
+        // Two threads may put the same name at once: each writes a temporary of its own, and one rename wins.
+        let number = TEMPORARIES.fetch_add(1, Ordering::Relaxed);
+        let temporary = format!("{TEMPORARY_PREFIX}{:08x}-{number:x}-{file}", std::process::id());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = match rustix::fs::openat(dir, &temporary, flags, OBJECT_MODE) {
             // Left by a process of the same number that died: its lock died with it.

@@ -1,0 +1,155 @@
+//! One SFTP session on one SSH channel: many requests in flight, replies in any order.
+//!
+//! Guarantees: every wait is bounded by the watchdog; sending never deadlocks, because replies are taken in while the
+//! peer's window is closed. After an error the session is of no more use. Deliberately unaware of files and of how the
+//! channel came to be. It is owned by one operation at a time.
+
+use bytes::Bytes;
+use russh::{ChannelWriteHalf, client};
+
+use super::inbox::Inbox;
+use super::watchdog::{Patience, Watchdog};
+use super::wire::{Reply, Request, VERSION};
+use crate::store::StoreError;
+
+/// The client's end of an SFTP session.
+pub struct Channel {
+    write: ChannelWriteHalf<client::Msg>,
+    inbox: Inbox,
+    next_id: u32,
+    dog: Watchdog,
+    patience: Patience,
+}
+
+fn broken(error: russh::Error) -> StoreError {
+    StoreError::Unreachable(format!("connection lost: {error}"))
+}
+
+impl Channel {
+    /// Takes an open channel on which the SFTP subsystem was asked for.
+    pub fn new(channel: russh::Channel<client::Msg>, patience: Patience) -> Self {
+        let (read, write) = channel.split();
+        Self { write, inbox: Inbox::new(read), next_id: 0, dog: Watchdog::start(patience), patience }
+    }
+
+    /// The handshake of the protocol. The question for the server's limits goes out in the same breath, so that both cost
+    /// one round trip. Returns the names of the server's extensions, and its answer about limits.
+    ///
+    /// # Errors
+    /// When the server does not speak version 3, or the session broke.
+    pub async fn shake_hands(&mut self) -> Result<(Vec<String>, Reply), StoreError> {
+        let limits = self.next_id;
+        self.next_id += 1;
+        self.inbox.expect(limits, &Request::Limits, true);
+        let mut hello = Request::init(VERSION);
+        hello.extend(Request::Limits.write(limits));
+        self.dog.wait(self.write.data_bytes(hello)).await?.map_err(broken)?;
+
+        let packet = self.dog.wait(self.inbox.first_packet()).await??;
+        let (version, extensions) =
+            Reply::read_version(&packet).map_err(|_| StoreError::Protocol("its first packet is no SFTP version".into()))?;
+        if version != VERSION {
+            return Err(StoreError::Protocol(format!("it speaks SFTP version {version} where 3 was asked for")));
+        }
+        Ok((extensions, self.reply_to(limits).await?))
+    }
+
+    /// Starts the watchdog's account of a new operation.
+    pub fn begin(&mut self) {
+        self.dog = Watchdog::start(self.patience);
+    }
+
+    /// The running operation's account.
+    pub const fn dog(&mut self) -> &mut Watchdog {
+        &mut self.dog
+    }
+
+    /// Requests whose replies matter and were not handed out yet.
+    pub const fn in_flight(&self) -> usize {
+        self.inbox.open()
+    }
+
+    /// Sends a request; its reply comes out of [`reply`](Self::reply) under the number that is returned.
+    ///
+    /// # Errors
+    /// When the session broke or the peer misbehaves.
+    pub async fn send(&mut self, request: Request<'_>) -> Result<u32, StoreError> {
+        self.post(request, true).await
+    }
+
+    /// Sends a request whose reply nobody needs.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn send_unheard(&mut self, request: Request<'_>) -> Result<(), StoreError> {
+        self.post(request, false).await.map(drop)
+    }
+
+    /// Sends one request and waits for its reply.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn ask(&mut self, request: Request<'_>) -> Result<Reply, StoreError> {
+        let id = self.send(request).await?;
+        self.reply_to(id).await
+    }
+
+    /// The next reply, whichever request it answers.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn reply(&mut self) -> Result<(u32, Reply), StoreError> {
+        loop {
+            if let Some(found) = self.inbox.pop() {
+                return Ok(found);
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// The reply to one request; those to others wait.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn reply_to(&mut self, id: u32) -> Result<Reply, StoreError> {
+        loop {
+            if let Some(reply) = self.inbox.pop_reply_to(id) {
+                return Ok(reply);
+            }
+            self.fill().await?;
+        }
+    }
+
+    async fn fill(&mut self) -> Result<(), StoreError> {
+        let bytes = self.dog.wait(self.inbox.fill()).await??;
+        self.dog.moved(bytes);
+        Ok(())
+    }
+
+    async fn post(&mut self, request: Request<'_>, matters: bool) -> Result<u32, StoreError> {
+        let id = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1);
+        self.inbox.expect(id, &request, matters);
+        let packet = Bytes::from(request.write(id));
+        let bytes = packet.len();
+        let sending = self.write.data_bytes(packet);
+        tokio::pin!(sending);
+        loop {
+            let step = async {
+                tokio::select! {
+                    biased;
+                    sent = &mut sending => Ok(sent),
+                    filled = self.inbox.fill() => Err(filled),
+                }
+            };
+            match self.dog.wait(step).await? {
+                Ok(sent) => {
+                    sent.map_err(broken)?;
+                    self.dog.moved(bytes);
+                    return Ok(id);
+                }
+                Err(filled) => self.dog.moved(filled?),
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Small questions and the making of directories: what `stat`, `room` and `make_dirs` of a store need.
+
+use std::collections::HashMap;
+
+use super::refusal;
+use super::session::Session;
+use super::wire::{Code, Reply, Request, open_flags};
+use crate::store::StoreError;
+
+/// Directories of a vault: owner and group may enter.
+const DIR_MODE: u32 = 0o750;
+/// Requests in flight while directories are made: their replies are short.
+const IN_FLIGHT: usize = 512;
+
+/// The size of a regular file; none when there is none.
+///
+/// # Errors
+/// When the server does not tell.
+pub async fn size(session: &mut Session, name: &str, path: &str) -> Result<Option<u64>, StoreError> {
+    match session.channel.ask(Request::Lstat(path.as_bytes())).await? {
+        Reply::Attrs(attrs) if !attrs.is_file() => Ok(None),
+        Reply::Attrs(attrs) => {
+            attrs.bytes.map(Some).ok_or_else(|| StoreError::Protocol(format!("{name}: it tells no size")))
+        }
+        Reply::Status(Code::NotFound, _) => Ok(None),
+        other => Err(refusal::unexpected(name, &other)),
+    }
+}
+
+/// Makes directories that do not exist: the paths of `wanted`, given parents first, each with the name that people know it
+/// by. All requests go out at once.
+///
+/// # Errors
+/// When one does not exist afterwards.
+pub async fn make_dirs(session: &mut Session, wanted: &[(String, String)]) -> Result<(), StoreError> {
+    let refused = ask_all(session, wanted, |path| Request::MakeDir { path, mode: Some(DIR_MODE) }).await?;
+    // What was refused may exist: a server does not say so.
+    let doubtful: Vec<(String, String)> = refused.iter().map(|(at, _)| wanted[*at].clone()).collect();
+    let missing = ask_all(session, &doubtful, |path| Request::Stat(path)).await?;
+    if let Some((at, _)) = missing.first()
+        && let Some((original, reply)) = refused.get(*at)
+    {
+        return Err(refusal::unexpected(&wanted[*original].1, reply));
+    }
+    Ok(())
+}
+
+/// Asks the same of every path and returns those that were refused, or are no directories, with the replies.
+async fn ask_all(
+    session: &mut Session,
+    paths: &[(String, String)],
+    request: impl Fn(&[u8]) -> Request<'_>,
+) -> Result<Vec<(usize, Reply)>, StoreError> {
+    let channel = &mut session.channel;
+    let mut asked = HashMap::new();
+    let mut refused = Vec::new();
+    let mut waiting = paths.iter().enumerate().peekable();
+    while waiting.peek().is_some() || channel.in_flight() > 0 {
+        while channel.in_flight() < IN_FLIGHT
+            && let Some((at, (path, _))) = waiting.next()
+        {
+            asked.insert(channel.send(request(path.as_bytes())).await?, at);
+        }
+        let (id, reply) = channel.reply().await?;
+        let done = match &reply {
+            Reply::Status(code, _) => *code == Code::Ok,
+            Reply::Attrs(attrs) => attrs.is_dir(),
+            _ => false,
+        };
+        if let Some(at) = asked.remove(&id).filter(|_| !done) {
+            refused.push((at, reply));
+        }
+    }
+    refused.sort_by_key(|(at, _)| *at);
+    Ok(refused)
+}
+
+/// Makes the names in directories durable, as far as the server can.
+///
+/// # Errors
+/// When the session broke.
+pub async fn sync_dirs(session: &mut Session, paths: &[String]) -> Result<(), StoreError> {
+    if !session.server.fsync {
+        return Ok(());
+    }
+    for path in paths {
+        let opened =
+            session.channel.ask(Request::Open { path: path.as_bytes(), flags: open_flags::READ, mode: None }).await?;
+        if let Reply::Handle(handle) = opened {
+            session.channel.ask(Request::Fsync(&handle)).await?;
+            session.channel.send_unheard(Request::Close(&handle)).await?;
+        }
+    }
+    Ok(())
+}

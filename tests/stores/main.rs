@@ -1,0 +1,14 @@
+//! Stores: one contract for every store, and what is particular to SFTP: host keys, log-in, the write-once account, links
+//! that break, servers that lie.
+//!
+//! Real sshd processes run on loopback ports with throw-away keys and end with the test. Where sshd is missing, or root is
+//! needed and not had, a test prints a line that begins with `SKIPPED:` and passes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, missing_docs)]
+
+mod contract;
+mod embedded;
+mod host_keys;
+mod links;
+mod login;
+mod world;
