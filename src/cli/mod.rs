@@ -60,12 +60,39 @@ pub struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Try the whole job in a scratch place: push, verify, restore, compare
+    Try(commands::trial::Args),
     /// Make a vault: keys, configuration, directories
     Init(commands::init::Args),
     /// Back up jobs of the configuration, or paths, now
     Push(commands::push::Args),
     /// Bring a snapshot, or part of it, back
     Restore(commands::restore::Args),
+    /// Look for damage: names and sizes, stored bytes, or content
+    Verify(commands::verify::Args),
+    /// Bring one copy up to date from another, without any key
+    Sync(commands::sync::Args),
+    /// List snapshots
+    Snapshots(commands::browse::SnapshotsArgs),
+    /// List what lies in a snapshot
+    Ls(commands::browse::LsArgs),
+    /// Find files in snapshots
+    Find(commands::browse::FindArgs),
+    /// Write a file of a snapshot to standard output
+    Cat(commands::cat::Args),
+    /// Compare two snapshots
+    Diff(commands::browse::DiffArgs),
+    /// Show or check the record of pushes, verifications and restores
+    #[command(subcommand)]
+    Ledger(commands::ledger::Args),
+    /// Show whether every job is backed up where it should be
+    Status(commands::status::Args),
+    /// Serve a directory over SFTP, write-once, for trials
+    Serve(commands::serve::Args),
+    /// Print a completion script for a shell
+    Completions(commands::manual::CompletionsArgs),
+    /// Print the manual page
+    Man(commands::manual::ManArgs),
 }
 
 /// What a command has come to.
@@ -114,17 +141,43 @@ pub fn run() -> i32 {
 
 fn dispatch(command: &Command, session: &Session) -> Result<Outcome, OpError> {
     match command {
+        Command::Try(args) => commands::trial::run(args, session),
         Command::Init(args) => commands::init::run(args, session),
         Command::Push(args) => commands::push::run(args, session),
         Command::Restore(args) => commands::restore::run(args, session),
+        Command::Verify(args) => commands::verify::run(args, session),
+        Command::Sync(args) => commands::sync::run(args, session),
+        Command::Snapshots(args) => commands::browse::run_snapshots(args, session),
+        Command::Ls(args) => commands::browse::run_ls(args, session),
+        Command::Find(args) => commands::browse::run_find(args, session),
+        Command::Cat(args) => commands::cat::run(args, session),
+        Command::Diff(args) => commands::browse::run_diff(args, session),
+        Command::Ledger(args) => commands::ledger::run(args, session),
+        Command::Status(args) => commands::status::run(args, session),
+        Command::Serve(args) => commands::serve::run(args, session),
+        Command::Completions(args) => commands::manual::run_completions(args),
+        Command::Man(args) => commands::manual::run_man(args),
     }
 }
 
 const fn command_name(command: &Command) -> &'static str {
     match command {
+        Command::Try(_) => "try",
         Command::Init(_) => "init",
         Command::Push(_) => "push",
         Command::Restore(_) => "restore",
+        Command::Verify(_) => "verify",
+        Command::Sync(_) => "sync",
+        Command::Snapshots(_) => "snapshots",
+        Command::Ls(_) => "ls",
+        Command::Find(_) => "find",
+        Command::Cat(_) => "cat",
+        Command::Diff(_) => "diff",
+        Command::Ledger(_) => "ledger",
+        Command::Status(_) => "status",
+        Command::Serve(_) => "serve",
+        Command::Completions(_) => "completions",
+        Command::Man(_) => "man",
     }
 }
 

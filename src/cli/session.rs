@@ -1,5 +1,6 @@
 //! What every command begins with: configuration, state directory, names of machine and user, progress.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::Global;
@@ -19,6 +20,9 @@ pub struct Session {
     pub host: String,
     /// The account that runs this.
     pub user: String,
+    /// Whether programs read what is printed.
+    pub json: bool,
+    quiet: bool,
     /// Shows what happens.
     pub(super) progress: ProgressBar,
 }
@@ -43,7 +47,15 @@ impl Session {
         let uid = rustix::process::getuid().as_raw();
         let user = uzers::get_user_by_uid(uid).map_or_else(|| uid.to_string(), |u| u.name().to_string_lossy().into_owned());
         let progress = ProgressBar::new(!global.quiet && !global.json);
-        Ok(Self { config, config_path, state_root, host, user, progress })
+        let (json, quiet) = (global.json, global.quiet);
+        Ok(Self { config, config_path, state_root, host, user, json, quiet, progress })
+    }
+
+    /// Says something while a command runs on, to people.
+    pub fn say(&self, text: &str) {
+        if !self.quiet && !self.json {
+            let _ = writeln!(std::io::stdout().lock(), "{text}");
+        }
     }
 
     /// The folder of the configuration.

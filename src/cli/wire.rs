@@ -1,14 +1,17 @@
 //! The one place where concrete stores are chosen.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Session;
 use super::config::StoreConfig;
+use super::passphrase::ask_for_key;
 use crate::crypto::identity::IdentityFile;
 use crate::ledger::RootPin;
 use crate::ops::OpError;
 use crate::ops::context::{NamedStore, VaultPin};
 use crate::store::directory::DirectoryStore;
+use crate::store::sftp::{RateLimit, SftpOptions, SftpStore};
 use crate::store::{Location, StoreError, WriteOnceStore};
 
 /// Whether a store's directory may be made.
@@ -47,10 +50,31 @@ pub fn open_store(name: &str, config: &StoreConfig, opening: Opening) -> Result<
             Opening::Existing => Arc::new(DirectoryStore::open(path)?),
             Opening::Create => Arc::new(DirectoryStore::create(path)?),
         },
-        Some(other) => return Err(StoreError::Unreachable(format!("{other}: not yet"))),
-        None => return Err(StoreError::Unreachable(format!("store {name:?} has no url"))),
+        Some(Location::Sftp(location)) => Arc::new(SftpStore::connect(location, sftp_options(config))?),
+        Some(Location::Memory) | None => return Err(StoreError::Unreachable(format!("store {name:?} has no url"))),
     };
     Ok(NamedStore { name: name.to_owned(), store })
+}
+
+/// How to reach an SFTP account, from its configuration.
+fn sftp_options(config: &StoreConfig) -> SftpOptions {
+    let default = SftpOptions::default();
+    let limit = config.limit.map(|bytes| Arc::new(move || Some(bytes)) as RateLimit);
+    let mut times = default.times;
+    if let Some(secs) = config.timeout_secs {
+        times.silence = Duration::from_secs(secs);
+        times.unacknowledged = times.unacknowledged.min(times.silence);
+    }
+    SftpOptions {
+        key_files: config.ssh_key.iter().cloned().collect(),
+        passphrase: Some(Arc::new(ask_for_key)),
+        host_keys: config.host_keys.clone(),
+        connections: config.connections.unwrap_or(default.connections),
+        upload_limit: limit.clone(),
+        download_limit: limit,
+        times,
+        ..default
+    }
 }
 
 /// The vault and root of the configuration.

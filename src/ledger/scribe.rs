@@ -133,6 +133,15 @@ impl Scribe {
         bytes.ok_or_else(|| StateError::invalid(&path, "not there").into())
     }
 
+    fn lock(&self) -> Result<std::fs::File, StateError> {
+        let path = self.dir.join("lock");
+        let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = file.map_err(StateError::io(&path))?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)
+            .map_err(|e| StateError::Io { path, source: e.into() })?;
+        Ok(file)
+    }
+
     fn path(&self, name: &ObjectName) -> PathBuf {
         let text = name.to_string();
         self.dir.join(text.strip_prefix("ledger/").unwrap_or(&text))
@@ -143,6 +152,9 @@ impl Scribe {
     /// # Errors
     /// When it is too large, or the state directory fails.
     pub fn write(&mut self, kind: RecordKind, body: &impl Serialize, context: Context) -> Result<Signed, ScribeError> {
+        // Another process of this machine may write with the same key: one number, one statement.
+        let _lock = self.lock()?;
+        self.head = self.newest()?;
         let seq = self.head.map_or(1, |head| head.seq + 1);
         let label = || format!("{kind} record {seq}");
         let format = |source| LedgerError::Format { name: label(), source };

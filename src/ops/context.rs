@@ -9,7 +9,7 @@ use crate::format::record::Head;
 use crate::ledger::scribe::Context as RecordContext;
 use crate::ledger::{RootPin, Scribe};
 use crate::model::ids::{VaultId, WriterId};
-use crate::state::keys::KeyDir;
+use crate::state::keys::{KeyDir, Role};
 use crate::state::ratchet::Ratchet;
 use crate::state::{StateDir, StateLock};
 use crate::store::WriteOnceStore;
@@ -86,21 +86,46 @@ impl Context {
         Ok(records)
     }
 
-    /// Who signs records on this machine; a key is made when there is none yet.
+    /// Who signs records on this machine in a role. A station's key is made when there is none yet; an agent's never, since
+    /// the root must have enrolled it.
     ///
     /// # Errors
-    /// When the state cannot be read or written.
-    pub fn scribe(&self, env: &Env<'_>, vault: VaultId) -> Result<Scribe, VaultError> {
+    /// When the state cannot be read or written, or this machine is not the agent.
+    pub fn scribe(&self, role: Role, env: &Env<'_>, vault: VaultId) -> Result<Scribe, VaultError> {
         let keys = KeyDir::of(&self.state);
-        let key = match keys.writer()? {
-            Some(key) => key,
-            None => {
+        let key = match (keys.writer(role)?, role) {
+            (Some(key), _) => key,
+            (None, Role::Station) => {
                 let key = SigningKey::generate(&format!("{}@{}", env.user, env.host)).map_err(VaultError::internal)?;
-                keys.keep_writer(&key)?;
+                keys.keep_writer(role, &key)?;
                 key
             }
+            (None, Role::Agent) => return Err(VaultError::NoVault("this machine is not the agent of the vault".into())),
         };
         Ok(Scribe::open(&self.state, vault, key)?)
+    }
+
+    /// Whether this machine is the agent of the vault.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn is_agent(&self) -> Result<bool, VaultError> {
+        Ok(KeyDir::of(&self.state).writer(Role::Agent)?.is_some())
+    }
+
+    /// Everyone who signs on this machine.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn scribes(&self, vault: VaultId) -> Result<Vec<Scribe>, VaultError> {
+        let keys = KeyDir::of(&self.state);
+        let mut scribes = Vec::new();
+        for role in [Role::Agent, Role::Station] {
+            if let Some(key) = keys.writer(role)? {
+                scribes.push(Scribe::open(&self.state, vault, key)?);
+            }
+        }
+        Ok(scribes)
     }
 
     /// What a record of now carries.

@@ -12,6 +12,7 @@ use crate::format::wire::to_base64;
 use crate::ledger::{Scribe, Signed};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::SnapshotId;
+use crate::state::keys::Role;
 use crate::store::deliver::{RetryPolicy, deliver};
 use crate::vault::VaultError;
 use crate::vault::copy::Copy;
@@ -74,7 +75,7 @@ impl<'a> Custody<'a> {
         records: &'a Records,
         env: &Env<'_>,
     ) -> Result<Self, OpError> {
-        let mut scribe = context.scribe(env, copy.vault())?;
+        let mut scribe = context.scribe(Role::Station, env, copy.vault())?;
         adopt_own(&mut scribe, copy, records)?;
         let detail = RestoreDetail {
             selection: purpose.selection.iter().take(PATHS_KEPT).cloned().collect(),

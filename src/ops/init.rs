@@ -18,7 +18,7 @@ use crate::crypto::seal::Recipient;
 use crate::ledger::RootPin;
 use crate::model::name::{Area, ObjectName};
 use crate::state::StateDir;
-use crate::state::keys::KeyDir;
+use crate::state::keys::{KeyDir, Role};
 use crate::store::deliver::{RetryPolicy, deliver};
 use crate::vault::VaultError;
 use crate::vault::create::{NewVault, create};
@@ -170,7 +170,7 @@ fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), OpError> {
 fn keep_agent_keys(made: &NewVault, env: &Env<'_>) -> Result<(), OpError> {
     let state = StateDir::open(env.state_root, made.vault)?;
     let keys = KeyDir::of(&state);
-    keys.keep_writer(&made.agent)?;
+    keys.keep_writer(Role::Agent, &made.agent)?;
     keys.keep_index_identity(&made.index_identity)?;
     keys.keep_secret(1, &made.secret)?;
     Ok(())

@@ -18,10 +18,13 @@ pub mod cat;
 pub mod context;
 pub mod custody;
 pub mod init;
+pub mod ledger;
 pub mod push;
 pub mod reading;
 pub mod restore;
 pub mod select;
+pub mod status;
+pub mod sync;
 pub mod verify;
 
 pub use context::Context;
@@ -110,7 +113,7 @@ impl OpError {
                 VaultError::Store(StoreError::HostKey(_)) | VaultError::Damaged { .. } | VaultError::Ledger(_) => {
                     Exit::Alarm
                 }
-                VaultError::State(StateError::Busy(_)) => Exit::Busy,
+                VaultError::State(StateError::Busy(_)) | VaultError::Absent(_) => Exit::Busy,
                 VaultError::Interrupted | VaultError::Store(StoreError::Interrupted) => Exit::Interrupted,
                 _ => Exit::NotDone,
             },

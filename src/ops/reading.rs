@@ -7,6 +7,7 @@ use super::context::{Context, Locking, NamedStore, VaultPin, open_pinned};
 use super::select::{Names, SnapshotQuery, select};
 use super::{Env, OpError};
 use crate::crypto::identity::Identity;
+use crate::ledger::LedgerError;
 use crate::vault::catalogue_reader::{SnapshotReader, read_manifest};
 use crate::vault::copy::Copy;
 use crate::vault::snapshots::{Records, Snapshot};
@@ -42,6 +43,19 @@ impl ReadPlan {
     /// # Errors
     /// When it is out of reach, or not the pinned vault, or went back in time.
     pub fn open(&self, env: &Env<'_>) -> Result<Opened, OpError> {
+        match self.open_for_audit(env)? {
+            (opened, rolled_back) if rolled_back.is_empty() => Ok(opened),
+            (_, rolled_back) => {
+                Err(rolled_back.into_iter().next().map_or_else(|| OpError::NotDone("rolled back".into()), OpError::from))
+            }
+        }
+    }
+
+    /// Opens the copy even when it went back in time, and says where: for whoever looks into it.
+    ///
+    /// # Errors
+    /// When it is out of reach, or not the pinned vault, or its root's chain went back.
+    pub fn open_for_audit(&self, env: &Env<'_>) -> Result<(Opened, Vec<LedgerError>), OpError> {
         env.step(format!("opening {}", self.from.name));
         // Its id decides which state belongs to it.
         let vault = match self.pin.vault {
@@ -49,10 +63,12 @@ impl ReadPlan {
             None => open_pinned(Arc::clone(&self.from.store), &self.pin, None)?.vault(),
         };
         let mut context = Context::open(env, vault, Locking::Shared)?;
-        let copy = context.open_copy(Arc::clone(&self.from.store), &self.pin)?;
+        let copy = open_pinned(Arc::clone(&self.from.store), &self.pin, Some(&context.state))?;
+        copy.check_trust(&context.ratchet)?;
+        let rolled_back = copy.book.rolled_back(&copy.store.identity(), context.ratchet.seen());
         let records = context.read_records(&copy)?;
         let snapshots = records.snapshots();
-        Ok(Opened { context, copy, records, snapshots })
+        Ok((Opened { context, copy, records, snapshots }, rolled_back))
     }
 
     /// An identity must be there; the message says whose.

@@ -11,6 +11,7 @@ use crate::format::record::RecordKind;
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::name::ObjectName;
 use crate::model::time::Timestamp;
+use crate::state::keys::Role;
 use crate::store::deliver::{RetryPolicy, deliver};
 use crate::vault::VaultError;
 use crate::vault::catalogue_reader::SnapshotReader;
@@ -196,7 +197,8 @@ fn record(plan: &VerifyPlan, found: &Opened, receipt: &VerifyReceipt, env: &Env<
             .map(|(object, kind)| FoundObject { object, kind })
             .collect(),
     };
-    let mut scribe = found.context.scribe(env, found.copy.vault())?;
+    let role = if found.context.is_agent()? { Role::Agent } else { Role::Station };
+    let mut scribe = found.context.scribe(role, env, found.copy.vault())?;
     super::custody::adopt_own(&mut scribe, &found.copy, &found.records)?;
     let context = found.context.record_context(env, found.copy.trust.head(), found.records.heads());
     let signed = scribe.write(RecordKind::Verify, &body, context)?;

@@ -1,6 +1,7 @@
 //! The private keys of this machine, one text file each, readable by their owner alone.
 //!
 //! An agent holds the vault secret of each generation, the index identity and its writer key; a station holds a writer key.
+//! One machine may be both: then it has two writer keys, since a restore is no business of the agent's.
 
 use std::path::{Path, PathBuf};
 
@@ -10,10 +11,29 @@ use crate::crypto::secret::VaultSecret;
 use crate::crypto::sign::SigningKey;
 use crate::state::{StateDir, StateError, read_if_there, write_durably};
 
-const WRITER_FILE: &str = "writer";
+const AGENT_FILE: &str = "agent-writer";
+const STATION_FILE: &str = "station-writer";
 const INDEX_FILE: &str = "index-identity";
 /// No key file comes near this.
 const KEY_MAX_BYTES: u64 = 16 * 1024;
+
+/// In whose name this machine signs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The producing machine: snapshots and what it verifies.
+    Agent,
+    /// A machine that restores or verifies.
+    Station,
+}
+
+impl Role {
+    const fn file(self) -> &'static str {
+        match self {
+            Self::Agent => AGENT_FILE,
+            Self::Station => STATION_FILE,
+        }
+    }
+}
 
 /// The key files of one vault on this machine.
 #[derive(Debug, Clone)]
@@ -35,21 +55,21 @@ impl KeyDir {
         Ok(Some((path, text)))
     }
 
-    /// The key that signs this machine's records.
+    /// The key that signs this machine's records in a role.
     ///
     /// # Errors
     /// When the file cannot be read or holds no key.
-    pub fn writer(&self) -> Result<Option<SigningKey>, StateError> {
-        let Some((path, text)) = self.read(WRITER_FILE)? else { return Ok(None) };
+    pub fn writer(&self, role: Role) -> Result<Option<SigningKey>, StateError> {
+        let Some((path, text)) = self.read(role.file())? else { return Ok(None) };
         SigningKey::from_openssh(&text).map(Some).map_err(|e| bad(&path, &e))
     }
 
-    /// Keeps the key that signs this machine's records.
+    /// Keeps the key that signs this machine's records in a role.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn keep_writer(&self, key: &SigningKey) -> Result<(), StateError> {
-        let path = self.dir.join(WRITER_FILE);
+    pub fn keep_writer(&self, role: Role, key: &SigningKey) -> Result<(), StateError> {
+        let path = self.dir.join(role.file());
         let text = key.to_openssh().map_err(|e| bad(&path, &e))?;
         write_durably(&path, text.as_bytes())
     }

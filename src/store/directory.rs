@@ -224,6 +224,19 @@ impl Store for DirectoryStore {
     fn parallel(&self) -> usize {
         PARALLEL
     }
+
+    fn identity(&self) -> String {
+        // Of most file systems this follows from their UUID.
+        let id = rustix::fs::fstatvfs(&self.root).map_or(0, |stat| stat.f_fsid);
+        format!("{}#{id:x}", self.location)
+    }
+
+    fn forget_cached(&self, name: &str) {
+        if let Ok(file) = self.open_object(name) {
+            // Advice: where it is not taken, what is read back comes from memory.
+            let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        }
+    }
 }
 
 fn read_range(file: &File, offset: u64, bytes: u64) -> io::Result<Vec<u8>> {

@@ -16,6 +16,7 @@ use crate::model::time::Timestamp;
 
 pub mod deliver;
 pub mod directory;
+pub mod drive;
 pub mod location;
 pub mod memory;
 pub mod sftp;
@@ -151,6 +152,16 @@ pub trait Store: Send + Sync {
 
     /// How many transfers at once serve this store best.
     fn parallel(&self) -> usize;
+
+    /// What tells this store from another at the same address: two drives take turns at one mount point.
+    fn identity(&self) -> String {
+        self.location().to_string()
+    }
+
+    /// Makes the next read of an object come from the device, where the store keeps a cache that can be told to forget.
+    fn forget_cached(&self, name: &str) {
+        let _ = name;
+    }
 }
 
 /// A store that takes new objects.

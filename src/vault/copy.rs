@@ -104,6 +104,12 @@ impl Copy {
         files.chain(trust).collect()
     }
 
+    /// The header, as stored.
+    #[must_use]
+    pub fn header_bytes(&self) -> &[u8] {
+        &self.header_bytes
+    }
+
     /// The trust records of the chain, as stored.
     #[must_use]
     pub fn trust_records(&self) -> &[(ObjectName, Vec<u8>)] {
@@ -116,16 +122,25 @@ impl Copy {
     /// # Errors
     /// [`LedgerError::RolledBack`], naming the newest record that was seen.
     pub fn check_ratchet(&self, ratchet: &Ratchet) -> Result<(), LedgerError> {
+        self.check_trust(ratchet)?;
+        match self.book.rolled_back(&self.store.identity(), ratchet.seen()).into_iter().next() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Holds the root's chain against what was seen before.
+    ///
+    /// # Errors
+    /// [`LedgerError::RolledBack`].
+    pub fn check_trust(&self, ratchet: &Ratchet) -> Result<(), LedgerError> {
         if let Some(seen) = ratchet.seen().trust
             && (self.trust.head().seq < seen.seq || !self.trust.contains(&seen))
         {
             let found = format!("number {}", self.trust.head().seq);
             return Err(LedgerError::RolledBack { what: "the root's chain".into(), seen, found });
         }
-        match self.book.rolled_back(&self.name(), ratchet.seen()).into_iter().next() {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Moves the ratchet forward to this copy's trust and to `heads`, which the caller has checked, and keeps the trust
@@ -145,7 +160,7 @@ impl Copy {
                 write_durably(&path, bytes)?;
             }
         }
-        ratchet.advance(Some(self.trust.head()), &self.name(), heads)
+        ratchet.advance(Some(self.trust.head()), &self.store.identity(), heads)
     }
 }
 

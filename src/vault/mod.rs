@@ -71,6 +71,9 @@ pub enum VaultError {
     /// There is no vault.
     #[error("{0}")]
     NoVault(String),
+    /// A drive is not there.
+    #[error("{0}")]
+    Absent(String),
     /// No such snapshot, or more than one.
     #[error("{0}")]
     NoSnapshot(String),

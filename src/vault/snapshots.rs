@@ -182,8 +182,12 @@ fn standing_finding(checked: &Checked) -> Option<Finding> {
         Standing::NotEnrolled => {
             let message =
                 format!("{} record by a writer that is not enrolled ({})", checked.statement.kind, checked.writer_name);
-            let forged = matches!(checked.statement.kind, RecordKind::RestoreIntent | RecordKind::RestoreOutcome);
-            let kind = if forged { FindingKind::Notice } else { FindingKind::Trust };
+            // A station that nobody enrolled may say what it did; it may not make or unmake anything.
+            let says_only = matches!(
+                checked.statement.kind,
+                RecordKind::RestoreIntent | RecordKind::RestoreOutcome | RecordKind::Verify | RecordKind::Drill
+            );
+            let kind = if says_only { FindingKind::Notice } else { FindingKind::Trust };
             Some(Finding::new(kind, &checked.name, message))
         }
     }

@@ -1,8 +1,19 @@
 //! One file a command: arguments in, plan out, receipt as text.
 
+pub mod browse;
+pub mod cat;
 pub mod init;
+pub mod ledger;
+pub mod manual;
 pub mod push;
 pub mod restore;
+pub mod serve;
+pub mod status;
+pub mod sync;
+pub mod trial;
+pub mod verify;
+
+pub use browse::entry_path;
 
 use crate::cli::Session;
 use crate::cli::config::ADHOC_JOB;

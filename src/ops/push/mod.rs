@@ -28,7 +28,7 @@ use crate::model::time::Timestamp;
 use crate::source::{SourceConfig, SourceError};
 use crate::state::index::ChunkIndex;
 use crate::state::journal::Journal;
-use crate::state::keys::KeyDir;
+use crate::state::keys::{KeyDir, Role};
 use crate::store::StoreError;
 use crate::store::deliver::{RetryPolicy, deliver};
 use crate::vault::VaultError;
@@ -179,10 +179,10 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     let started = env.clock.now();
     let keys = KeyDir::of(&context.state);
     let index_identity = keys.index_identity()?.ok_or_else(|| not_the_agent(plan))?;
-    if keys.writer()?.is_none() {
+    if keys.writer(Role::Agent)?.is_none() {
         return Err(not_the_agent(plan));
     }
-    let mut scribe = context.scribe(env, plan.vault)?;
+    let mut scribe = context.scribe(Role::Agent, env, plan.vault)?;
     env.step("looking at the stores");
     let mut prepared = prepare::prepare(plan, context, &mut scribe, env)?;
     let trust = prepared.trust().clone();

@@ -1,0 +1,71 @@
+//! `farkeep status`
+
+use std::fmt::Write as _;
+
+use crate::cli::wire::{Opening, configured_pin, open_store};
+use crate::cli::{Outcome, Session, commands, render};
+use crate::ops::status::{StatusPlan, StatusReceipt, age, status};
+use crate::ops::{Exit, OpError};
+
+/// Arguments of `farkeep status`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// End with 0 when all is well, 3 when something is late or missed, 4 at an alarm, 5 when no store answers
+    #[arg(long)]
+    check: bool,
+}
+
+/// Runs it.
+pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
+    let pin = configured_pin(session)?;
+    let vault = pin.vault.ok_or_else(|| OpError::Usage("the configuration does not name the vault's id".into()))?;
+    let (mut stores, mut missed) = (Vec::new(), Vec::new());
+    for (name, config) in &session.config.stores {
+        match open_store(name, config, Opening::Existing) {
+            Ok(store) => stores.push(store),
+            Err(error) => missed.push((name.clone(), error)),
+        }
+    }
+    let names = commands::known_names(session, &pin);
+    let jobs = session.config.jobs.keys().cloned().collect();
+    let receipt = status(&StatusPlan { vault, pin, stores, missed, names, jobs }, &session.env())?;
+    session.progress.clear();
+    let exit = if args.check { receipt.exit() } else { Exit::Done };
+    Ok(Outcome::new(exit, describe(&receipt), &receipt))
+}
+
+fn describe(receipt: &StatusReceipt) -> String {
+    let mut text = String::new();
+    for store in &receipt.stores {
+        match &store.error {
+            Some(error) => {
+                let _ = writeln!(text, "{}: NOT REACHED: {error}", store.store);
+                continue;
+            }
+            None => {
+                let _ = writeln!(text, "{}:", store.store);
+            }
+        }
+        for series in &store.series {
+            let late = if series.late { "  LATE" } else { "" };
+            let _ = writeln!(
+                text,
+                "  {:24} {}  {} old, {}{late}",
+                series.job,
+                series.snapshot.short(),
+                age(series.age_secs),
+                render::count(series.count, "snapshot"),
+            );
+        }
+        match &store.verified {
+            Some((time, depth, findings)) => {
+                let _ = writeln!(text, "  verified {depth} at {time}: {}", render::count(*findings, "finding"));
+            }
+            None => {
+                let _ = writeln!(text, "  stored bytes were never verified; farkeep verify does it");
+            }
+        }
+    }
+    render::findings(&mut text, &receipt.findings);
+    text
+}

@@ -1,0 +1,195 @@
+//! `ledger show` and `ledger verify`: what was recorded, by whom, and whether the chains are whole.
+//!
+//! The records of a copy and those that lie only on this machine are read together.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::reading::ReadPlan;
+use super::{Env, Exit, OpError};
+use crate::crypto::open::open;
+use crate::format::body::{RestoreDetail, RestoreIntentBody, RestoreOutcomeBody, SnapshotBody, VerifyBody};
+use crate::format::record::{Head, RecordKind};
+use crate::format::wire::from_base64;
+use crate::ledger::book::chain_findings;
+use crate::ledger::{Checked, Standing, check};
+use crate::model::finding::{Finding, FindingKind};
+use crate::model::ids::{ObjectHash, WriterId};
+use crate::model::limits::KIB;
+use crate::model::name::ObjectName;
+use crate::model::size::human_size;
+use crate::model::time::Timestamp;
+use crate::vault::unlock::unlock;
+
+/// What a sealed detail may hold.
+const DETAIL_MAX_BYTES: u64 = 64 * KIB;
+
+/// One record as it is shown.
+#[derive(Debug, Clone, Serialize)]
+pub struct ShownRecord {
+    /// Its name in the vault.
+    pub name: String,
+    /// When its writer says it was made.
+    pub time: Timestamp,
+    /// What people call its writer.
+    pub writer: String,
+    /// Its writer.
+    pub writer_id: WriterId,
+    /// Its number in that writer's chain.
+    pub seq: u64,
+    /// Its kind.
+    pub kind: String,
+    /// trusted, not-enrolled, or why it does not count.
+    pub standing: String,
+    /// What it says, in one line.
+    pub summary: String,
+    /// What it says, whole.
+    pub body: serde_json::Value,
+    /// What it keeps sealed, when an identity opened it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<RestoreDetail>,
+    /// Whether the copy holds it, or only this machine does.
+    pub in_copy: bool,
+}
+
+/// The ledger of a copy.
+#[derive(Debug, Clone, Serialize)]
+pub struct Ledger {
+    /// The copy.
+    pub store: String,
+    /// Its records, oldest first.
+    pub records: Vec<ShownRecord>,
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+}
+
+impl Ledger {
+    /// The exit code of `ledger verify`.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        Exit::of_findings(&self.findings)
+    }
+}
+
+/// Reads the ledger; what is wrong with it is among the findings.
+///
+/// # Errors
+/// When the copy cannot be reached, or is not the pinned vault.
+pub fn read(plan: &ReadPlan, env: &Env<'_>) -> Result<Ledger, OpError> {
+    let (opened, rolled_back) = plan.open_for_audit(env)?;
+    let mut checked = opened.records.checked.clone();
+    let mut findings = opened.records.findings.clone();
+    let mut local: Vec<ObjectName> = Vec::new();
+    for scribe in opened.context.scribes(opened.copy.vault())? {
+        for name in scribe.names()? {
+            let ObjectName::Record { writer, seq, statement } = &name else { continue };
+            if opened.copy.book.has(writer, &Head { seq: *seq, hash: *statement }) {
+                continue;
+            }
+            let bytes = scribe.read(&name)?;
+            match check(&opened.copy.trust, &name.to_string(), &bytes) {
+                Ok(record) => {
+                    checked.push(record);
+                    local.push(name);
+                }
+                Err(error) => findings.push(Finding::new(FindingKind::Trust, &name, error)),
+            }
+        }
+    }
+    findings.extend(chain_findings(&checked));
+    findings.extend(rolled_back.iter().map(|error| Finding::new(FindingKind::Trust, opened.copy.name(), error)));
+    if !local.is_empty() {
+        let message = format!("{} records lie only on this machine; the next `farkeep sync` delivers them", local.len());
+        findings.push(Finding::new(FindingKind::Notice, "ledger", message));
+    }
+    checked.sort_by_key(|record| (record.statement.time, record.statement.writer, record.head.seq));
+    let epochs = if plan.identities.is_empty() { None } else { Some(unlock(&opened.copy, &plan.identities)?.epochs) };
+    let restores: BTreeMap<ObjectHash, RestoreIntentBody> = checked
+        .iter()
+        .filter(|record| record.statement.kind == RecordKind::RestoreIntent)
+        .filter_map(|record| Some((record.head.hash, record.statement.body_as().ok()?)))
+        .collect();
+    let records = checked
+        .iter()
+        .map(|record| {
+            let detail = epochs.as_ref().and_then(|epochs| open_detail(record, epochs));
+            shown(record, detail, &restores, !local.contains(&record.name))
+        })
+        .collect();
+    Ok(Ledger { store: opened.copy.name(), records, findings })
+}
+
+fn open_detail(record: &Checked, epochs: &[crate::crypto::identity::Identity]) -> Option<RestoreDetail> {
+    let body: RestoreIntentBody = record.statement.body_as().ok()?;
+    let sealed = from_base64(&body.sealed_detail).ok()?;
+    serde_json::from_slice(&open(&sealed, epochs, DETAIL_MAX_BYTES).ok()?).ok()
+}
+
+fn shown(
+    record: &Checked,
+    detail: Option<RestoreDetail>,
+    restores: &BTreeMap<ObjectHash, RestoreIntentBody>,
+    in_copy: bool,
+) -> ShownRecord {
+    ShownRecord {
+        name: record.name.to_string(),
+        time: record.statement.time,
+        writer: record.writer_name.clone(),
+        writer_id: record.statement.writer,
+        seq: record.head.seq,
+        kind: record.statement.kind.to_string(),
+        standing: match &record.standing {
+            Standing::Trusted => "trusted".into(),
+            Standing::NotEnrolled => "not-enrolled".into(),
+            Standing::Refused(why) => why.clone(),
+        },
+        summary: summary(record, detail.as_ref(), restores),
+        body: record.statement.body.clone(),
+        detail,
+        in_copy,
+    }
+}
+
+/// What a record says, in one line.
+fn summary(record: &Checked, detail: Option<&RestoreDetail>, restores: &BTreeMap<ObjectHash, RestoreIntentBody>) -> String {
+    let statement = &record.statement;
+    let text = match &statement.kind {
+        RecordKind::Snapshot => statement.body_as::<SnapshotBody>().map(|body| {
+            let (files, new) = (body.tally.files, human_size(body.new_bytes));
+            format!("snapshot {} of series {}: {files} files, {new} new", record.head.hash.short(), body.series.short())
+        }),
+        RecordKind::RestoreIntent => statement.body_as::<RestoreIntentBody>().map(|body| describe_intent(&body, detail)),
+        RecordKind::RestoreOutcome => statement.body_as::<RestoreOutcomeBody>().map(|body| {
+            let what = restores.get(&body.intent.hash).map_or_else(
+                || format!("restore {}", body.intent.hash.short()),
+                |intent| format!("{} of snapshot {} by {}", intent.purpose, intent.snapshot.short(), intent.operator),
+            );
+            let error = body.error.map(|error| format!(", {error}")).unwrap_or_default();
+            format!("{what} ended: {}, {} entries, {}{error}", body.outcome, body.entries, human_size(body.bytes))
+        }),
+        RecordKind::Verify => statement.body_as::<VerifyBody>().map(|body| {
+            format!("verified {} ({}): {} objects, {} findings", body.store, body.depth, body.objects, body.findings)
+        }),
+        other => Ok(other.to_string()),
+    };
+    text.unwrap_or_else(|error| format!("{} record that cannot be read: {error}", statement.kind))
+}
+
+fn describe_intent(body: &RestoreIntentBody, detail: Option<&RestoreDetail>) -> String {
+    let what = match (detail, body.selected) {
+        (Some(detail), _) if !detail.selection.is_empty() => format!(" ({})", detail.selection.join(", ")),
+        (_, 0) => String::new(),
+        (_, n) => format!(" ({n} paths, sealed)"),
+    };
+    let to = detail.map(|detail| format!(" into {}", detail.target)).unwrap_or_default();
+    let reason = body.reason.as_ref().map(|reason| format!(", reason: {reason}")).unwrap_or_default();
+    let ticket = body.ticket.as_ref().map(|ticket| format!(", ticket {ticket}")).unwrap_or_default();
+    format!(
+        "{} begins {} of snapshot {}{what} from {}{to}{reason}{ticket}",
+        body.operator,
+        body.purpose,
+        body.snapshot.short(),
+        body.from
+    )
+}

@@ -1,0 +1,231 @@
+//! `status`: is every job backed up where it should be, and how long ago?
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::context::{Context, Locking, NamedStore, VaultPin};
+use super::{Env, Exit, OpError};
+use crate::format::body::VerifyBody;
+use crate::format::record::{Head, RecordKind};
+use crate::ledger::Standing;
+use crate::model::finding::{Finding, FindingKind};
+use crate::model::ids::{SnapshotId, VaultId};
+use crate::model::name::ObjectName;
+use crate::model::snapshot::SnapshotState;
+use crate::model::time::{Timestamp, human_duration};
+use crate::ops::select::Names;
+use crate::store::StoreError;
+use crate::vault::VaultError;
+use crate::vault::snapshots::Snapshot;
+
+/// A job without a schedule counts as late after so many seconds: two days.
+const LATE_SECS: i64 = 2 * 86_400;
+/// A push may run past its time by so much of the interval before it counts as late.
+const GRACE_PARTS: i64 = 4;
+
+/// What to look at.
+pub struct StatusPlan {
+    /// The vault.
+    pub vault: VaultId,
+    /// Whom to trust.
+    pub pin: VaultPin,
+    /// Stores that could be opened.
+    pub stores: Vec<NamedStore>,
+    /// Stores that could not.
+    pub missed: Vec<(String, StoreError)>,
+    /// Names that are known here.
+    pub names: Names,
+    /// The jobs that should have snapshots.
+    pub jobs: Vec<String>,
+}
+
+/// The newest snapshot of one series in one store.
+#[derive(Debug, Clone, Serialize)]
+pub struct SeriesStatus {
+    /// The job, or the series token.
+    pub job: String,
+    /// The newest snapshot.
+    pub snapshot: SnapshotId,
+    /// When it was committed.
+    pub time: Timestamp,
+    /// How old it is, in seconds.
+    pub age_secs: i64,
+    /// When the next was due, where that is known.
+    pub due: Option<Timestamp>,
+    /// Whether it should have been followed by another.
+    pub late: bool,
+    /// Whether it is complete.
+    pub state: SnapshotState,
+    /// How many snapshots the series has.
+    pub count: u64,
+}
+
+/// One store.
+#[derive(Debug, Clone, Serialize)]
+pub struct StoreStatus {
+    /// Its name.
+    pub store: String,
+    /// Why it could not be looked at.
+    pub error: Option<String>,
+    /// Its series.
+    pub series: Vec<SeriesStatus>,
+    /// The newest verification that read stored bytes: when, how deep, how many findings.
+    pub verified: Option<(Timestamp, String, u64)>,
+    /// Own records that it lacks.
+    pub undelivered: u64,
+}
+
+/// The state of all.
+#[derive(Debug, Clone, Serialize)]
+pub struct StatusReceipt {
+    /// The stores.
+    pub stores: Vec<StoreStatus>,
+    /// What is not as it should be.
+    pub findings: Vec<Finding>,
+}
+
+impl StatusReceipt {
+    /// The exit code of `status --check`.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        let all_missed = !self.stores.is_empty() && self.stores.iter().all(|store| store.error.is_some());
+        let found = Exit::of_findings(&self.findings);
+        if all_missed { found.worst(Exit::Unreachable) } else { found }
+    }
+}
+
+/// Looks at every store.
+///
+/// # Errors
+/// When the state directory cannot be used, or a store went back in time.
+pub fn status(plan: &StatusPlan, env: &Env<'_>) -> Result<StatusReceipt, OpError> {
+    let mut context = Context::open(env, plan.vault, Locking::Shared)?;
+    let mut receipt = StatusReceipt { stores: Vec::new(), findings: Vec::new() };
+    for (name, error) in &plan.missed {
+        receipt.missed(name, &error.to_string(), matches!(error, StoreError::HostKey(_)));
+    }
+    for named in &plan.stores {
+        env.step(format!("looking at {}", named.name));
+        match look(plan, &mut context, named, env) {
+            Ok((store, findings)) => {
+                receipt.stores.push(store);
+                receipt.findings.extend(findings);
+            }
+            Err(VaultError::Interrupted) => return Err(VaultError::Interrupted.into()),
+            Err(error) => {
+                let alarm =
+                    !matches!(&error, VaultError::Store(e) if e.is_store_wide() && !matches!(e, StoreError::HostKey(_)));
+                receipt.missed(&named.name, &error.to_string(), alarm);
+            }
+        }
+    }
+    Ok(receipt)
+}
+
+impl StatusReceipt {
+    fn missed(&mut self, name: &str, error: &str, alarm: bool) {
+        let kind = if alarm { FindingKind::Trust } else { FindingKind::Behind };
+        self.findings.push(Finding::new(kind, name, error));
+        self.stores.push(StoreStatus {
+            store: name.to_owned(),
+            error: Some(error.to_owned()),
+            series: Vec::new(),
+            verified: None,
+            undelivered: 0,
+        });
+    }
+}
+
+fn look(
+    plan: &StatusPlan,
+    context: &mut Context,
+    named: &NamedStore,
+    env: &Env<'_>,
+) -> Result<(StoreStatus, Vec<Finding>), VaultError> {
+    let copy = context.open_copy(std::sync::Arc::clone(&named.store), &plan.pin)?;
+    let records = context.read_records(&copy)?;
+    let mut findings: Vec<Finding> = records.findings.iter().filter(|f| f.kind.is_alarm()).cloned().collect();
+    let now = env.clock.now();
+    let mut by_series: BTreeMap<_, Vec<Snapshot>> = BTreeMap::new();
+    for snapshot in records.snapshots() {
+        by_series.entry(snapshot.body.series).or_default().push(snapshot);
+    }
+    let mut series = Vec::new();
+    for (token, snapshots) in &by_series {
+        let Some(newest) = snapshots.last() else { continue };
+        let job = plan.names.of(token).map_or_else(|| token.to_string(), |(_, job)| job.to_owned());
+        let status = series_status(job, newest, snapshots.len() as u64, now);
+        // Pushes of paths by hand have no schedule.
+        if status.late && plan.jobs.contains(&status.job) {
+            let message = format!("the newest snapshot of {} is {} old", status.job, age(status.age_secs));
+            findings.push(Finding::new(FindingKind::Behind, &named.name, message));
+        }
+        series.push(status);
+    }
+    for job in &plan.jobs {
+        if !series.iter().any(|status| status.job == *job) {
+            findings.push(Finding::new(FindingKind::Behind, &named.name, format!("{job} has no snapshot here")));
+        }
+    }
+    let verified = records
+        .checked
+        .iter()
+        .filter(|record| record.standing == Standing::Trusted && record.statement.kind == RecordKind::Verify)
+        .filter_map(|record| Some((record.statement.time, record.statement.body_as::<VerifyBody>().ok()?)))
+        .filter(|(_, body)| body.depth != "list")
+        .max_by_key(|(time, _)| *time)
+        .map(|(time, body)| (time, body.depth, body.findings));
+    if let Some((_, _, found @ 1..)) = &verified {
+        findings.push(Finding::new(
+            FindingKind::Damage,
+            &named.name,
+            format!("the newest verification left {found} findings"),
+        ));
+    }
+    let undelivered = undelivered(context, &copy)?;
+    if undelivered > 0 {
+        let message = format!("{undelivered} records of this machine are not delivered");
+        findings.push(Finding::new(FindingKind::Notice, &named.name, message));
+    }
+    let status = StoreStatus { store: named.name.clone(), error: None, series, verified, undelivered };
+    Ok((status, findings))
+}
+
+fn series_status(job: String, newest: &Snapshot, count: u64, now: Timestamp) -> SeriesStatus {
+    let age_secs = now.secs_since(newest.time).max(0);
+    let late = match newest.body.due {
+        Some(due) => {
+            let interval = due.secs_since(newest.body.started).max(0);
+            now > due.plus_secs(interval / GRACE_PARTS)
+        }
+        None => age_secs > LATE_SECS,
+    };
+    SeriesStatus {
+        job,
+        snapshot: newest.id,
+        time: newest.time,
+        age_secs,
+        due: newest.body.due,
+        late,
+        state: newest.body.state,
+        count,
+    }
+}
+
+fn undelivered(context: &Context, copy: &crate::vault::copy::Copy) -> Result<u64, VaultError> {
+    let mut count = 0;
+    for scribe in context.scribes(copy.vault())? {
+        for name in scribe.names()? {
+            let ObjectName::Record { writer, seq, statement } = &name else { continue };
+            count += u64::from(!copy.book.has(writer, &Head { seq: *seq, hash: *statement }));
+        }
+    }
+    Ok(count)
+}
+
+/// An age for people.
+#[must_use]
+pub fn age(secs: i64) -> String {
+    human_duration(u64::try_from(secs).unwrap_or(0))
+}
