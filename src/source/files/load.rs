@@ -113,17 +113,25 @@ fn collect_xattrs(
     list: impl Fn(&mut [u8]) -> Result<usize, Errno>,
     get: impl Fn(&[u8], &mut [u8]) -> Result<usize, Errno>,
 ) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    // Most files have none: the first call asks for the length alone.
-    let length = match list(&mut []) {
-        Ok(0) | Err(Errno::OPNOTSUPP | Errno::NOENT | Errno::BADF) => return Ok(Vec::new()),
-        Ok(length) => length,
+    // Most files have none, and few have more than fit here.
+    let mut short = [0; 1024];
+    let mut long = Vec::new();
+    let names: &[u8] = match list(&mut short) {
+        Ok(length) => &short[..length],
+        Err(Errno::RANGE) => {
+            long.resize(XATTR_MAX_BYTES, 0);
+            let length = list(&mut long)?;
+            &long[..length]
+        }
+        Err(Errno::OPNOTSUPP | Errno::NOENT | Errno::BADF) => return Ok(Vec::new()),
         Err(e) => return Err(e.into()),
     };
-    let mut names = vec![0; length.clamp(1024, XATTR_MAX_BYTES)];
-    let length = list(&mut names)?;
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut found = Vec::new();
     let mut value = vec![0; XATTR_MAX_BYTES];
-    for name in names[..length].split(|b| *b == 0).filter(|name| !name.is_empty()) {
+    for name in names.split(|b| *b == 0).filter(|name| !name.is_empty()) {
         match get(name, &mut value) {
             Ok(length) => found.push((name.to_vec(), value[..length].to_vec())),
             // Removed in between, or not ours to read.
