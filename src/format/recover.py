@@ -12,7 +12,6 @@ damaged = []                                                    # what was found
 def report(text):
     damaged.append(text)
     print("DAMAGED: " + text, file=sys.stderr)
-
 def run(argv, data=b""):
     done = subprocess.run(argv, input=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     if done.returncode != 0:
