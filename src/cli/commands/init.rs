@@ -8,6 +8,7 @@ use crate::cli::passphrase::PassphraseArgs;
 use crate::cli::wire::{Opening, open_store, resolve};
 use crate::cli::{Outcome, Session, can_ask};
 use crate::crypto::seal::Recipient;
+use crate::model::name::Area;
 use crate::ops::init::{InitPlan, InitReceipt, init};
 use crate::ops::{Exit, OpError};
 
@@ -18,8 +19,12 @@ pub struct Args {
     #[arg(long, value_name = "URL")]
     store: Vec<String>,
     /// Write the operator's new identity here, and the root key beside it; carry both away
-    #[arg(long, value_name = "FILE")]
-    identity_out: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "layout")]
+    identity_out: Option<PathBuf>,
+    /// Only make the directories of a vault below DIR, with DIR's own owner, group and mode: run on the server, for an account
+    /// that cannot make any
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["store", "identity_out"])]
+    layout: Option<PathBuf>,
     /// Leave identity and root key without a passphrase
     #[arg(long, conflicts_with_all = ["passphrase_fd", "passphrase_file"])]
     no_passphrase: bool,
@@ -38,6 +43,11 @@ pub struct Args {
 
 /// Runs it.
 pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
+    let identity_out = match (&args.layout, &args.identity_out) {
+        (Some(dir), _) => return layout(dir),
+        (None, Some(file)) => file.clone(),
+        (None, None) => return Err(OpError::Usage("--identity-out names the file of the operator's new identity".into())),
+    };
     if let Some(vault) = session.config.vault {
         let path = session.config_path.display();
         return Err(OpError::Usage(format!(
@@ -55,12 +65,44 @@ pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
         opened.push(open_store(name, config, Opening::Create)?);
     }
     let jobs: Vec<String> = session.config.jobs.keys().cloned().collect();
-    let plan = InitPlan { stores: opened, identity_out: args.identity_out.clone(), passphrase, recipients };
+    let plan = InitPlan { stores: opened, identity_out, passphrase, recipients };
     let receipt = init(&plan, &jobs, &session.env())?;
     write_recipient(session, &receipt)?;
     write_config(session, &stores, &receipt)?;
     session.progress.clear();
     Ok(Outcome::new(Exit::Done, render(session, &receipt, args.no_passphrase), &receipt))
+}
+
+/// Makes the directories of a vault on the server itself. They look like the one that they lie in.
+fn layout(dir: &Path) -> Result<Outcome, OpError> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let failed = |path: &Path, e: std::io::Error| OpError::NotDone(format!("{}: {e}", path.display()));
+    let like = std::fs::metadata(dir).map_err(|e| failed(dir, e))?;
+    if !like.is_dir() {
+        return Err(OpError::Usage(format!("{}: is no directory", dir.display())));
+    }
+    let mut made = 0_u64;
+    for name in Area::layout() {
+        let path = dir.join(name);
+        match std::fs::create_dir(&path) {
+            Ok(()) => made += 1,
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => {}
+            Err(e) => return Err(failed(&path, e)),
+        }
+        std::os::unix::fs::chown(&path, Some(like.uid()), Some(like.gid())).map_err(|e| failed(&path, e))?;
+        // After the owner, since a change of owner takes the setgid bit away.
+        let mode = std::fs::Permissions::from_mode(like.mode() & 0o7777);
+        std::fs::set_permissions(&path, mode).map_err(|e| failed(&path, e))?;
+    }
+    let text = format!(
+        "{} made below {}, owned by {}:{}, mode {:04o}\n",
+        crate::cli::render::count(made, "directory").replace("directorys", "directories"),
+        dir.display(),
+        like.uid(),
+        like.gid(),
+        like.mode() & 0o7777
+    );
+    Ok(Outcome::new(Exit::Done, text, &serde_json::json!({ "made": made })))
 }
 
 fn stores(args: &Args, session: &Session) -> Result<Vec<(String, StoreConfig)>, OpError> {

@@ -36,10 +36,10 @@ use sequence::Sequencer;
 const UNIT_ENTRIES: usize = 512;
 /// Bytes of one unit at most, but for a single larger file.
 const UNIT_BYTES: u64 = 1024 * 1024;
-/// Units found ahead of the sequencer.
-const UNITS_AHEAD: usize = 64;
+/// Units found ahead of the sequencer: each that was read holds on to its buffers until its turn comes.
+const UNITS_AHEAD: usize = 8;
 /// Units that wait for a reader.
-const UNITS_WAITING: usize = 8;
+const UNITS_WAITING: usize = 4;
 /// Buffers of one unit that wait for the sequencer.
 const BUFFERS_WAITING: usize = 2;
 /// Findings whose text is kept; all are counted.

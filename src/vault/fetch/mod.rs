@@ -43,7 +43,7 @@ pub struct Ahead {
 
 impl Ahead {
     /// For content.
-    pub const CONTENT: Self = Self { in_flight_bytes: 96 * MIB, batch_bytes: 16 * MIB, kept_bytes: 40 * MIB };
+    pub const CONTENT: Self = Self { in_flight_bytes: 64 * MIB, batch_bytes: 8 * MIB, kept_bytes: 24 * MIB };
     /// For a catalogue, beside content.
     pub const CATALOGUE: Self = Self { in_flight_bytes: 16 * MIB, batch_bytes: 4 * MIB, kept_bytes: 2 * MIB };
 }
