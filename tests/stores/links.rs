@@ -7,9 +7,12 @@ use std::time::{Duration, Instant};
 use farkeep::model::ids::ObjectHash;
 use farkeep::model::name::{ObjectName, Sealed};
 use farkeep::store::deliver::{RetryPolicy, deliver};
+use farkeep::store::location::SftpLocation;
+use farkeep::store::sftp::SftpStore;
 use farkeep::store::{Store, StoreError, WriteOnceStore};
 
-use crate::world::{Sshd, have_sshd, noise, skipped};
+use crate::proxy::{Harm, Proxy, Way};
+use crate::world::{Served, Sshd, have_sshd, noise, skipped};
 
 const SOON: RetryPolicy = RetryPolicy { attempts: 6, first_wait: Duration::from_millis(20) };
 
@@ -77,4 +80,118 @@ fn a_server_that_stops_answering_is_given_up() {
     }
     sshd.signal_sessions(rustix::process::Signal::CONT);
     assert_eq!(store.get("d/one", 0, 10).unwrap(), b"1", "a new connection works");
+}
+
+/// A store over a proxy that harms its connections.
+fn harmed(served: &Served, silence: Duration, harm: impl Fn(usize) -> Harm + Send + 'static) -> (Proxy, SftpStore) {
+    let proxy = Proxy::start(served.running.address(), harm);
+    let location = SftpLocation { port: Some(proxy.port()), ..served.location() };
+    let mut options = served.options(&served.writer);
+    options.times.silence = silence;
+    options.times.login = silence * 2;
+    options.times.retry_budget = Duration::from_secs(3);
+    options.times.retry_wait = Duration::from_millis(2);
+    let store = SftpStore::connect(&location, options).unwrap();
+    (proxy, store)
+}
+
+/// What a connection carries one way besides the object: the log-in takes about 3 KB, the protocol the rest.
+const BESIDES: usize = 12_000;
+
+#[test]
+fn a_link_that_is_cut_anywhere_costs_a_retry() {
+    let served = Served::start();
+    let direct = served.connect(&served.writer).unwrap();
+    direct.make_dirs(&layout()).unwrap();
+    let content = noise(150_000, 3);
+    let (up, down) = (content.len() + BESIDES, BESIDES);
+    let cuts = (0..up).step_by(up / 40).map(|n| Harm::Cut(Way::Up, n + 1));
+    let cuts = cuts.chain((0..down).step_by(down / 40).map(|n| Harm::Cut(Way::Down, n + 1)));
+    for (number, cut) in cuts.enumerate() {
+        let name = pack(u8::try_from(number).unwrap(), &content);
+        let (_proxy, store) = harmed(&served, Duration::from_secs(2), move |n| if n == 0 { cut } else { Harm::None });
+        let delivered = deliver(&store, &name, &content, SOON).unwrap_or_else(|e| panic!("{cut:?}: {e}"));
+        let stored = name.with_suffix(delivered.suffix);
+        assert!(direct.get(&stored, 0, u64::MAX).unwrap() == content, "{cut:?}");
+        assert!(store.get(&stored, 0, u64::MAX).unwrap() == content, "{cut:?}");
+    }
+}
+
+#[test]
+fn a_link_that_falls_silent_anywhere_costs_a_retry() {
+    let served = Served::start();
+    served.connect(&served.writer).unwrap().make_dirs(&layout()).unwrap();
+    let content = noise(150_000, 3);
+    let (up, down) = (content.len() + BESIDES, BESIDES);
+    let stalls = (0..up).step_by(up / 6).map(|n| Harm::Stall(Way::Up, n + 1));
+    let stalls = stalls.chain((0..down).step_by(down / 6).map(|n| Harm::Stall(Way::Down, n + 1)));
+    for (number, stall) in stalls.enumerate() {
+        let began = Instant::now();
+        let name = pack(u8::try_from(number).unwrap(), &content);
+        let silence = Duration::from_millis(300);
+        let (_proxy, store) = harmed(&served, silence, move |n| if n == 0 { stall } else { Harm::None });
+        let delivered = deliver(&store, &name, &content, SOON).unwrap_or_else(|e| panic!("{stall:?}: {e}"));
+        assert!(store.get(&name.with_suffix(delivered.suffix), 0, u64::MAX).unwrap() == content, "{stall:?}");
+        assert!(began.elapsed() < Duration::from_secs(5), "{stall:?}: {:?}", began.elapsed());
+    }
+}
+
+#[test]
+fn single_bytes_arrive_too() {
+    let served = Served::start();
+    let (_proxy, store) = harmed(&served, Duration::from_secs(5), |_| Harm::Dribble);
+    store.make_dirs(&layout()).unwrap();
+    let content = noise(40_000, 4);
+    let name = pack(0, &content);
+    assert!(deliver(&store, &name, &content, RetryPolicy::ONCE).unwrap().sent);
+    assert!(store.get(&name.to_string(), 0, u64::MAX).unwrap() == content);
+    assert_eq!(listed(&store), [name.to_string()]);
+}
+
+#[test]
+fn reading_goes_on_where_it_was_cut() {
+    let served = Served::start();
+    let direct = served.connect(&served.writer).unwrap();
+    direct.make_dirs(&layout()).unwrap();
+    let content = noise(3_000_000, 5);
+    let name = pack(0, &content).to_string();
+    direct.put(&name, &content).unwrap();
+    for number in 1..400 {
+        direct.put(&format!("packs/00/{number}"), &[0; 10]).unwrap();
+    }
+    let (proxy, store) = harmed(&served, Duration::from_secs(2), |_| Harm::Cut(Way::Down, 600_000));
+    assert!(store.get(&name, 0, u64::MAX).unwrap() == content);
+    assert!(proxy.connections() > 5, "no connection lived long enough for all of it");
+    let (_proxy, store) = harmed(&served, Duration::from_secs(2), |n| Harm::Cut(Way::Down, 12_000 + n * 10_000));
+    assert_eq!(listed(&store).len(), 400, "each name once");
+    let wanted: Vec<(String, u64)> = (1..400).map(|n| (format!("packs/00/{n}"), 10)).collect();
+    let (_proxy, store) = harmed(&served, Duration::from_secs(2), |n| Harm::Cut(Way::Down, 40_000 + n * 1000));
+    assert!(store.get_many(&wanted).into_iter().all(|got| got == Ok(vec![0; 10])));
+}
+
+#[test]
+fn a_link_that_never_lasts_is_given_up_in_time() {
+    let served = Served::start();
+    served.connect(&served.writer).unwrap().make_dirs(&layout()).unwrap();
+    let content = noise(1_000_000, 6);
+    let (_proxy, store) = harmed(&served, Duration::from_secs(2), |_| Harm::Cut(Way::Up, 200_000));
+    let began = Instant::now();
+    let policy = RetryPolicy { attempts: 3, first_wait: Duration::from_millis(5) };
+    let error = deliver(&store, &pack(0, &content), &content, policy).unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}
+
+fn layout() -> Vec<String> {
+    let mut dirs = vec!["packs".to_owned()];
+    dirs.extend((0..=255_u8).map(|byte| format!("packs/{byte:02x}")));
+    dirs
+}
+
+fn listed(store: &dyn Store) -> Vec<String> {
+    let mut names = Vec::new();
+    store.list(&layout(), &mut |listed| names.push(listed.name)).unwrap();
+    names.sort();
+    names.dedup();
+    names
 }

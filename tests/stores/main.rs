@@ -6,9 +6,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, missing_docs)]
 
+mod account;
 mod contract;
 mod embedded;
 mod host_keys;
+mod hostile;
+mod liar;
 mod links;
 mod login;
+mod proxy;
+mod raw;
+mod routes;
+mod speed;
 mod world;

@@ -179,7 +179,11 @@ impl Sshd {
 
 impl Drop for Sshd {
     fn drop(&mut self) {
-        self.signal_sessions(rustix::process::Signal::KILL);
+        // The listener takes note of the end of its sessions; orphans would stay behind as zombies where nobody reaps them.
+        let end = Instant::now() + Duration::from_secs(1);
+        while self.kill_sessions() > 0 && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(2));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -4,6 +4,8 @@
 //! peer's window is closed. After an error the session is of no more use. Deliberately unaware of files and of how the
 //! channel came to be. It is owned by one operation at a time.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use russh::{ChannelWriteHalf, client};
 
@@ -19,6 +21,9 @@ pub struct Channel {
     next_id: u32,
     dog: Watchdog,
     patience: Patience,
+    /// When a request went out while no other was in flight.
+    asked_alone: Option<Instant>,
+    quickest_reply: Duration,
 }
 
 fn broken(error: russh::Error) -> StoreError {
@@ -29,7 +34,15 @@ impl Channel {
     /// Takes an open channel on which the SFTP subsystem was asked for.
     pub fn new(channel: russh::Channel<client::Msg>, patience: Patience) -> Self {
         let (read, write) = channel.split();
-        Self { write, inbox: Inbox::new(read), next_id: 0, dog: Watchdog::start(patience), patience }
+        Self {
+            write,
+            inbox: Inbox::new(read),
+            next_id: 0,
+            dog: Watchdog::start(patience),
+            patience,
+            asked_alone: None,
+            quickest_reply: Duration::MAX,
+        }
     }
 
     /// The handshake of the protocol. The question for the server's limits goes out in the same breath, so that both cost
@@ -62,6 +75,11 @@ impl Channel {
     /// The running operation's account.
     pub const fn dog(&mut self) -> &mut Watchdog {
         &mut self.dog
+    }
+
+    /// The quickest reply to a request that was alone: a round trip and a little more.
+    pub const fn quickest_reply(&self) -> Duration {
+        self.quickest_reply
     }
 
     /// Requests whose replies matter and were not handed out yet.
@@ -123,12 +141,18 @@ impl Channel {
     async fn fill(&mut self) -> Result<(), StoreError> {
         let bytes = self.dog.wait(self.inbox.fill()).await??;
         self.dog.moved(bytes);
+        if let Some(asked) = self.asked_alone.take() {
+            self.quickest_reply = self.quickest_reply.min(asked.elapsed());
+        }
         Ok(())
     }
 
     async fn post(&mut self, request: Request<'_>, matters: bool) -> Result<u32, StoreError> {
         let id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1);
+        if matters && self.inbox.is_silent() {
+            self.asked_alone = Some(Instant::now());
+        }
         self.inbox.expect(id, &request, matters);
         let packet = Bytes::from(request.write(id));
         let bytes = packet.len();

@@ -1,72 +1,140 @@
-//! Whether another connection would help: yes for the second, which fills the gaps between one object and the next; after
-//! that only while the last one raised the throughput.
+//! Whether another connection would help.
+//!
+//! It surely does while the windows are the limit: a channel of OpenSSH takes 2 MiB a round trip, whatever the link could
+//! carry. It does for small objects, which wait for replies rather than for the link. Otherwise (a link that loses packets,
+//! a server with idle cores) only a trial can tell: now and then one connection is added, and dropped again when the
+//! throughput did not rise.
 //!
 //! Deliberately unaware of connections: it sees bytes, numbers and times.
 
 use std::time::{Duration, Instant};
 
-/// How long a number of connections is watched before the next decision: TCP's slow start over 100 ms fits into it.
-const WATCH: Duration = Duration::from_millis(1500);
-/// By how much the throughput must have risen, in percent, for one more connection to be worth it.
+/// OpenSSH's window of one channel (CHAN_SES_WINDOW_DEFAULT).
+const WINDOW_BYTES: u64 = 2 * 1024 * 1024;
+/// From this part of what the windows permit on, they are the limit, in percent. TCP's own buffers take their share.
+const WINDOW_LIMITED_PERCENT: u64 = 50;
+/// The least time over which throughput is measured.
+const MEASURE: Duration = Duration::from_millis(300);
+/// And the least number of round trips.
+const MEASURE_ROUND_TRIPS: u32 = 4;
+/// Objects below this on average are a matter of round trips.
+const SMALL_BYTES: u64 = 1024 * 1024;
+/// Steady throughput before the first trial; each trial that fails doubles the wait.
+const TRIAL_AFTER: Duration = Duration::from_secs(10);
+/// The longest wait between two trials.
+const TRIAL_AFTER_MAX: Duration = Duration::from_secs(300);
+/// A trial is not measured before TCP has found its speed.
+const SETTLE: Duration = Duration::from_secs(1);
+/// How long a trial is measured.
+const TRIAL: Duration = Duration::from_secs(3);
+/// By how much the throughput must have risen, in percent, for a trial to succeed.
 const WORTH_PERCENT: u64 = 10;
-/// After this long the link may have changed: one more connection is tried again.
-const FORGET: Duration = Duration::from_secs(60);
+/// For so long a server that refused one more connection is not asked again.
+const REFUSED: Duration = Duration::from_secs(60);
 
-/// The watch over one store's connections.
+/// What a store has done so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Seen {
+    /// Bytes moved.
+    pub bytes: u64,
+    /// Operations finished.
+    pub operations: u64,
+    /// Operations that run at once.
+    pub lanes: u64,
+    /// The quickest reply.
+    pub round_trip: Duration,
+}
+
+/// What to do about the number of connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Advice {
+    /// Leave it.
+    Stay,
+    /// One more.
+    Add,
+    /// The last one did not help.
+    Drop,
+}
+
+/// The watch over one store.
 #[derive(Debug)]
 pub struct Growth {
-    since: Instant,
-    bytes_then: u64,
-    /// Bytes per second with one connection fewer.
+    /// Where the running measurement began.
+    mark: (Instant, Seen),
+    /// Where the running trial's measurement, or the wait for the next trial, began.
+    trial: (Instant, Seen),
+    /// Bytes per second before the running trial.
     rate_before: Option<u64>,
-    /// Until when no further connection is wanted.
-    content_until: Option<Instant>,
+    wait: Duration,
+    refused_until: Option<Instant>,
 }
 
 impl Growth {
-    pub const fn new(now: Instant) -> Self {
-        Self { since: now, bytes_then: 0, rate_before: None, content_until: None }
+    pub fn new(now: Instant) -> Self {
+        let mark = (now, Seen::default());
+        Self { mark, trial: mark, rate_before: None, wait: TRIAL_AFTER, refused_until: None }
     }
 
-    /// Whether a store with `connections`, all busy, and `moved_bytes` so far should open one more.
-    pub fn wants_more(&mut self, connections: usize, moved_bytes: u64, now: Instant) -> bool {
-        if self.content_until.is_some_and(|until| now < until) {
-            return false;
+    /// What to do when every connection is busy and somebody waits.
+    pub fn advice(&mut self, seen: Seen, now: Instant) -> Advice {
+        if self.refused_until.is_some_and(|until| now < until) {
+            return Advice::Stay;
         }
-        if connections < 2 {
-            return true;
+        let (since, then) = self.mark;
+        let measured = now.saturating_duration_since(since);
+        if measured >= MEASURE.max(seen.round_trip * MEASURE_ROUND_TRIPS) {
+            self.mark = (now, seen);
+            let (bytes, operations) = (seen.bytes - then.bytes, seen.operations - then.operations);
+            let small = operations > 0 && bytes / operations < SMALL_BYTES;
+            let per_round_trip = bytes_in(rate(bytes, measured), seen.round_trip);
+            if small || per_round_trip * 100 >= seen.lanes * WINDOW_BYTES * WINDOW_LIMITED_PERCENT {
+                return self.add(None, seen, now);
+            }
         }
-        let watched = now.saturating_duration_since(self.since);
-        if watched < WATCH {
-            return false;
-        }
-        let rate = rate(moved_bytes.saturating_sub(self.bytes_then), watched);
-        if self.rate_before.is_none_or(|before| rate >= before + before * WORTH_PERCENT / 100) {
-            return true;
-        }
-        self.refuse(now);
-        false
+        self.try_out(seen, now)
     }
 
-    /// A connection was free: what was seen so far does not tell what busy ones carry.
-    pub const fn calm(&mut self, moved_bytes: u64, now: Instant) {
-        self.since = now;
-        self.bytes_then = moved_bytes;
+    fn try_out(&mut self, seen: Seen, now: Instant) -> Advice {
+        let (since, then) = self.trial;
+        let passed = now.saturating_duration_since(since);
+        let rate = rate(seen.bytes - then.bytes, passed);
+        match self.rate_before {
+            None if passed >= self.wait => self.add(Some(rate), seen, now),
+            Some(before) if passed >= TRIAL => {
+                self.rate_before = None;
+                self.trial = (now, seen);
+                if rate * 100 >= before * (100 + WORTH_PERCENT) {
+                    self.wait = TRIAL_AFTER;
+                    return Advice::Stay;
+                }
+                self.wait = (self.wait * 2).min(TRIAL_AFTER_MAX);
+                Advice::Drop
+            }
+            _ => Advice::Stay,
+        }
     }
 
-    /// One more was opened.
-    pub fn grew(&mut self, moved_bytes: u64, now: Instant) {
-        let watched = now.saturating_duration_since(self.since);
-        // The first connection may have carried nothing yet: then there is nothing to compare with.
-        let moved = moved_bytes.saturating_sub(self.bytes_then);
-        self.rate_before = (moved > 0 && watched >= WATCH).then(|| rate(moved, watched));
-        self.since = now;
-        self.bytes_then = moved_bytes;
+    fn add(&mut self, rate_before: Option<u64>, seen: Seen, now: Instant) -> Advice {
+        self.rate_before = rate_before;
+        // Its measurement begins when it has settled.
+        self.trial = (now + SETTLE, seen);
+        Advice::Add
     }
 
-    /// The server takes no more, or it did not help.
+    /// A connection was free: what was measured so far does not tell what busy ones carry.
+    pub const fn calm(&mut self, seen: Seen, now: Instant) {
+        self.mark = (now, seen);
+    }
+
+    /// Nothing was going on at all: the trial, too, begins anew.
+    pub const fn rest(&mut self, seen: Seen, now: Instant) {
+        self.mark = (now, seen);
+        self.trial = (now, seen);
+    }
+
+    /// The server takes no more.
     pub fn refuse(&mut self, now: Instant) {
-        self.content_until = Some(now + FORGET);
+        self.refused_until = Some(now + REFUSED);
         self.rate_before = None;
     }
 }
@@ -75,37 +143,59 @@ fn rate(bytes: u64, time: Duration) -> u64 {
     bytes.saturating_mul(1000) / u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
+fn bytes_in(rate: u64, time: Duration) -> u64 {
+    rate.saturating_mul(u64::try_from(time.as_micros()).unwrap_or(u64::MAX)) / 1_000_000
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const MIB: u64 = 1024 * 1024;
 
-    #[test]
-    fn connections_are_added_while_they_help() {
+    /// A link of so many MiB a second, on which each lane takes at most 2 MiB a round trip; objects of `object` bytes.
+    /// Returns the number of connections of two lanes after each second, with at most four.
+    fn simulate(link: u64, round_trip: Duration, object: u64, secs: u64) -> Vec<u64> {
         let start = Instant::now();
-        let at = |secs: u64| start + Duration::from_secs(secs);
         let mut growth = Growth::new(start);
-        assert!(growth.wants_more(1, 0, at(0)), "the second one always");
-        growth.grew(0, at(0));
-        assert!(!growth.wants_more(2, 10 * MIB, at(1)), "not before it was watched");
-        assert!(growth.wants_more(2, 20 * MIB, at(2)));
-        growth.grew(20 * MIB, at(2));
-        assert!(growth.wants_more(3, 50 * MIB, at(4)), "15 MiB/s after 10");
-        growth.grew(50 * MIB, at(4));
-        assert!(!growth.wants_more(4, 81 * MIB, at(6)), "15.5 MiB/s after 15");
-        assert!(!growth.wants_more(4, 500 * MIB, at(30)), "it was decided");
-        assert!(growth.wants_more(4, 1000 * MIB, at(67)), "links change");
+        let mut seen = Seen { round_trip, lanes: 2, ..Seen::default() };
+        let mut connections = Vec::new();
+        for step in 0..secs * 10 {
+            let now = start + Duration::from_millis(100) * u32::try_from(step).unwrap_or(0);
+            match growth.advice(seen, now) {
+                Advice::Add if seen.lanes < 8 => seen.lanes += 2,
+                Advice::Drop => seen.lanes -= 2,
+                _ => {}
+            }
+            let windows = seen.lanes * 2 * MIB * 1_000_000 / u64::try_from(round_trip.as_micros()).unwrap_or(1);
+            let waiting = seen.lanes * object * 500 / u64::try_from(round_trip.as_millis()).unwrap_or(1);
+            let bytes = (link * MIB).min(windows).min(waiting) / 10;
+            seen.bytes += bytes;
+            seen.operations += bytes / object;
+            if step % 10 == 9 {
+                connections.push(seen.lanes / 2);
+            }
+        }
+        connections
     }
 
     #[test]
-    fn a_lull_is_no_drop_of_throughput() {
-        let start = Instant::now();
-        let at = |secs: u64| start + Duration::from_secs(secs);
-        let mut growth = Growth::new(start);
-        growth.grew(20 * MIB, at(2));
-        growth.calm(20 * MIB, at(100));
-        assert!(growth.wants_more(2, 60 * MIB, at(102)));
+    fn a_link_that_one_connection_fills_keeps_one() {
+        let connections = simulate(24, Duration::from_millis(50), 16 * MIB, 60);
+        assert_eq!(connections[..9], [1; 9], "200 Mbit/s over 50 ms");
+        let tried = connections.iter().filter(|n| **n > 1).count();
+        assert!((3..20).contains(&tried), "now and then another one is tried: {connections:?}");
+    }
+
+    #[test]
+    fn a_long_fat_link_gets_all_within_seconds() {
+        let connections = simulate(120, Duration::from_millis(100), 16 * MIB, 5);
+        assert!(connections[2] >= 3, "1 Gbit/s over 100 ms: {connections:?}");
+    }
+
+    #[test]
+    fn small_objects_get_all_soon() {
+        assert_eq!(simulate(24, Duration::from_millis(50), 2000, 3).last(), Some(&4));
     }
 
     #[test]
@@ -113,7 +203,8 @@ mod tests {
         let start = Instant::now();
         let mut growth = Growth::new(start);
         growth.refuse(start);
-        assert!(!growth.wants_more(1, 0, start + Duration::from_secs(59)));
-        assert!(growth.wants_more(1, 0, start + Duration::from_secs(61)));
+        let seen = Seen { bytes: 100 * MIB, operations: 6, lanes: 1, round_trip: Duration::from_millis(100) };
+        assert_eq!(growth.advice(seen, start + Duration::from_secs(1)), Advice::Stay);
+        assert_eq!(growth.advice(seen, start + Duration::from_secs(61)), Advice::Add);
     }
 }

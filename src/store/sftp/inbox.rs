@@ -56,6 +56,11 @@ impl Inbox {
         self.open
     }
 
+    /// Whether no request is in flight, not even one whose reply nobody needs.
+    pub fn is_silent(&self) -> bool {
+        self.awaited.is_empty()
+    }
+
     /// The oldest reply that has arrived.
     pub fn pop(&mut self) -> Option<(u32, Reply)> {
         let found = self.arrived.pop_front()?;

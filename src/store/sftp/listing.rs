@@ -18,7 +18,7 @@ use crate::store::{Listed, StoreError};
 const DEPTH_FIRST: usize = 2;
 /// READDIRs in flight on one long directory; OpenSSH answers 100 names each.
 const DEPTH_MAX: usize = 16;
-/// Names in one directory. A pack directory of a 16 TiB vault holds 4,096; a hostile server could go on for ever.
+/// Names in one directory, repeated ones included. A pack directory of a 16 TiB vault holds 4,096; a hostile server could go on for ever.
 const NAMES_MAX: usize = 1_000_000;
 
 /// A listing on its way.
@@ -42,7 +42,14 @@ struct Open {
     handle: Vec<u8>,
     in_flight: usize,
     depth: usize,
+    names: usize,
     ended: bool,
+}
+
+impl Open {
+    fn new(handle: &[u8]) -> Self {
+        Self { handle: handle.to_vec(), in_flight: 0, depth: DEPTH_FIRST, names: 0, ended: false }
+    }
 }
 
 enum Asked {
@@ -81,8 +88,7 @@ impl<'a> Listing<'a> {
                     opening -= 1;
                     match reply {
                         Reply::Handle(handle) => {
-                            let state = Open { handle: handle.to_vec(), in_flight: 0, depth: DEPTH_FIRST, ended: false };
-                            open.insert(at, state);
+                            open.insert(at, Open::new(&handle));
                         }
                         // A directory that is not there is empty.
                         Reply::Status(Code::NotFound, _) => self.dirs[at].done = true,
@@ -117,6 +123,10 @@ impl<'a> Listing<'a> {
                     let why = format!("{}: a list of no names that is not the end", self.dirs[at].name);
                     return Err(StoreError::Protocol(why));
                 }
+                state.names += entries.len();
+                if state.names > NAMES_MAX {
+                    return Err(StoreError::Protocol(format!("{}: over {NAMES_MAX} names", self.dirs[at].name)));
+                }
                 for entry in entries {
                     self.hand_out(at, &entry, each)?;
                 }
@@ -130,9 +140,6 @@ impl<'a> Listing<'a> {
         let hash = self.hasher.hash_one(&entry.name);
         let dir = &mut self.dirs[at];
         let new = dir.seen.insert(hash);
-        if dir.seen.len() > NAMES_MAX {
-            return Err(StoreError::Protocol(format!("{}: over {NAMES_MAX} names", dir.name)));
-        }
         let Some(file) = Some(entry).filter(|entry| new && entry.attrs.is_file()).and_then(|e| plain_name(&e.name)) else {
             return Ok(());
         };

@@ -8,13 +8,14 @@
 //!
 //! How the parts lie on one another: `serve` (the server) and the store stand beside each other and share only `wire`.
 //! Store: this file, over `upload`, `fetch`, `listing`, `query` (the operations), over `pool` and `retry`, over `session`
-//! (`route`, `trust`, `login`, `tcp`), over `channel` and `inbox`, over `wire`.
+//! (`channel`, `inbox`, `wire`), over `connection` (`route`, `trust`, `login`, `tcp`).
 
 use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 
 mod channel;
+mod connection;
 mod fetch;
 mod growth;
 mod inbox;
@@ -44,7 +45,7 @@ pub use options::{AskPassphrase, CONNECTIONS_DEFAULT, CONNECTIONS_MAX, RateLimit
 use job::Job;
 use listing::Listing;
 use login::Keyring;
-use pool::Pool;
+use pool::{LANES, Open, Pool};
 use retry::Budget;
 use route::Hop;
 use session::Session;
@@ -117,14 +118,23 @@ impl SftpStore {
     fn with_session<T>(&self, work: impl AsyncFnOnce(&mut Session) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let gone = || StoreError::Unreachable("the store was closed".into());
         let runtime = self.runtime.as_ref().ok_or_else(gone)?;
-        let opening = || runtime.block_on(session::open(&self.hops, &self.keyring, &self.options.times));
-        let (mut session, place) = self.pool.borrow(opening)?;
+        let times = &self.options.times;
+        let open = |what: &Open| {
+            runtime.block_on(async {
+                let connection = match what {
+                    Open::Lane(connection) => connection.clone(),
+                    Open::Connection => Arc::new(connection::open(&self.hops, &self.keyring, times).await?),
+                };
+                Session::open(connection, times).await
+            })
+        };
+        let (mut session, place) = self.pool.borrow(open)?;
         let outcome = runtime.block_on(async {
             session.channel.begin();
             work(&mut session).await
         });
         match &outcome {
-            Err(StoreError::Unreachable(_) | StoreError::Protocol(_)) => drop(session),
+            Err(StoreError::Unreachable(_) | StoreError::Protocol(_)) => session.connection.cut(),
             _ => place.give_back(session),
         }
         outcome
@@ -185,7 +195,7 @@ impl Store for SftpStore {
     }
 
     fn parallel(&self) -> usize {
-        self.options.connections.clamp(1, CONNECTIONS_MAX)
+        self.options.connections.clamp(1, CONNECTIONS_MAX) * LANES
     }
 }
 
@@ -198,16 +208,8 @@ impl WriteOnceStore for SftpStore {
         }
         wanted.retain(|(path, _)| !path.is_empty());
         wanted.extend(dirs.iter().filter(|dir| !dir.is_empty()).map(|dir| (self.remote(dir), dir.clone())));
-        let mut parents: Vec<String> =
-            wanted.iter().filter_map(|(path, _)| path.rsplit_once('/')).map(|(parent, _)| parent.to_owned()).collect();
-        parents.retain(|parent| !parent.is_empty());
-        parents.sort();
-        parents.dedup();
         // To make a directory that exists changes nothing, so it may be tried again like a read.
-        self.reading(async |session| {
-            query::make_dirs(session, &wanted).await?;
-            query::sync_dirs(session, &parents).await
-        })
+        self.reading(async |session| query::make_dirs(session, &wanted).await)
     }
 
     fn put(&self, name: &str, bytes: &[u8]) -> Result<Durability, StoreError> {
@@ -228,7 +230,7 @@ impl Drop for SftpStore {
         let idle = self.pool.drain();
         let parting = async {
             for session in &idle {
-                session.part().await;
+                session.connection.part().await;
             }
             tokio::task::yield_now().await;
         };

@@ -1,130 +1,203 @@
-//! The connections of one store: opened one after another when there is something to do, lent to one operation at a time.
+//! The connections of one store, each with a few channels: opened one after another when there is something to do, and lent,
+//! channel by channel, to one operation at a time.
 //!
-//! Guarantees: never more than the permitted number; a connection on which an operation left replies unawaited, or that
-//! broke, is not lent again; a server that refuses one more connection costs nothing while others work. Whoever waits for
-//! a connection waits for operations that all end in bounded time.
+//! Two channels a connection, because an object's fsync and its first round trip then hide behind the other's bytes, on the
+//! same TCP flow. Guarantees: never more connections than permitted; a channel on which replies are outstanding, or whose
+//! connection failed, is not lent again; a server that refuses one more costs nothing while others work. Whoever waits
+//! here waits for operations that all end in bounded time.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::growth::Growth;
+use super::connection::Connection;
+use super::growth::{Advice, Growth, Seen};
 use super::session::Session;
 use crate::store::StoreError;
 
+/// Channels of one connection. OpenSSH permits ten (MaxSessions), each with a process and a window of 2 MiB; two of them
+/// are what Linux's send buffer of 4 MiB takes.
+pub const LANES: usize = 2;
 /// Waiters look again this often even when nobody wakes them: time alone can permit one more connection.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
-/// Waiting longer than this for a busy connection is never better than opening another.
-const WAIT_BEFORE_OPENING_MAX: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// After so much waiting for busy channels, opening another is surely better.
+const WAIT_BEFORE_OPENING_MAX: Duration = Duration::from_millis(500);
+/// The round trip before it was measured.
+const UNKNOWN_ROUND_TRIP: Duration = Duration::from_secs(1);
 
 /// The connections of one store.
 pub struct Pool {
     state: Mutex<State>,
     changed: Condvar,
     most: usize,
-    moved_bytes: AtomicU64,
+    bytes: AtomicU64,
 }
 
 struct State {
     idle: Vec<Session>,
-    /// Idle and lent ones.
-    open: usize,
+    members: Vec<Member>,
+    /// Tickets of those who wait.
+    queue: VecDeque<u64>,
+    last_ticket: u64,
     opening: bool,
+    /// Whether the server refused a second channel on one connection.
+    single: bool,
     growth: Growth,
-    /// How long the last one took to open. Waiting that long for a busy one first costs at most twice the best choice.
+    operations: u64,
+    round_trip: Duration,
+    /// How long the last one took to open. Waiting that long for busy ones first costs at most twice the best choice.
     opening_takes: Duration,
+    /// How long operations have waited for busy channels, since one was opened or free.
+    waited: Duration,
 }
 
-/// The place that a lent connection leaves in the pool. Dropped, it is free for another connection.
-pub struct Place<'p> {
-    pool: &'p Pool,
-    returned: Option<Session>,
+struct Member {
+    connection: Arc<Connection>,
+    /// Its channels, idle and lent.
+    lanes: usize,
+    /// It goes when its channels come back.
+    leaving: bool,
+}
+
+/// What is to be opened.
+pub enum Open {
+    /// A connection, with a first channel.
+    Connection,
+    /// A channel more on this one.
+    Lane(Arc<Connection>),
 }
 
 enum Next {
     Lend(Box<Session>),
-    Open,
+    Open(Open),
     Wait,
+}
+
+/// A place in the queue of those who wait: first come, first served.
+struct Ticket<'p> {
+    pool: &'p Pool,
+    number: Option<u64>,
+}
+
+/// The place that a lent channel leaves in the pool. Dropped, it is free for another.
+pub struct Place<'p> {
+    pool: &'p Pool,
+    connection: Arc<Connection>,
+    returned: Option<Session>,
 }
 
 impl Pool {
     pub fn new(most: usize) -> Self {
         let state = State {
             idle: Vec::new(),
-            open: 0,
+            members: Vec::new(),
+            queue: VecDeque::new(),
+            last_ticket: 0,
             opening: false,
+            single: false,
             growth: Growth::new(Instant::now()),
+            operations: 0,
+            round_trip: UNKNOWN_ROUND_TRIP,
             opening_takes: Duration::ZERO,
+            waited: Duration::ZERO,
         };
-        Self { state: Mutex::new(state), changed: Condvar::new(), most, moved_bytes: AtomicU64::new(0) }
+        Self { state: Mutex::new(state), changed: Condvar::new(), most, bytes: AtomicU64::new(0) }
     }
 
     /// Notes what a transfer moved.
     pub fn moved(&self, bytes: usize) {
-        self.moved_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// A connection that nobody else uses: an idle one, one that `open` makes, or the next that becomes free.
+    /// A channel that nobody else uses: an idle one, one that `open` makes, or the next that becomes free.
     ///
     /// # Errors
-    /// What `open` says, when there is no other connection to wait for or the failure would not pass.
-    pub fn borrow(&self, open: impl Fn() -> Result<Session, StoreError>) -> Result<(Session, Place<'_>), StoreError> {
-        let started = Instant::now();
+    /// What `open` says, when there is no other channel to wait for or the failure would not pass.
+    pub fn borrow(&self, open: impl Fn(&Open) -> Result<Session, StoreError>) -> Result<(Session, Place<'_>), StoreError> {
+        // Dropped after the lock, which it takes.
+        let mut ticket = Ticket { pool: self, number: None };
         let mut state = self.state();
         loop {
-            match self.next(&mut state, started.elapsed()) {
-                Next::Lend(session) => return Ok((*session, Place { pool: self, returned: None })),
+            let wanted = match self.next(&mut state, &ticket) {
+                Next::Lend(session) => return Ok(self.lent(*session)),
                 Next::Wait => {
+                    ticket.queue(&mut state);
+                    let since = Instant::now();
                     state = self.changed.wait_timeout(state, LOOK_AGAIN).unwrap_or_else(PoisonError::into_inner).0;
+                    state.waited += since.elapsed();
+                    continue;
                 }
-                Next::Open => {
-                    state.opening = true;
-                    drop(state);
-                    let began = Instant::now();
-                    let outcome = open();
-                    state = self.state();
-                    state.opening = false;
-                    self.changed.notify_all();
-                    match outcome {
-                        Ok(session) => {
-                            state.open += 1;
-                            state.opening_takes = began.elapsed();
-                            state.growth.grew(self.moved_bytes.load(Ordering::Relaxed), Instant::now());
-                            return Ok((session, Place { pool: self, returned: None }));
-                        }
-                        Err(error @ (StoreError::Unreachable(_) | StoreError::Login(_))) if state.open > 0 => {
-                            tracing::info!(connections = state.open, %error, "the server takes no further connection");
-                            state.growth.refuse(Instant::now());
-                        }
-                        Err(error) => return Err(error),
-                    }
+                Next::Open(wanted) => wanted,
+            };
+            state.opening = true;
+            drop(state);
+            let began = Instant::now();
+            let outcome = open(&wanted);
+            state = self.state();
+            state.opening = false;
+            self.changed.notify_all();
+            match outcome {
+                Ok(session) => {
+                    state.opening_takes = began.elapsed();
+                    state.waited = Duration::ZERO;
+                    state.count(&session.connection);
+                    return Ok(self.lent(session));
                 }
+                Err(error) => state.cannot_open(&wanted, error)?,
             }
         }
     }
 
-    fn next(&self, state: &mut State, waited: Duration) -> Next {
-        let (now, moved) = (Instant::now(), self.moved_bytes.load(Ordering::Relaxed));
-        while let Some(session) = state.idle.pop() {
-            if session.is_closed() {
-                state.open -= 1;
-                continue;
-            }
-            state.growth.calm(moved, now);
-            return Next::Lend(Box::new(session));
-        }
-        let patient = waited < state.opening_takes.min(WAIT_BEFORE_OPENING_MAX);
-        if state.opening || state.open >= self.most || (state.open > 0 && patient) {
+    fn lent(&self, session: Session) -> (Session, Place<'_>) {
+        let connection = session.connection.clone();
+        (session, Place { pool: self, connection, returned: None })
+    }
+
+    fn next(&self, state: &mut State, ticket: &Ticket<'_>) -> Next {
+        if state.queue.front().is_some_and(|first| ticket.number != Some(*first)) {
             return Next::Wait;
         }
-        if state.open == 0 || state.growth.wants_more(state.open, moved, now) { Next::Open } else { Next::Wait }
+        let now = Instant::now();
+        let seen = state.seen(self.bytes.load(Ordering::Relaxed));
+        while let Some(session) = state.take_idle() {
+            if session.is_closed() {
+                state.discount(&session.connection);
+                continue;
+            }
+            if state.queue.is_empty() {
+                state.waited = Duration::ZERO;
+                let all_idle = state.idle.len() as u64 + 1 == seen.lanes;
+                if all_idle { state.growth.rest(seen, now) } else { state.growth.calm(seen, now) }
+            }
+            return Next::Lend(Box::new(session));
+        }
+        let patient = state.waited < state.opening_takes.min(WAIT_BEFORE_OPENING_MAX);
+        if state.opening || (!state.members.is_empty() && patient) {
+            return Next::Wait;
+        }
+        let more_lanes = state.members.iter().find(|m| m.lanes < LANES && !m.leaving && !m.connection.is_closed());
+        match more_lanes {
+            Some(member) if !state.single => return Next::Open(Open::Lane(member.connection.clone())),
+            _ if state.members.is_empty() => return Next::Open(Open::Connection),
+            _ => {}
+        }
+        match state.growth.advice(seen, now) {
+            Advice::Add if state.members.len() < self.most => Next::Open(Open::Connection),
+            Advice::Drop => {
+                state.leave();
+                Next::Wait
+            }
+            Advice::Add | Advice::Stay => Next::Wait,
+        }
     }
 
-    /// Takes every idle connection out.
+    /// Takes every idle channel out.
     pub fn drain(&self) -> Vec<Session> {
         let mut state = self.state();
-        state.open -= state.idle.len();
-        std::mem::take(&mut state.idle)
+        let idle = std::mem::take(&mut state.idle);
+        idle.iter().for_each(|session| state.discount(&session.connection));
+        idle
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -132,8 +205,88 @@ impl Pool {
     }
 }
 
+impl State {
+    /// An idle channel, of the oldest connection that has one: so a few flows carry what others would share.
+    fn take_idle(&mut self) -> Option<Session> {
+        let age = |session: &Session| self.members.iter().position(|m| Arc::ptr_eq(&m.connection, &session.connection));
+        let (at, _) = self.idle.iter().enumerate().min_by_key(|(_, session)| age(session))?;
+        Some(self.idle.swap_remove(at))
+    }
+
+    fn seen(&self, bytes: u64) -> Seen {
+        let lanes = self.members.iter().map(|member| member.lanes as u64).sum();
+        Seen { bytes, operations: self.operations, lanes, round_trip: self.round_trip }
+    }
+
+    fn count(&mut self, connection: &Arc<Connection>) {
+        match self.members.iter_mut().find(|member| Arc::ptr_eq(&member.connection, connection)) {
+            Some(member) => member.lanes += 1,
+            None => self.members.push(Member { connection: connection.clone(), lanes: 1, leaving: false }),
+        }
+    }
+
+    fn discount(&mut self, connection: &Arc<Connection>) {
+        if let Some(at) = self.members.iter().position(|member| Arc::ptr_eq(&member.connection, connection)) {
+            self.members[at].lanes -= 1;
+            if self.members[at].lanes == 0 {
+                self.members.remove(at);
+            }
+        }
+    }
+
+    /// The last connection goes as soon as its channels come back.
+    fn leave(&mut self) {
+        if self.members.len() > 1
+            && let Some(member) = self.members.iter_mut().rfind(|member| !member.leaving)
+        {
+            member.leaving = true;
+        }
+    }
+
+    fn is_leaving(&self, connection: &Arc<Connection>) -> bool {
+        self.members.iter().any(|member| member.leaving && Arc::ptr_eq(&member.connection, connection))
+    }
+
+    /// What a failure to open means: nothing much while others work.
+    fn cannot_open(&mut self, wanted: &Open, error: StoreError) -> Result<(), StoreError> {
+        let passes = matches!(error, StoreError::Unreachable(_) | StoreError::Login(_));
+        match wanted {
+            Open::Lane(connection) if passes => {
+                tracing::info!(%error, "the server opens no further channel");
+                self.single |= !connection.is_closed();
+                Ok(())
+            }
+            Open::Connection if passes && !self.members.is_empty() => {
+                tracing::info!(connections = self.members.len(), %error, "the server takes no further connection");
+                self.growth.refuse(Instant::now());
+                Ok(())
+            }
+            _ => Err(error),
+        }
+    }
+}
+
+impl Ticket<'_> {
+    fn queue(&mut self, state: &mut State) {
+        if self.number.is_none() {
+            state.last_ticket += 1;
+            self.number = Some(state.last_ticket);
+            state.queue.push_back(state.last_ticket);
+        }
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.pool.state().queue.retain(|queued| *queued != number);
+            self.pool.changed.notify_all();
+        }
+    }
+}
+
 impl Place<'_> {
-    /// Gives the connection back, unless it cannot be used again.
+    /// Gives the channel back, unless it cannot be used again.
     pub fn give_back(mut self, session: Session) {
         if !session.is_closed() && session.channel.in_flight() == 0 {
             self.returned = Some(session);
@@ -144,10 +297,15 @@ impl Place<'_> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut state = self.pool.state();
+        state.operations += 1;
         match self.returned.take() {
-            Some(session) => state.idle.push(session),
-            None => state.open -= 1,
+            Some(session) if !state.is_leaving(&self.connection) => {
+                state.round_trip = state.round_trip.min(session.channel.quickest_reply());
+                state.idle.push(session);
+            }
+            _ => state.discount(&self.connection),
         }
-        self.pool.changed.notify_one();
+        drop(state);
+        self.pool.changed.notify_all();
     }
 }

@@ -17,7 +17,7 @@ const IN_FLIGHT: usize = 512;
 /// # Errors
 /// When the server does not tell.
 pub async fn size(session: &mut Session, name: &str, path: &str) -> Result<Option<u64>, StoreError> {
-    match session.channel.ask(Request::Lstat(path.as_bytes())).await? {
+    match attributes(session, path).await? {
         Reply::Attrs(attrs) if !attrs.is_file() => Ok(None),
         Reply::Attrs(attrs) => {
             attrs.bytes.map(Some).ok_or_else(|| StoreError::Protocol(format!("{name}: it tells no size")))
@@ -27,8 +27,19 @@ pub async fn size(session: &mut Session, name: &str, path: &str) -> Result<Optio
     }
 }
 
+/// The attributes of a path: a link's own where the account permits LSTAT.
+///
+/// # Errors
+/// When the session broke.
+pub async fn attributes(session: &mut Session, path: &str) -> Result<Reply, StoreError> {
+    match session.channel.ask(Request::Lstat(path.as_bytes())).await? {
+        Reply::Status(Code::Denied | Code::Unsupported, _) => session.channel.ask(Request::Stat(path.as_bytes())).await,
+        reply => Ok(reply),
+    }
+}
+
 /// Makes directories that do not exist: the paths of `wanted`, given parents first, each with the name that people know it
-/// by. All requests go out at once.
+/// by. All requests go out at once. What was made is made durable.
 ///
 /// # Errors
 /// When one does not exist afterwards.
@@ -36,13 +47,20 @@ pub async fn make_dirs(session: &mut Session, wanted: &[(String, String)]) -> Re
     let refused = ask_all(session, wanted, |path| Request::MakeDir { path, mode: Some(DIR_MODE) }).await?;
     // What was refused may exist: a server does not say so.
     let doubtful: Vec<(String, String)> = refused.iter().map(|(at, _)| wanted[*at].clone()).collect();
+    let doubtful_at: Vec<usize> = refused.iter().map(|(at, _)| *at).collect();
     let missing = ask_all(session, &doubtful, |path| Request::Stat(path)).await?;
     if let Some((at, _)) = missing.first()
         && let Some((original, reply)) = refused.get(*at)
     {
         return Err(refusal::unexpected(&wanted[*original].1, reply));
     }
-    Ok(())
+    let made = wanted.iter().enumerate().filter(|(at, _)| doubtful_at.binary_search(at).is_err());
+    let mut parents: Vec<String> =
+        made.filter_map(|(_, (path, _))| path.rsplit_once('/')).map(|(parent, _)| parent.to_owned()).collect();
+    parents.retain(|parent| !parent.is_empty());
+    parents.sort();
+    parents.dedup();
+    sync_dirs(session, &parents).await
 }
 
 /// Asks the same of every path and returns those that were refused, or are no directories, with the replies.
@@ -79,16 +97,27 @@ async fn ask_all(
 ///
 /// # Errors
 /// When the session broke.
-pub async fn sync_dirs(session: &mut Session, paths: &[String]) -> Result<(), StoreError> {
+async fn sync_dirs(session: &mut Session, paths: &[String]) -> Result<(), StoreError> {
     if !session.server.fsync {
         return Ok(());
     }
-    for path in paths {
-        let opened =
-            session.channel.ask(Request::Open { path: path.as_bytes(), flags: open_flags::READ, mode: None }).await?;
-        if let Reply::Handle(handle) = opened {
-            session.channel.ask(Request::Fsync(&handle)).await?;
-            session.channel.send_unheard(Request::Close(&handle)).await?;
+    let channel = &mut session.channel;
+    for paths in paths.chunks(session.server.handles) {
+        for path in paths {
+            channel.send(Request::Open { path: path.as_bytes(), flags: open_flags::READ, mode: None }).await?;
+        }
+        let mut handles = Vec::new();
+        while channel.in_flight() > 0 {
+            if let (_, Reply::Handle(handle)) = channel.reply().await? {
+                handles.push(handle);
+            }
+        }
+        for handle in handles {
+            channel.send(Request::Fsync(&handle)).await?;
+            channel.send_unheard(Request::Close(&handle)).await?;
+        }
+        while channel.in_flight() > 0 {
+            channel.reply().await?;
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! What a server's "no" means. SFTP version 3 has one code for "exists already", "no room" and "I/O error" alike, so the
 //! difference has to be asked for.
 
+use super::query;
 use super::session::Session;
 use super::wire::{Code, Reply, Request, StatVfs};
 use crate::store::StoreError;
@@ -55,7 +56,7 @@ pub async fn of_creation(
         return Ok(StoreError::Io { name: name.to_owned(), why });
     }
     if *code == Code::Failure {
-        if let Reply::Attrs(_) = session.channel.ask(Request::Lstat(path.as_bytes())).await? {
+        if let Reply::Attrs(_) = query::attributes(session, path).await? {
             return Ok(StoreError::Exists(name.to_owned()));
         }
         if let Some(why) = no_room(session, dir, words, 0).await? {

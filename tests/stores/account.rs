@@ -1,0 +1,241 @@
+//! The write-once account on a real sshd (recipe A): the agent works, and whoever stole its key changes nothing.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use farkeep::store::sftp::SftpStore;
+use farkeep::store::{Durability, Store, StoreError, WriteOnceStore};
+use tempfile::TempDir;
+
+use crate::raw::{self, Answer, FLAG_APPEND, FLAG_CREATE, FLAG_EXCL, FLAG_READ, FLAG_TRUNC, FLAG_WRITE, Raw, fields};
+use crate::world::{KeyPair, Sshd, have_sshd, is_root, location, noise, options, run, skipped};
+
+const VICTIM: &str = "/vault/packs/00/victim";
+const WHITE_LIST: &str = "open,close,read,write,lstat,fstat,stat,opendir,readdir,realpath,statvfs,fstatvfs,fsync,limits";
+const NO: &str = "AllowTcpForwarding no\nAllowStreamLocalForwarding no\nX11Forwarding no\nPermitTTY no\nPermitUserRC no";
+
+/// An sshd with an agent's account and a reader's, both confined to one directory. Accounts and directory go with it.
+struct Accounts {
+    agent: String,
+    reader: String,
+    agent_key: KeyPair,
+    reader_key: KeyPair,
+    vault: PathBuf,
+    sshd: Sshd,
+    // Last: the server must have ended before its accounts go.
+    _users: Users,
+}
+
+static USERADD: Mutex<()> = Mutex::new(());
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+struct Users(Vec<String>);
+
+impl Drop for Users {
+    fn drop(&mut self) {
+        for user in &self.0 {
+            let _guard = USERADD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let _ = Command::new("userdel").arg(user).output();
+        }
+    }
+}
+
+/// A directory whose parents all belong to root and are writable by nobody else, as ChrootDirectory demands.
+fn strict_dir() -> TempDir {
+    let dir = tempfile::Builder::new().prefix("farkeep-test-").tempdir_in("/var/lib").unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    dir
+}
+
+impl Accounts {
+    fn new() -> Self {
+        let dir = strict_dir();
+        // useradd does not wait for its own lock.
+        let _guard = USERADD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let id = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let (agent, reader) = (format!("fk-agent-{id}"), format!("fk-reader-{id}"));
+        let mut users = Users(Vec::new());
+        for user in [&reader, &agent] {
+            run(Command::new("useradd").args(["-M", "-U", "-d", "/", "-s", "/usr/sbin/nologin", "-p", "*", user]));
+            users.0.push(user.clone());
+        }
+        let home = dir.path().join("home");
+        let vault = home.join("vault");
+        for sub in ["", "packs", "packs/00", "packs/01", "ledger"] {
+            fs::create_dir_all(vault.join(sub)).unwrap();
+            run(Command::new("chown").arg(format!("{agent}:{reader}")).arg(vault.join(sub)));
+            run(Command::new("chmod").arg("2750").arg(vault.join(sub)));
+        }
+        for path in [&home, &dir.path().join("keys")] {
+            fs::create_dir_all(path).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let (agent_key, reader_key) = (KeyPair::new(dir.path(), "agent"), KeyPair::new(dir.path(), "reader"));
+        fs::copy(&agent_key.public, dir.path().join("keys").join(&agent)).unwrap();
+        fs::copy(&reader_key.public, dir.path().join("keys").join(&reader)).unwrap();
+        let confined = |user: &str, command: &str| {
+            format!(
+                "Match User {user}\nChrootDirectory {{dir}}/home\nAuthorizedKeysFile {{dir}}/keys/%u\nForceCommand {command}\n{NO}\n"
+            )
+        };
+        let config = confined(&agent, &format!("internal-sftp -l INFO -u 0237 -p {WHITE_LIST}"))
+            + &confined(&reader, "internal-sftp -R -l INFO");
+        let (host_key, user_key) = (KeyPair::new(dir.path(), "host_key"), KeyPair::new(dir.path(), "user_key"));
+        let sshd = Sshd::start_in(dir, host_key, user_key, &config);
+        Self { agent, reader, agent_key, reader_key, vault, sshd, _users: users }
+    }
+
+    fn store(&self, user: &str, key: &KeyPair) -> SftpStore {
+        let location = location(self.sshd.port, user, Path::new("/vault"));
+        SftpStore::connect(&location, options(key, &self.sshd.host_key.fingerprint()))
+            .unwrap_or_else(|e| panic!("{e}\n{}", self.sshd.log()))
+    }
+
+    fn raw(&self) -> Raw {
+        Raw::connect(self.sshd.port, &self.agent, &self.agent_key.private)
+    }
+}
+
+fn cannot_run(test: &str) -> bool {
+    let why = if !have_sshd() {
+        "no sshd"
+    } else if !is_root() {
+        "needs root, to make accounts"
+    } else {
+        return false;
+    };
+    skipped(test, why);
+    true
+}
+
+#[test]
+fn the_agent_and_the_reader_work() {
+    if cannot_run("write-once account") {
+        return;
+    }
+    let accounts = Accounts::new();
+    let store = accounts.store(&accounts.agent, &accounts.agent_key);
+    store.make_dirs(&["packs".into(), "packs/00".into()]).unwrap_or_else(|e| panic!("what is there needs no mkdir: {e}"));
+    let refused = store.make_dirs(&["new".into()]);
+    assert!(matches!(&refused, Err(StoreError::Denied { name, .. }) if name == "new"), "{refused:?}");
+
+    let content = noise(3_000_000, 5);
+    assert_eq!(store.put("packs/00/object", &content).unwrap(), Durability::Confirmed);
+    assert_eq!(store.put("packs/00/object", b"x"), Err(StoreError::Exists("packs/00/object".into())));
+    assert!(store.put("nowhere/object", b"x").unwrap_err().to_string().contains("missing from the vault"));
+    assert!(store.room().unwrap().is_some());
+    let mode = fs::metadata(accounts.vault.join("packs/00/object")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o440, "{mode:o}");
+
+    let reader = accounts.store(&accounts.reader, &accounts.reader_key);
+    for store in [&store, &reader] {
+        assert!(store.get("packs/00/object", 0, u64::MAX).unwrap() == content);
+        let mut names = Vec::new();
+        store.list(&["packs/00".into(), "ledger".into()], &mut |listed| names.push(listed.name)).unwrap();
+        assert_eq!(names, ["packs/00/object"]);
+    }
+    assert!(matches!(reader.put("packs/00/new", b"x"), Err(StoreError::Denied { .. })));
+    assert!(matches!(reader.make_dirs(&["new".into()]), Err(StoreError::Denied { .. })));
+}
+
+#[test]
+fn a_thief_of_the_key_changes_nothing() {
+    if cannot_run("attacks on the write-once account") {
+        return;
+    }
+    let accounts = Accounts::new();
+    let content = noise(100_000, 9);
+    accounts.store(&accounts.agent, &accounts.agent_key).put("packs/00/victim", &content).unwrap();
+    let mut raw = accounts.raw();
+    let Answer::Handle(own) = raw.open("/vault/packs/00/own", FLAG_WRITE | FLAG_CREATE | FLAG_EXCL) else {
+        panic!("an agent makes new files")
+    };
+    let Answer::Handle(reading) = raw.open(VICTIM, FLAG_READ) else { panic!("an agent reads") };
+
+    for (what, kind, packet) in attacks(&own, &reading) {
+        let answer = raw.ask(kind, packet);
+        let refused = matches!(answer, Answer::Status(code) if code != 0);
+        assert!(refused, "{what}: {answer:?}");
+        assert!(fs::read(accounts.vault.join("packs/00/victim")).unwrap() == content, "{what}: changed");
+    }
+    raw.tell(raw::LINK, fields().text(VICTIM).text("/vault/packs/01/elsewhere"));
+    // From another session, while the first one still holds its handle open for writing.
+    let mut second = accounts.raw();
+    for flags in [FLAG_WRITE, FLAG_WRITE | FLAG_APPEND, FLAG_WRITE | FLAG_TRUNC] {
+        assert_eq!(second.open("/vault/packs/00/own", flags), Answer::Status(3), "its own file, once made, is closed to it");
+    }
+    assert_eq!(raw.ask(raw::CLOSE, fields().bytes(&own)), Answer::Status(0));
+    assert_eq!(raw.ask(raw::WRITE, fields().bytes(&own).u64(0).text("x")), Answer::Status(4), "a closed handle");
+    let names: Vec<_> = fs::read_dir(accounts.vault.join("packs/00")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+    let mode = fs::metadata(accounts.vault.join("packs/00/victim")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o440);
+    no_way_out(&accounts);
+}
+
+/// A shell, a command, a forwarded port.
+fn no_way_out(accounts: &Accounts) {
+    let ssh = || raw::ssh(accounts.sshd.port, &accounts.agent, &accounts.agent_key.private);
+    let shell = ssh().args(["127.0.0.1", "id"]).stdin(std::process::Stdio::null()).output().unwrap();
+    assert!(!String::from_utf8_lossy(&shell.stdout).contains("uid="), "{shell:?}");
+    let forward = format!("127.0.0.1:{}", accounts.sshd.port);
+    let through = ssh().args(["-W", &forward, "127.0.0.1"]).stdin(std::process::Stdio::null()).output().unwrap();
+    assert!(!String::from_utf8_lossy(&through.stdout).contains("SSH-2.0"), "{through:?}");
+}
+
+/// Every way to change, empty, move, hide or replace a file, or to leave the directory.
+fn attacks(own: &[u8], reading: &[u8]) -> Vec<(&'static str, u8, raw::Fields)> {
+    const SIZE: u32 = 1;
+    const OWNER: u32 = 2;
+    const MODE: u32 = 4;
+    const TIMES: u32 = 8;
+    let open = |flags| fields().text(VICTIM).u32(flags).u32(0);
+    let extended = |name: &str| fields().text(name);
+    let elsewhere = "/vault/packs/01/elsewhere";
+    let mut attacks = vec![
+        ("open for writing", raw::OPEN, open(FLAG_WRITE)),
+        ("open to truncate", raw::OPEN, open(FLAG_WRITE | FLAG_TRUNC)),
+        ("open or create", raw::OPEN, open(FLAG_WRITE | FLAG_CREATE)),
+        ("open, create and truncate", raw::OPEN, open(FLAG_WRITE | FLAG_CREATE | FLAG_TRUNC)),
+        ("open to append", raw::OPEN, open(FLAG_WRITE | FLAG_APPEND)),
+        ("open to append or create", raw::OPEN, open(FLAG_WRITE | FLAG_APPEND | FLAG_CREATE)),
+        ("open for reading and writing", raw::OPEN, open(FLAG_READ | FLAG_WRITE)),
+        ("open for reading and writing, truncate", raw::OPEN, open(FLAG_READ | FLAG_WRITE | FLAG_TRUNC)),
+        ("create what exists", raw::OPEN, open(FLAG_WRITE | FLAG_CREATE | FLAG_EXCL)),
+        ("create what exists, truncate", raw::OPEN, open(FLAG_WRITE | FLAG_CREATE | FLAG_EXCL | FLAG_TRUNC)),
+        ("write through a reading handle", raw::WRITE, fields().bytes(reading).u64(0).text("x")),
+        ("setstat size", raw::SETSTAT, fields().text(VICTIM).u32(SIZE).u64(0)),
+        ("setstat mode", raw::SETSTAT, fields().text(VICTIM).u32(MODE).u32(0o666)),
+        ("setstat times", raw::SETSTAT, fields().text(VICTIM).u32(TIMES).u32(1).u32(1)),
+        ("setstat owner", raw::SETSTAT, fields().text(VICTIM).u32(OWNER).u32(0).u32(0)),
+        ("setstat mode of the directory", raw::SETSTAT, fields().text("/vault/packs/00").u32(MODE).u32(0o777)),
+        ("fsetstat size, reading", raw::FSETSTAT, fields().bytes(reading).u32(SIZE).u64(0)),
+        ("fsetstat mode, reading", raw::FSETSTAT, fields().bytes(reading).u32(MODE).u32(0o666)),
+        ("fsetstat mode, own", raw::FSETSTAT, fields().bytes(own).u32(MODE).u32(0o666)),
+        ("lsetstat", raw::EXTENDED, extended("lsetstat@openssh.com").text(VICTIM).u32(MODE).u32(0o666)),
+        ("remove", raw::REMOVE, fields().text(VICTIM)),
+        ("rename away", raw::RENAME, fields().text(VICTIM).text(elsewhere)),
+        ("rename over", raw::RENAME, fields().text("/vault/packs/00/own").text(VICTIM)),
+        ("rename the directory", raw::RENAME, fields().text("/vault/packs").text("/vault/other")),
+        ("posix-rename away", raw::EXTENDED, extended("posix-rename@openssh.com").text(VICTIM).text(elsewhere)),
+        ("posix-rename over", raw::EXTENDED, extended("posix-rename@openssh.com").text("/vault/packs/00/own").text(VICTIM)),
+        ("hard link", raw::EXTENDED, extended("hardlink@openssh.com").text(VICTIM).text(elsewhere)),
+        ("symbolic link to it", raw::SYMLINK, fields().text(VICTIM).text(elsewhere)),
+        ("symbolic link in its place", raw::SYMLINK, fields().text("/etc/passwd").text(VICTIM)),
+        ("read a link", raw::READLINK, fields().text(VICTIM)),
+        ("make a directory", raw::MKDIR, fields().text("/vault/packs/02").u32(0)),
+        ("remove a directory", raw::RMDIR, fields().text("/vault/packs/01")),
+        ("expand a path", raw::EXTENDED, extended("expand-path@openssh.com").text("~")),
+        ("an unknown extension", raw::EXTENDED, extended("truncate@example.org").text(VICTIM)),
+        ("leave by dots", raw::OPEN, fields().text("/../../../etc/passwd").u32(FLAG_READ).u32(0)),
+        ("make a file outside the vault", raw::OPEN, fields().text("/x").u32(FLAG_WRITE | FLAG_CREATE).u32(0)),
+        ("read past the end", raw::READ, fields().bytes(reading).u64(u64::MAX / 4).u32(10)),
+    ];
+    let copy = extended("copy-data").bytes(own).u64(0).u64(0).bytes(reading).u64(0);
+    attacks.push(("copy-data onto it", raw::EXTENDED, copy));
+    attacks
+}
