@@ -22,10 +22,12 @@ pub mod inventory;
 pub mod list_stream;
 pub mod objects;
 pub mod packer;
+pub mod patch_plan;
 pub mod presence;
 pub mod replicate;
 pub mod snapshot_writer;
 pub mod snapshots;
+pub mod stream_bases;
 pub mod unlock;
 pub mod verify;
 

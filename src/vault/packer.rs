@@ -11,15 +11,17 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use crate::codec::Compressor;
+use crate::codec::{Compressor, Decompressor};
 use crate::crypto::seal::{Recipient, seal_into};
 use crate::format::frame::{SKIPPABLE_HEADER_BYTES, TABLE_MAGIC, padded_size, padding, skippable_header};
 use crate::format::index::IndexedPack;
-use crate::format::table::{CHUNK_BYTES, PackKind, Table, TableBlock, TableChunk};
+use crate::format::table::{BASE_BYTES, BASE_PACK_BYTES, BasePlace, CHUNK_BYTES, PackKind, Table, TableBlock, TableChunk};
 use crate::model::ids::ChunkId;
 use crate::model::limits::{BLOCK_TARGET_BYTES, PACK_BLOCKS_MAX, PACK_CLASS_BYTES, PACK_TABLE_MAX_BYTES};
+use crate::model::name::Sealed;
 use crate::vault::VaultError;
 use crate::vault::courier::{Budget, Hold};
+use crate::vault::patch_plan::{BlockPlan, Patch};
 
 /// Blocks under way for each worker: one in its hands, one waiting.
 const BLOCKS_PER_WORKER: usize = 2;
@@ -63,6 +65,7 @@ struct Block {
     serial: BlockSerial,
     plain: Vec<u8>,
     chunks: Vec<TableChunk>,
+    plan: Option<Arc<BlockPlan>>,
 }
 
 struct Compressed {
@@ -70,10 +73,13 @@ struct Compressed {
     raw_bytes: usize,
     chunks: Vec<TableChunk>,
     frame: Vec<u8>,
+    /// What the frame is a patch on; none for an ordinary one.
+    patch: Option<Arc<BlockPlan>>,
 }
 
 #[derive(Default)]
 struct OpenPack {
+    base_packs: Vec<Sealed>,
     blocks: Vec<TableBlock>,
     serials: Vec<BlockSerial>,
     frames: Vec<Vec<u8>>,
@@ -100,20 +106,18 @@ enum Outcome {
     Failed(VaultError),
 }
 
-/// The blocks of one kind: the open one, those under way, and the open pack.
+/// The blocks of content or of catalogues: the open one, and those under way.
 struct Lane {
     kind: PackKind,
     open: Option<Block>,
     next: u64,
     due: u64,
     ready: BTreeMap<u64, Compressed>,
-    pack: OpenPack,
 }
 
 impl Lane {
     const fn new(kind: PackKind) -> Self {
-        let pack = OpenPack { blocks: Vec::new(), serials: Vec::new(), frames: Vec::new(), frame_bytes: 0, table_bytes: 0 };
-        Self { kind, open: None, next: 0, due: 0, ready: BTreeMap::new(), pack }
+        Self { kind, open: None, next: 0, due: 0, ready: BTreeMap::new() }
     }
 }
 
@@ -123,6 +127,8 @@ pub struct Packer {
     outcomes: Receiver<Outcome>,
     threads: Vec<JoinHandle<()>>,
     lanes: [Lane; 2],
+    /// The open pack of each kind.
+    packs: [OpenPack; 3],
     in_flight: usize,
     in_flight_max: usize,
     sealing: usize,
@@ -149,6 +155,7 @@ impl Packer {
             outcomes,
             threads,
             lanes: [Lane::new(PackKind::Data), Lane::new(PackKind::Catalogue)],
+            packs: <[OpenPack; 3]>::default(),
             in_flight: 0,
             in_flight_max: workers * BLOCKS_PER_WORKER,
             sealing: 0,
@@ -158,7 +165,8 @@ impl Packer {
         }
     }
 
-    /// Adds a chunk that the vault does not hold; says in which block it will lie.
+    /// Adds a chunk that the vault does not hold; says in which block it will lie. Chunks of one plan share a block, and no
+    /// others lie in it.
     ///
     /// # Errors
     /// When a worker or the sink failed.
@@ -167,20 +175,25 @@ impl Packer {
         kind: PackKind,
         id: ChunkId,
         bytes: &[u8],
+        plan: Option<&Arc<BlockPlan>>,
         sink: &mut dyn PackSink,
     ) -> Result<BlockSerial, VaultError> {
+        if self.lanes[lane_of(kind)].open.as_ref().is_some_and(|block| !same_plan(block.plan.as_ref(), plan)) {
+            self.close_block(lane_of(kind), sink)?;
+        }
         let lane = &mut self.lanes[lane_of(kind)];
         let block = lane.open.get_or_insert_with(|| {
             let mut plain = self.spare.pop().unwrap_or_default();
             plain.clear();
             self.serials += 1;
-            Block { serial: self.serials - 1, plain, chunks: Vec::new() }
+            Block { serial: self.serials - 1, plain, chunks: Vec::new(), plan: plan.cloned() }
         });
         let serial = block.serial;
         block.plain.extend_from_slice(bytes);
         let length = u32::try_from(bytes.len()).map_err(VaultError::internal)?;
         block.chunks.push(TableChunk { id, bytes: length });
-        if block.plain.len() >= BLOCK_TARGET_BYTES {
+        // A block with a plan ends with its region, which whoever planned it keeps within bounds.
+        if block.plain.len() >= BLOCK_TARGET_BYTES && block.plan.is_none() {
             self.close_block(lane_of(kind), sink)?;
         }
         Ok(serial)
@@ -197,8 +210,8 @@ impl Packer {
         while self.in_flight > 0 {
             self.receive(sink)?;
         }
-        for lane in 0..self.lanes.len() {
-            self.close_pack(lane, SealSize::Tail, sink)?;
+        for kind in KINDS {
+            self.close_pack(kind, SealSize::Tail, sink)?;
         }
         while self.in_flight > 0 {
             self.receive(sink)?;
@@ -251,21 +264,21 @@ impl Packer {
             let lane = &mut self.lanes[lane];
             lane.ready.remove(&lane.due)
         } {
-            if !self.lanes[lane].pack.fits(&block) {
-                self.close_pack(lane, SealSize::Full, sink)?;
+            let kind = if block.patch.is_some() { PackKind::Patch } else { self.lanes[lane].kind };
+            if !self.packs[kind as usize].fits(&block) {
+                self.close_pack(kind, SealSize::Full, sink)?;
             }
-            self.lanes[lane].pack.push(block)?;
+            self.packs[kind as usize].push(block)?;
             self.lanes[lane].due += 1;
         }
         Ok(())
     }
 
-    fn close_pack(&mut self, lane: usize, size: SealSize, sink: &mut dyn PackSink) -> Result<(), VaultError> {
-        let lane = &mut self.lanes[lane];
-        if lane.pack.blocks.is_empty() {
+    fn close_pack(&mut self, kind: PackKind, size: SealSize, sink: &mut dyn PackSink) -> Result<(), VaultError> {
+        if self.packs[kind as usize].blocks.is_empty() {
             return Ok(());
         }
-        let (kind, pack) = (lane.kind, std::mem::take(&mut lane.pack));
+        let pack = std::mem::take(&mut self.packs[kind as usize]);
         // The frames and the sealed form stand in memory together for a moment.
         let room = 2 * pack.sealed_estimate();
         let hold = loop {
@@ -278,6 +291,17 @@ impl Packer {
         };
         self.sealing += 1;
         self.submit(Job::Seal(kind, pack, size, hold))
+    }
+}
+
+/// Every kind of pack, each at its place in [`Packer::packs`].
+const KINDS: [PackKind; 3] = [PackKind::Data, PackKind::Catalogue, PackKind::Patch];
+
+fn same_plan(one: Option<&Arc<BlockPlan>>, other: Option<&Arc<BlockPlan>>) -> bool {
+    match (one, other) {
+        (None, None) => true,
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        _ => false,
     }
 }
 
@@ -301,8 +325,10 @@ impl OpenPack {
     const FIXED_BYTES: u64 = SKIPPABLE_HEADER_BYTES as u64 + 16;
     const BLOCK_BYTES: u64 = 16;
 
+    /// What a block costs in the table at most: its bases may lie in packs that the table does not name yet.
     fn table_cost(block: &Compressed) -> u64 {
-        Self::BLOCK_BYTES + (block.chunks.len() * CHUNK_BYTES) as u64
+        let bases = block.bases().count() * (BASE_BYTES + BASE_PACK_BYTES);
+        Self::BLOCK_BYTES + (bases + block.chunks.len() * CHUNK_BYTES) as u64
     }
 
     /// Whether the block fits into a pack of the one class, leaving no gap that padding cannot fill.
@@ -318,11 +344,19 @@ impl OpenPack {
     fn push(&mut self, block: Compressed) -> Result<(), VaultError> {
         self.table_bytes += Self::table_cost(&block);
         self.frame_bytes += block.frame.len() as u64;
+        let mut bases = Vec::new();
+        for (pack, block) in block.bases() {
+            let place = self.base_packs.iter().position(|known| *known == pack).unwrap_or_else(|| {
+                self.base_packs.push(pack);
+                self.base_packs.len() - 1
+            });
+            bases.push(BasePlace { pack: u32::try_from(place).map_err(VaultError::internal)?, block });
+        }
         self.blocks.push(TableBlock {
             stored_bytes: u32::try_from(block.frame.len()).map_err(VaultError::internal)?,
             raw_bytes: u32::try_from(block.raw_bytes).map_err(VaultError::internal)?,
-            depth: 0,
-            bases: Vec::new(),
+            depth: block.patch.as_ref().and_then(|plan| plan.patch.as_ref()).map_or(0, Patch::depth),
+            bases,
             chunks: block.chunks,
         });
         self.serials.push(block.serial);
@@ -335,11 +369,18 @@ impl OpenPack {
     }
 }
 
+impl Compressed {
+    /// The places of the blocks that it is a patch on.
+    fn bases(&self) -> impl Iterator<Item = (Sealed, u32)> {
+        self.patch.iter().filter_map(|plan| plan.patch.as_ref()).flat_map(Patch::places)
+    }
+}
+
 fn work(queue: &Receiver<Job>, outcomes: &Sender<Outcome>, config: &PackerConfig) {
-    let mut compressor = Compressor::new();
+    let mut tools = (Compressor::new(), Decompressor::new());
     for job in queue {
         let outcome = match job {
-            Job::Compress(kind, number, block) => compress(&mut compressor, block, config.level.load(Ordering::Relaxed))
+            Job::Compress(kind, number, block) => compress(&mut tools, block, config.level.load(Ordering::Relaxed))
                 .map(|(block, plain)| Outcome::Compressed(kind, number, block, plain)),
             Job::Seal(kind, pack, size, hold) => {
                 seal_pack(kind, pack, size, hold, &config.recipients).map(|pack| Outcome::Sealed(Box::new(pack)))
@@ -351,10 +392,20 @@ fn work(queue: &Receiver<Job>, outcomes: &Sender<Outcome>, config: &PackerConfig
     }
 }
 
-fn compress(compressor: &mut Compressor, block: Block, level: i32) -> Result<(Compressed, Vec<u8>), VaultError> {
-    let frame = compressor.compress(&block.plain, level).map_err(VaultError::internal)?;
-    let Block { serial, plain, chunks } = block;
-    Ok((Compressed { serial, raw_bytes: plain.len(), chunks, frame }, plain))
+fn compress(
+    (compressor, opener): &mut (Compressor, Decompressor),
+    block: Block,
+    level: i32,
+) -> Result<(Compressed, Vec<u8>), VaultError> {
+    let Block { serial, plain, chunks, plan } = block;
+    let (frame, patch) = match plan {
+        None => (compressor.compress(&plain, level).map_err(VaultError::internal)?, None),
+        Some(plan) => {
+            let framed = plan.frame(serial, &plain, level, compressor, opener).map_err(VaultError::internal)?;
+            (framed.frame, framed.patch.then_some(plan))
+        }
+    };
+    Ok((Compressed { serial, raw_bytes: plain.len(), chunks, frame, patch }, plain))
 }
 
 fn seal_pack(
@@ -364,7 +415,7 @@ fn seal_pack(
     hold: Hold,
     recipients: &[Recipient],
 ) -> Result<SealedPack, VaultError> {
-    let table = Table { kind, base_packs: Vec::new(), blocks: pack.blocks };
+    let table = Table { kind, base_packs: pack.base_packs, blocks: pack.blocks };
     let encoded = table.encode().map_err(VaultError::internal)?;
     let header = skippable_header(TABLE_MAGIC, encoded.len());
     let length = header.len() as u64 + encoded.len() as u64 + pack.frame_bytes;
@@ -425,10 +476,10 @@ mod tests {
         let count = 1200;
         for n in 0..count {
             let (id, bytes) = chunk(n, 64 * 1024);
-            packer.add(PackKind::Data, id, &bytes, &mut packs).unwrap_or_else(|e| panic!("{e}"));
+            packer.add(PackKind::Data, id, &bytes, None, &mut packs).unwrap_or_else(|e| panic!("{e}"));
         }
         let (id, bytes) = chunk(count, 100);
-        packer.add(PackKind::Catalogue, id, &bytes, &mut packs).unwrap_or_else(|e| panic!("{e}"));
+        packer.add(PackKind::Catalogue, id, &bytes, None, &mut packs).unwrap_or_else(|e| panic!("{e}"));
         packer.finish(&mut packs).unwrap_or_else(|e| panic!("{e}"));
         let mut seen = Vec::new();
         for pack in packs.0 {

@@ -202,11 +202,16 @@ impl Trial {
             missed: Vec::new(),
             job: "try".into(),
             tags: Vec::new(),
-            sources: vec![PlannedSource { source: SourceConfig::Files(source), average_chunk_bytes: DEFAULT_CHUNK_BYTES }],
+            sources: vec![PlannedSource {
+                source: SourceConfig::Files(source),
+                average_chunk_bytes: DEFAULT_CHUNK_BYTES,
+                patch: true,
+            }],
             level: DEFAULT_LEVEL,
             every_secs: None,
             timezone: "UTC".into(),
             use_file_cache: true,
+            base_cache_bytes: 0,
         };
         let pushed = report.timed("push", session, || push(&push_plan, &env), describe_push)?;
         report.findings.extend(pushed.findings.iter().cloned());

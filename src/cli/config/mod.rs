@@ -21,6 +21,8 @@ use section::{Mistakes, Section};
 
 /// zstd level where the configuration names none.
 pub const DEFAULT_LEVEL: i32 = 3;
+/// What patch bases may take on this machine's disk where the configuration says nothing.
+pub const DEFAULT_BASE_CACHE_BYTES: u64 = 4 * GIB;
 /// Average chunk where a source names none.
 pub const DEFAULT_CHUNK_BYTES: usize = 64 * KIB as usize;
 /// The job of paths on the command line.
@@ -62,6 +64,8 @@ pub struct JobSource {
     pub source: SourceConfig,
     /// Average chunk in bytes.
     pub chunk_bytes: usize,
+    /// Whether changed places of its large files may be stored as patches on what earlier pushes stored.
+    pub patch: bool,
 }
 
 /// A job as configured.
@@ -92,6 +96,8 @@ pub struct Config {
     pub root: Option<RootPin>,
     /// What this machine is called in snapshots; the host name otherwise.
     pub host: Option<String>,
+    /// What the blocks that patches are made against may take on this machine's disk, in bytes.
+    pub base_cache_bytes: Option<u64>,
     /// Stores by name.
     pub stores: BTreeMap<String, StoreConfig>,
     /// Jobs by name.
@@ -129,7 +135,7 @@ impl Config {
             return Err(mistakes.report(text));
         }
         let top = Section::new("", 0, root.get_ref(), &mistakes);
-        let mut config = Self { host: top.text("host"), ..Self::default() };
+        let mut config = Self { host: top.text("host"), base_cache_bytes: top.size_or_off("base_cache"), ..Self::default() };
         if let Some(vault) = top.table("vault") {
             config.vault = vault.parsed("id", str::parse::<VaultId>);
             config.root = vault.parsed("root", RootPin::parse);
@@ -278,8 +284,9 @@ fn read_source(section: Section<'_>) -> Option<JobSource> {
         }
         None => None,
     };
+    let patch = section.flag("patch").unwrap_or(true);
     section.finish();
-    name.and(source).map(|source| JobSource { source, chunk_bytes: chunk_bytes.unwrap_or(DEFAULT_CHUNK_BYTES) })
+    name.and(source).map(|source| JobSource { source, chunk_bytes: chunk_bytes.unwrap_or(DEFAULT_CHUNK_BYTES), patch })
 }
 
 fn read_files(section: &Section<'_>, name: String) -> FilesConfig {
