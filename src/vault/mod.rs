@@ -21,6 +21,7 @@ pub mod index_sync;
 pub mod inventory;
 pub mod list_stream;
 pub mod objects;
+pub mod open_pack;
 pub mod packer;
 pub mod patch_plan;
 pub mod presence;

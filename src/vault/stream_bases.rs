@@ -14,7 +14,7 @@ use crate::model::ids::ChunkId;
 use crate::model::limits::BLOCK_TARGET_BYTES;
 use crate::state::bases::{Anchor, BaseCache, Layer, Reference, Region, StreamBases};
 use crate::vault::VaultError;
-use crate::vault::packer::BlockSerial;
+use crate::vault::packer::{BlockSerial, block_target};
 use crate::vault::patch_plan::{BlockPlan, Patch};
 use crate::vault::snapshot_writer::{Absent, ChunkRef, SnapshotWriter};
 
@@ -153,7 +153,7 @@ impl BasedStream {
         if let Some(current) = &self.current {
             let full = match current.old {
                 Some(_) => current.block_bytes > 0 && current.block_bytes + bytes > REGION_BLOCK_MAX,
-                None => current.block_bytes >= BLOCK_TARGET_BYTES,
+                None => current.block_bytes >= block_target(self.tonight.len() as BlockSerial),
             };
             let stays = match (current.old, wanted) {
                 (Some(old), Some(wanted)) => wanted <= old,
