@@ -89,6 +89,8 @@ enum Command {
     Status(commands::status::Args),
     /// Serve a directory over SFTP, write-once, for trials
     Serve(commands::serve::Args),
+    /// Print what a backup server's administrator does for a write-once account
+    SshdConfig(commands::sshd_config::Args),
     /// Print a completion script for a shell
     Completions(commands::manual::CompletionsArgs),
     /// Print the manual page
@@ -155,6 +157,7 @@ fn dispatch(command: &Command, session: &Session) -> Result<Outcome, OpError> {
         Command::Ledger(args) => commands::ledger::run(args, session),
         Command::Status(args) => commands::status::run(args, session),
         Command::Serve(args) => commands::serve::run(args, session),
+        Command::SshdConfig(args) => commands::sshd_config::run(args, session),
         Command::Completions(args) => commands::manual::run_completions(args),
         Command::Man(args) => commands::manual::run_man(args),
     }
@@ -176,6 +179,7 @@ const fn command_name(command: &Command) -> &'static str {
         Command::Ledger(_) => "ledger",
         Command::Status(_) => "status",
         Command::Serve(_) => "serve",
+        Command::SshdConfig(_) => "sshd-config",
         Command::Completions(_) => "completions",
         Command::Man(_) => "man",
     }

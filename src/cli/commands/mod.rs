@@ -8,6 +8,7 @@ pub mod manual;
 pub mod push;
 pub mod restore;
 pub mod serve;
+pub mod sshd_config;
 pub mod status;
 pub mod sync;
 pub mod trial;

@@ -2,123 +2,38 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
 
 use farkeep::store::sftp::SftpStore;
 use farkeep::store::{Durability, Store, StoreError, WriteOnceStore};
-use tempfile::TempDir;
 
 use crate::raw::{self, Answer, FLAG_APPEND, FLAG_CREATE, FLAG_EXCL, FLAG_READ, FLAG_TRUNC, FLAG_WRITE, Raw, fields};
-use crate::world::{KeyPair, Sshd, have_sshd, is_root, location, noise, options, run, skipped};
+use crate::world::server::{Server, missing};
+use crate::world::skipped;
+use crate::world::sshd::{KeyPair, location, noise, options};
 
 const VICTIM: &str = "/vault/packs/00/victim";
-const WHITE_LIST: &str = "open,close,read,write,lstat,fstat,stat,opendir,readdir,realpath,statvfs,fstatvfs,fsync,limits";
-const NO: &str = "AllowTcpForwarding no\nAllowStreamLocalForwarding no\nX11Forwarding no\nPermitTTY no\nPermitUserRC no";
 
-/// An sshd with an agent's account and a reader's, both confined to one directory. Accounts and directory go with it.
-struct Accounts {
-    agent: String,
-    reader: String,
-    agent_key: KeyPair,
-    reader_key: KeyPair,
-    vault: PathBuf,
-    sshd: Sshd,
-    // Last: the server must have ended before its accounts go.
-    _users: Users,
+fn store(server: &Server, user: &str, key: &KeyPair) -> SftpStore {
+    let location = location(server.sshd.port, user, Path::new("/vault"));
+    SftpStore::connect(&location, options(key, &server.host_key())).unwrap_or_else(|e| panic!("{e}\n{}", server.sshd.log()))
 }
 
-static USERADD: Mutex<()> = Mutex::new(());
-static NUMBER: AtomicU32 = AtomicU32::new(0);
-
-struct Users(Vec<String>);
-
-impl Drop for Users {
-    fn drop(&mut self) {
-        for user in &self.0 {
-            let _guard = USERADD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let _ = Command::new("userdel").arg(user).output();
-        }
-    }
+fn writer(server: &Server) -> SftpStore {
+    store(server, &server.accounts.writer, &server.writer_key)
 }
 
-/// A directory whose parents all belong to root and are writable by nobody else, as ChrootDirectory demands.
-fn strict_dir() -> TempDir {
-    let dir = tempfile::Builder::new().prefix("farkeep-test-").tempdir_in("/var/lib").unwrap();
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    dir
-}
-
-impl Accounts {
-    fn new() -> Self {
-        let dir = strict_dir();
-        // useradd does not wait for its own lock.
-        let _guard = USERADD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let id = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let (agent, reader) = (format!("fk-agent-{id}"), format!("fk-reader-{id}"));
-        let mut users = Users(Vec::new());
-        for user in [&reader, &agent] {
-            run(Command::new("useradd").args(["-M", "-U", "-d", "/", "-s", "/usr/sbin/nologin", "-p", "*", user]));
-            users.0.push(user.clone());
-        }
-        let home = dir.path().join("home");
-        let vault = home.join("vault");
-        for sub in ["", "packs", "packs/00", "packs/01", "ledger"] {
-            fs::create_dir_all(vault.join(sub)).unwrap();
-            run(Command::new("chown").arg(format!("{agent}:{reader}")).arg(vault.join(sub)));
-            run(Command::new("chmod").arg("2750").arg(vault.join(sub)));
-        }
-        for path in [&home, &dir.path().join("keys")] {
-            fs::create_dir_all(path).unwrap();
-            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        let (agent_key, reader_key) = (KeyPair::new(dir.path(), "agent"), KeyPair::new(dir.path(), "reader"));
-        fs::copy(&agent_key.public, dir.path().join("keys").join(&agent)).unwrap();
-        fs::copy(&reader_key.public, dir.path().join("keys").join(&reader)).unwrap();
-        let confined = |user: &str, command: &str| {
-            format!(
-                "Match User {user}\nChrootDirectory {{dir}}/home\nAuthorizedKeysFile {{dir}}/keys/%u\nForceCommand {command}\n{NO}\n"
-            )
-        };
-        let config = confined(&agent, &format!("internal-sftp -l INFO -u 0237 -p {WHITE_LIST}"))
-            + &confined(&reader, "internal-sftp -R -l INFO");
-        let (host_key, user_key) = (KeyPair::new(dir.path(), "host_key"), KeyPair::new(dir.path(), "user_key"));
-        let sshd = Sshd::start_in(dir, host_key, user_key, &config);
-        Self { agent, reader, agent_key, reader_key, vault, sshd, _users: users }
-    }
-
-    fn store(&self, user: &str, key: &KeyPair) -> SftpStore {
-        let location = location(self.sshd.port, user, Path::new("/vault"));
-        SftpStore::connect(&location, options(key, &self.sshd.host_key.fingerprint()))
-            .unwrap_or_else(|e| panic!("{e}\n{}", self.sshd.log()))
-    }
-
-    fn raw(&self) -> Raw {
-        Raw::connect(self.sshd.port, &self.agent, &self.agent_key.private)
-    }
-}
-
-fn cannot_run(test: &str) -> bool {
-    let why = if !have_sshd() {
-        "no sshd"
-    } else if !is_root() {
-        "needs root, to make accounts"
-    } else {
-        return false;
-    };
-    skipped(test, why);
-    true
+fn raw(server: &Server) -> Raw {
+    Raw::connect(server.sshd.port, &server.accounts.writer, &server.writer_key.private)
 }
 
 #[test]
 fn the_agent_and_the_reader_work() {
-    if cannot_run("write-once account") {
-        return;
+    if let Some(why) = missing() {
+        return skipped(&why);
     }
-    let accounts = Accounts::new();
-    let store = accounts.store(&accounts.agent, &accounts.agent_key);
+    let server = Server::start();
+    let store = writer(&server);
     store.make_dirs(&["packs".into(), "packs/00".into()]).unwrap_or_else(|e| panic!("what is there needs no mkdir: {e}"));
     let refused = store.make_dirs(&["new".into()]);
     assert!(matches!(&refused, Err(StoreError::Denied { name, .. }) if name == "new"), "{refused:?}");
@@ -128,10 +43,10 @@ fn the_agent_and_the_reader_work() {
     assert_eq!(store.put("packs/00/object", b"x"), Err(StoreError::Exists("packs/00/object".into())));
     assert!(store.put("nowhere/object", b"x").unwrap_err().to_string().contains("missing from the vault"));
     assert!(store.room().unwrap().is_some());
-    let mode = fs::metadata(accounts.vault.join("packs/00/object")).unwrap().permissions().mode();
+    let mode = fs::metadata(server.vault().join("packs/00/object")).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o440, "{mode:o}");
 
-    let reader = accounts.store(&accounts.reader, &accounts.reader_key);
+    let reader = self::store(&server, &server.accounts.reader, &server.reader_key);
     for store in [&store, &reader] {
         assert!(store.get("packs/00/object", 0, u64::MAX).unwrap() == content);
         let mut names = Vec::new();
@@ -144,13 +59,13 @@ fn the_agent_and_the_reader_work() {
 
 #[test]
 fn a_thief_of_the_key_changes_nothing() {
-    if cannot_run("attacks on the write-once account") {
-        return;
+    if let Some(why) = missing() {
+        return skipped(&why);
     }
-    let accounts = Accounts::new();
+    let server = Server::start();
     let content = noise(100_000, 9);
-    accounts.store(&accounts.agent, &accounts.agent_key).put("packs/00/victim", &content).unwrap();
-    let mut raw = accounts.raw();
+    writer(&server).put("packs/00/victim", &content).unwrap();
+    let mut raw = self::raw(&server);
     let Answer::Handle(own) = raw.open("/vault/packs/00/own", FLAG_WRITE | FLAG_CREATE | FLAG_EXCL) else {
         panic!("an agent makes new files")
     };
@@ -160,29 +75,29 @@ fn a_thief_of_the_key_changes_nothing() {
         let answer = raw.ask(kind, packet);
         let refused = matches!(answer, Answer::Status(code) if code != 0);
         assert!(refused, "{what}: {answer:?}");
-        assert!(fs::read(accounts.vault.join("packs/00/victim")).unwrap() == content, "{what}: changed");
+        assert!(fs::read(server.vault().join("packs/00/victim")).unwrap() == content, "{what}: changed");
     }
     raw.tell(raw::LINK, fields().text(VICTIM).text("/vault/packs/01/elsewhere"));
     // From another session, while the first one still holds its handle open for writing.
-    let mut second = accounts.raw();
+    let mut second = self::raw(&server);
     for flags in [FLAG_WRITE, FLAG_WRITE | FLAG_APPEND, FLAG_WRITE | FLAG_TRUNC] {
         assert_eq!(second.open("/vault/packs/00/own", flags), Answer::Status(3), "its own file, once made, is closed to it");
     }
     assert_eq!(raw.ask(raw::CLOSE, fields().bytes(&own)), Answer::Status(0));
     assert_eq!(raw.ask(raw::WRITE, fields().bytes(&own).u64(0).text("x")), Answer::Status(4), "a closed handle");
-    let names: Vec<_> = fs::read_dir(accounts.vault.join("packs/00")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let names: Vec<_> = fs::read_dir(server.vault().join("packs/00")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names.len(), 2, "{names:?}");
-    let mode = fs::metadata(accounts.vault.join("packs/00/victim")).unwrap().permissions().mode();
+    let mode = fs::metadata(server.vault().join("packs/00/victim")).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o440);
-    no_way_out(&accounts);
+    no_way_out(&server);
 }
 
 /// A shell, a command, a forwarded port.
-fn no_way_out(accounts: &Accounts) {
-    let ssh = || raw::ssh(accounts.sshd.port, &accounts.agent, &accounts.agent_key.private);
+fn no_way_out(server: &Server) {
+    let ssh = || raw::ssh(server.sshd.port, &server.accounts.writer, &server.writer_key.private);
     let shell = ssh().args(["127.0.0.1", "id"]).stdin(std::process::Stdio::null()).output().unwrap();
     assert!(!String::from_utf8_lossy(&shell.stdout).contains("uid="), "{shell:?}");
-    let forward = format!("127.0.0.1:{}", accounts.sshd.port);
+    let forward = format!("127.0.0.1:{}", server.sshd.port);
     let through = ssh().args(["-W", &forward, "127.0.0.1"]).stdin(std::process::Stdio::null()).output().unwrap();
     assert!(!String::from_utf8_lossy(&through.stdout).contains("SSH-2.0"), "{through:?}");
 }
