@@ -64,6 +64,10 @@ fn sftp_options(config: &StoreConfig) -> SftpOptions {
     if let Some(secs) = config.timeout_secs {
         times.silence = Duration::from_secs(secs);
         times.unacknowledged = times.unacknowledged.min(times.silence);
+        // Nobody who gives up on a silent server sooner wants to wait longer for one that is not there.
+        times.connect = times.connect.min(times.silence);
+        times.login = times.login.min(times.silence);
+        times.retry_budget = times.retry_budget.min(times.silence);
     }
     SftpOptions {
         key_files: config.ssh_key.iter().cloned().collect(),

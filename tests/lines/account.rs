@@ -2,15 +2,15 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use farkeep::store::sftp::SftpStore;
 use farkeep::store::{Durability, Store, StoreError, WriteOnceStore};
 
 use crate::raw::{self, Answer, FLAG_APPEND, FLAG_CREATE, FLAG_EXCL, FLAG_READ, FLAG_TRUNC, FLAG_WRITE, Raw, fields};
 use crate::world::server::{Server, missing};
-use crate::world::skipped;
 use crate::world::sshd::{KeyPair, location, noise, options};
+use crate::world::{args, assert_same, skipped};
 
 const VICTIM: &str = "/vault/packs/00/victim";
 
@@ -71,7 +71,7 @@ fn a_thief_of_the_key_changes_nothing() {
     };
     let Answer::Handle(reading) = raw.open(VICTIM, FLAG_READ) else { panic!("an agent reads") };
 
-    for (what, kind, packet) in attacks(&own, &reading) {
+    for (what, kind, packet) in attacks(VICTIM, &own, &reading) {
         let answer = raw.ask(kind, packet);
         let refused = matches!(answer, Answer::Status(code) if code != 0);
         assert!(refused, "{what}: {answer:?}");
@@ -92,6 +92,56 @@ fn a_thief_of_the_key_changes_nothing() {
     no_way_out(&server);
 }
 
+#[test]
+fn a_vault_under_attack_goes_on_working() {
+    if let Some(why) = missing() {
+        return skipped(&why);
+    }
+    let server = Server::start();
+    let world = server.world();
+    let tree = world.tree("data");
+    tree.ordinary(100, 7);
+    world.push(&tree.root);
+    let victims: Vec<PathBuf> = ["packs", "ledger", "trust", "keys"].map(|area| world.objects(area).remove(0)).to_vec();
+    let mut raw = self::raw(&server);
+    let Answer::Handle(own) = raw.open("/vault/packs/00/own", FLAG_WRITE | FLAG_CREATE | FLAG_EXCL) else {
+        panic!("an agent makes new files")
+    };
+    let mut refused = 0;
+    for victim in &victims {
+        let content = fs::read(victim).unwrap();
+        let path = format!("/{}", victim.strip_prefix(server.chroot.path()).unwrap().display());
+        let Answer::Handle(reading) = raw.open(&path, FLAG_READ) else { panic!("an agent reads") };
+        for (what, kind, packet) in attacks(&path, &own, &reading) {
+            let answer = raw.ask(kind, packet);
+            assert!(matches!(answer, Answer::Status(code) if code != 0), "{what} {path}: {answer:?}");
+            assert!(fs::read(victim).unwrap() == content, "{what} {path}: changed");
+            refused += 1;
+        }
+    }
+    assert!(refused >= 4 * 30, "{refused}");
+    drop(raw);
+
+    // Everything that farkeep does works with the same rights.
+    tree.ordinary(120, 8);
+    world.push(&tree.root);
+    assert!(
+        world.verify("opened")["findings"].to_string().contains("packs/00/own"),
+        "the thief's file is debris, and no more"
+    );
+    let back = world.path("back");
+    world.restore("latest", &back);
+    assert_same(&tree.root, &tree.below(&back));
+    let copy = world.path("copy");
+    world.agent.configure(&format!("[store.copy]\nurl = \"{}\"\nplain_directory = true", copy.display()));
+    world.run(args!["sync", "copy", "--from", "main"]).ok();
+    world.run(args!["sync", "main", "--from", "copy"]).ok();
+    world
+        .run(args!["restore", "latest", "--from", &copy, "--into", world.path("again"), "--identity", &world.identity])
+        .ok();
+    assert_same(&tree.root, &tree.below(&world.path("again")));
+}
+
 /// A shell, a command, a forwarded port.
 fn no_way_out(server: &Server) {
     let ssh = || raw::ssh(server.sshd.port, &server.accounts.writer, &server.writer_key.private);
@@ -103,12 +153,12 @@ fn no_way_out(server: &Server) {
 }
 
 /// Every way to change, empty, move, hide or replace a file, or to leave the directory.
-fn attacks(own: &[u8], reading: &[u8]) -> Vec<(&'static str, u8, raw::Fields)> {
+fn attacks(victim: &str, own: &[u8], reading: &[u8]) -> Vec<(&'static str, u8, raw::Fields)> {
     const SIZE: u32 = 1;
     const OWNER: u32 = 2;
     const MODE: u32 = 4;
     const TIMES: u32 = 8;
-    let open = |flags| fields().text(VICTIM).u32(flags).u32(0);
+    let open = |flags| fields().text(victim).u32(flags).u32(0);
     let extended = |name: &str| fields().text(name);
     let elsewhere = "/vault/packs/01/elsewhere";
     let mut attacks = vec![
@@ -123,29 +173,29 @@ fn attacks(own: &[u8], reading: &[u8]) -> Vec<(&'static str, u8, raw::Fields)> {
         ("create what exists", raw::OPEN, open(FLAG_WRITE | FLAG_CREATE | FLAG_EXCL)),
         ("create what exists, truncate", raw::OPEN, open(FLAG_WRITE | FLAG_CREATE | FLAG_EXCL | FLAG_TRUNC)),
         ("write through a reading handle", raw::WRITE, fields().bytes(reading).u64(0).text("x")),
-        ("setstat size", raw::SETSTAT, fields().text(VICTIM).u32(SIZE).u64(0)),
-        ("setstat mode", raw::SETSTAT, fields().text(VICTIM).u32(MODE).u32(0o666)),
-        ("setstat times", raw::SETSTAT, fields().text(VICTIM).u32(TIMES).u32(1).u32(1)),
-        ("setstat owner", raw::SETSTAT, fields().text(VICTIM).u32(OWNER).u32(0).u32(0)),
+        ("setstat size", raw::SETSTAT, fields().text(victim).u32(SIZE).u64(0)),
+        ("setstat mode", raw::SETSTAT, fields().text(victim).u32(MODE).u32(0o666)),
+        ("setstat times", raw::SETSTAT, fields().text(victim).u32(TIMES).u32(1).u32(1)),
+        ("setstat owner", raw::SETSTAT, fields().text(victim).u32(OWNER).u32(0).u32(0)),
         ("setstat mode of the directory", raw::SETSTAT, fields().text("/vault/packs/00").u32(MODE).u32(0o777)),
         ("fsetstat size, reading", raw::FSETSTAT, fields().bytes(reading).u32(SIZE).u64(0)),
         ("fsetstat mode, reading", raw::FSETSTAT, fields().bytes(reading).u32(MODE).u32(0o666)),
         ("fsetstat mode, own", raw::FSETSTAT, fields().bytes(own).u32(MODE).u32(0o666)),
-        ("lsetstat", raw::EXTENDED, extended("lsetstat@openssh.com").text(VICTIM).u32(MODE).u32(0o666)),
-        ("remove", raw::REMOVE, fields().text(VICTIM)),
-        ("rename away", raw::RENAME, fields().text(VICTIM).text(elsewhere)),
-        ("rename over", raw::RENAME, fields().text("/vault/packs/00/own").text(VICTIM)),
+        ("lsetstat", raw::EXTENDED, extended("lsetstat@openssh.com").text(victim).u32(MODE).u32(0o666)),
+        ("remove", raw::REMOVE, fields().text(victim)),
+        ("rename away", raw::RENAME, fields().text(victim).text(elsewhere)),
+        ("rename over", raw::RENAME, fields().text("/vault/packs/00/own").text(victim)),
         ("rename the directory", raw::RENAME, fields().text("/vault/packs").text("/vault/other")),
-        ("posix-rename away", raw::EXTENDED, extended("posix-rename@openssh.com").text(VICTIM).text(elsewhere)),
-        ("posix-rename over", raw::EXTENDED, extended("posix-rename@openssh.com").text("/vault/packs/00/own").text(VICTIM)),
-        ("hard link", raw::EXTENDED, extended("hardlink@openssh.com").text(VICTIM).text(elsewhere)),
-        ("symbolic link to it", raw::SYMLINK, fields().text(VICTIM).text(elsewhere)),
-        ("symbolic link in its place", raw::SYMLINK, fields().text("/etc/passwd").text(VICTIM)),
-        ("read a link", raw::READLINK, fields().text(VICTIM)),
+        ("posix-rename away", raw::EXTENDED, extended("posix-rename@openssh.com").text(victim).text(elsewhere)),
+        ("posix-rename over", raw::EXTENDED, extended("posix-rename@openssh.com").text("/vault/packs/00/own").text(victim)),
+        ("hard link", raw::EXTENDED, extended("hardlink@openssh.com").text(victim).text(elsewhere)),
+        ("symbolic link to it", raw::SYMLINK, fields().text(victim).text(elsewhere)),
+        ("symbolic link in its place", raw::SYMLINK, fields().text("/etc/passwd").text(victim)),
+        ("read a link", raw::READLINK, fields().text(victim)),
         ("make a directory", raw::MKDIR, fields().text("/vault/packs/02").u32(0)),
         ("remove a directory", raw::RMDIR, fields().text("/vault/packs/01")),
         ("expand a path", raw::EXTENDED, extended("expand-path@openssh.com").text("~")),
-        ("an unknown extension", raw::EXTENDED, extended("truncate@example.org").text(VICTIM)),
+        ("an unknown extension", raw::EXTENDED, extended("truncate@example.org").text(victim)),
         ("leave by dots", raw::OPEN, fields().text("/../../../etc/passwd").u32(FLAG_READ).u32(0)),
         ("make a file outside the vault", raw::OPEN, fields().text("/x").u32(FLAG_WRITE | FLAG_CREATE).u32(0)),
         ("read past the end", raw::READ, fields().bytes(reading).u64(u64::MAX / 4).u32(10)),

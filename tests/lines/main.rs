@@ -11,6 +11,7 @@
 )]
 
 mod account;
+mod probe;
 #[path = "../stores/raw.rs"]
 mod raw;
 mod recipe;

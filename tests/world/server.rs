@@ -49,6 +49,11 @@ pub struct Accounts {
 impl Server {
     /// Starts it, with the accounts and the vault's directories made as `farkeep sshd-config` says.
     pub fn start() -> Self {
+        Self::start_changed(|block| block.to_owned())
+    }
+
+    /// As [`start`](Self::start), with a block of sshd_config that somebody has changed.
+    pub fn start_changed(change: impl FnOnce(&str) -> String) -> Self {
         let number = format!("{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let accounts =
             Accounts { writer: format!("fkt{number}"), reader: format!("fkt{number}r"), group: format!("fkt{number}g") };
@@ -68,7 +73,7 @@ impl Server {
         let host_key = KeyPair::new(dir.path(), "host_key");
         let user_key = KeyPair::new(dir.path(), "user_key");
         let block = said["result"]["config"].as_str().unwrap();
-        let sshd = Sshd::start_in(dir, host_key, user_key, block);
+        let sshd = Sshd::start_in(dir, host_key, user_key, &change(block));
         Self { sshd, chroot, accounts, writer_key, reader_key }
     }
 
@@ -137,7 +142,8 @@ fn alone() -> Command {
 }
 
 impl Accounts {
-    fn ids(&self) -> (u32, u32) {
+    /// The writer's user and the readers' group, by number.
+    pub fn ids(&self) -> (u32, u32) {
         let number = |args: &[&str]| must(Command::new("id").args(args)).trim().parse().unwrap();
         (number(&["-u", &self.writer]), number(&["-g", &self.reader]))
     }

@@ -7,7 +7,7 @@
 //! The async runtime stays in here: every method blocks, and may be called from several threads at once.
 //!
 //! How the parts lie on one another: `serve` (the server) and the store stand beside each other and share only `wire`.
-//! Store: this file, over `upload`, `fetch`, `listing`, `query` (the operations), over `pool` and `retry`, over `session`
+//! Store: this file, over `upload`, `fetch`, `listing`, `query`, `probe` (the operations), over `pool` and `retry`, over `session`
 //! (`channel`, `inbox`, `wire`), over `connection` (`route`, `trust`, `login`, `tcp`).
 
 use std::sync::Arc;
@@ -26,6 +26,7 @@ mod login;
 mod options;
 mod pattern;
 mod pool;
+mod probe;
 mod query;
 mod refusal;
 mod retry;
@@ -52,6 +53,7 @@ use session::Session;
 use throttle::Throttle;
 
 use crate::store::location::SftpLocation;
+use crate::store::probe::ProbeReport;
 use crate::store::{Durability, Listed, Location, Store, StoreError, WriteOnceStore};
 
 /// SSH's port (RFC 4250, section 7).
@@ -221,6 +223,12 @@ impl WriteOnceStore for SftpStore {
 
     fn sweep(&self, _: &[String]) -> Result<u64, StoreError> {
         Ok(0)
+    }
+
+    fn probe(&self) -> Result<Option<ProbeReport>, StoreError> {
+        let root = self.remote("");
+        let port = self.hops.last().map_or(DEFAULT_PORT, |hop| hop.port);
+        self.with_session(async |session| probe::run(session, &root, port).await).map(Some)
     }
 }
 
