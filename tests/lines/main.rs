@@ -11,6 +11,7 @@
 )]
 
 mod account;
+mod pace;
 mod probe;
 #[path = "../stores/raw.rs"]
 mod raw;

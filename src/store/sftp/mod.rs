@@ -41,7 +41,7 @@ mod upload;
 mod watchdog;
 mod wire;
 
-pub use options::{AskPassphrase, CONNECTIONS_DEFAULT, CONNECTIONS_MAX, RateLimit, SftpOptions, Times};
+pub use options::{AskPassphrase, CONNECTIONS_DEFAULT, CONNECTIONS_MAX, Rate, RateLimit, SftpOptions, Times};
 
 use job::Job;
 use listing::Listing;
@@ -52,6 +52,7 @@ use route::Hop;
 use session::Session;
 use throttle::Throttle;
 
+use crate::model::limits::RECORD_MAX_BYTES;
 use crate::store::location::SftpLocation;
 use crate::store::probe::ProbeReport;
 use crate::store::{Durability, Listed, Location, Store, StoreError, WriteOnceStore};
@@ -62,6 +63,9 @@ const DEFAULT_PORT: u16 = 22;
 const DOWNLOAD_PIECE_BYTES: usize = 255 * 1024;
 /// Threads that encrypt and decrypt; each connection keeps one busy at most.
 const THREADS_MAX: usize = 4;
+/// What is no larger than a record goes at any time: a restore is not made to wait for the night to be put on record, and
+/// a window is there for the bulk.
+const SMALL_BYTES: u64 = RECORD_MAX_BYTES;
 /// How long a store that is dropped waits to say good-bye.
 const PARTING: std::time::Duration = std::time::Duration::from_millis(200);
 
@@ -218,6 +222,9 @@ impl WriteOnceStore for SftpStore {
         let (path, dir) = (self.remote(name), self.remote(name.rsplit_once('/').map_or("", |(dir, _)| dir)));
         let target = upload::Target { name, path: &path, dir: &dir };
         let moved = |bytes| self.pool.moved(bytes);
+        if bytes.len() as u64 > SMALL_BYTES {
+            self.upload.wait_for_window()?;
+        }
         self.with_session(async |session| upload::put(session, target, bytes, &self.upload, moved).await)
     }
 
