@@ -18,6 +18,7 @@ pub mod file_cache;
 pub mod index;
 pub mod journal;
 pub mod keys;
+pub mod probes;
 pub mod ratchet;
 
 /// What went wrong with a file of the state directory.

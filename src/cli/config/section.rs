@@ -50,6 +50,11 @@ impl<'a> Section<'a> {
         self.mistakes.add(self.at, format!("[{}]: {message}", self.name));
     }
 
+    /// Notes a mistake in the value of `key`.
+    pub fn wrong_key(&self, key: &str, message: impl std::fmt::Display) {
+        self.wrong_at(self.place(key), key, message);
+    }
+
     fn wrong_at(&self, at: usize, key: &str, message: impl std::fmt::Display) {
         self.mistakes.add(at, format!("{}.{key}: {message}", self.name));
     }

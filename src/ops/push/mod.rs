@@ -30,6 +30,7 @@ use crate::state::bases::BaseCache;
 use crate::state::index::ChunkIndex;
 use crate::state::journal::Journal;
 use crate::state::keys::{KeyDir, Role};
+use crate::state::probes::Probes;
 use crate::store::StoreError;
 use crate::store::deliver::{RetryPolicy, deliver};
 use crate::vault::VaultError;
@@ -283,7 +284,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
         new_packs: stats.new_packs,
         new_bytes: stats.new_bytes,
         findings: captured.finding_count,
-        probes: BTreeMap::new(),
+        probes: probed(&prepared, context)?,
     };
     let record_context = context.record_context(env, trust.head(), prepared.heads.clone());
     let signed = scribe.write(RecordKind::Snapshot, &body, record_context)?;
@@ -315,6 +316,16 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
         stores,
         findings,
     }))
+}
+
+/// What the last probe of each store said, by the store's name.
+fn probed(prepared: &Prepared, context: &Context) -> Result<BTreeMap<String, String>, OpError> {
+    let probes = Probes::open(&context.state)?;
+    let verdict = |side: &Side| {
+        let probed = probes.of(&side.named.store.location().to_string())?;
+        Some((side.named.name.clone(), probed.verdict.clone()))
+    };
+    Ok(prepared.sides.iter().filter_map(verdict).collect())
 }
 
 fn not_the_agent(plan: &PushPlan) -> OpError {
