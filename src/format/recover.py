@@ -195,7 +195,7 @@ def write_file(vault, entry, place):
     return name
 
 def finish(vault, entry, place, options):
-    """Owner, attributes, mode, time: in the order in which they do not undo one another."""
+    """Owner, attributes, mode, time (none is kept of directories above a root), in an order that undoes none of them."""
     if options.owners:
         os.chown(place, entry["uid"], entry["gid"], follow_symlinks=False)
     if options.xattrs:
@@ -204,7 +204,7 @@ def finish(vault, entry, place, options):
             os.setxattr(place, base64.b64decode(name), base64.b64decode(value), follow_symlinks=False)
     if entry["kind"] != "symlink":
         os.chmod(place, entry["mode"])
-    os.utime(place, ns=(entry["mtime"],) * 2, follow_symlinks=False)
+    if entry["mtime"] or entry["kind"] != "dir": os.utime(place, ns=(entry["mtime"],) * 2, follow_symlinks=False)
 
 def restore_entry(vault, entry, root, options, dirs, links):
     path, kind = raw(entry, "path"), entry["kind"]
