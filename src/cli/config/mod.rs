@@ -152,7 +152,7 @@ fn read_store(section: Section<'_>) -> StoreConfig {
         section.wrong("url is missing");
     }
     let store = StoreConfig {
-        location: section.parsed("url", str::parse::<Location>),
+        location: section.parsed("url", location),
         host_keys: section.texts("host_key"),
         ssh_key: section.text("ssh_key").map(PathBuf::from),
         connections: section.number("connections", 1..=16).and_then(|n| usize::try_from(n).ok()),
@@ -167,6 +167,16 @@ fn read_store(section: Section<'_>) -> StoreConfig {
     }
     section.finish();
     store
+}
+
+/// An address that means the same wherever the program is started.
+fn location(text: &str) -> Result<Location, String> {
+    if !text.contains("://") && !text.starts_with('/') {
+        return Err(format!(
+            "{text:?} is a relative path; write sftp://user@host[:port]/path, file:///path, or a path from /"
+        ));
+    }
+    text.parse().map_err(|e: crate::store::location::LocationError| e.to_string())
 }
 
 /// A rate in bytes a second: `20 Mbit/s`, `2 MiB/s`.
