@@ -23,7 +23,7 @@ use section::{Mistakes, Section};
 /// zstd level where the configuration names none.
 pub const DEFAULT_LEVEL: i32 = 3;
 /// What patch bases may take on this machine's disk where the configuration says nothing.
-pub const DEFAULT_BASE_CACHE_BYTES: u64 = 4 * GIB;
+pub const DEFAULT_BASE_CACHE_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 /// Average chunk where a source names none.
 pub const DEFAULT_CHUNK_BYTES: usize = 64 * KIB as usize;
 /// The job of paths on the command line.
@@ -159,7 +159,7 @@ fn read_store(section: Section<'_>) -> StoreConfig {
         section.wrong("url is missing");
     }
     let store = StoreConfig {
-        location: section.parsed("url", str::parse::<Location>),
+        location: section.parsed("url", location),
         host_keys: section.texts("host_key"),
         ssh_key: section.text("ssh_key").map(PathBuf::from),
         connections: section.number("connections", 1..=16).and_then(|n| usize::try_from(n).ok()),
@@ -196,6 +196,16 @@ fn read_pace(section: &Section<'_>) -> Pace {
         }
     }
     pace
+}
+
+/// An address that means the same wherever the program is started.
+fn location(text: &str) -> Result<Location, String> {
+    if !text.contains("://") && !text.starts_with('/') {
+        return Err(format!(
+            "{text:?} is a relative path; write sftp://user@host[:port]/path, file:///path, or a path from /"
+        ));
+    }
+    text.parse().map_err(|e: crate::store::location::LocationError| e.to_string())
 }
 
 fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, StoreConfig>) -> JobConfig {

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::context::{Context, Locking, NamedStore, VaultPin};
 use super::{Env, Event, Exit, OpError};
 use crate::codec::Cutter;
+use crate::crypto::seal::Recipient;
 use crate::crypto::secret::VaultSecret;
 use crate::format::body::SnapshotBody;
 use crate::format::inventory::Line;
@@ -22,7 +23,7 @@ use crate::ledger::Scribe;
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{SnapshotId, VaultId};
 use crate::model::limits::FORMAT_VERSION;
-use crate::model::name::ObjectName;
+use crate::model::name::{ObjectName, Sealed};
 use crate::model::snapshot::{SnapshotState, Tally};
 use crate::model::time::Timestamp;
 use crate::source::{SourceConfig, SourceError};
@@ -203,42 +204,20 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     prepare::refresh_index(&mut index, &prepared, &pages, &left, std::slice::from_ref(&index_identity))?;
     let live = prepare::live_packs(&index, &prepared)?;
 
-    let epoch_recipient = trust.recipient()?;
-    let config = WriterConfig {
-        packer: PackerConfig {
-            level: Arc::new(AtomicI32::new(plan.level)),
-            workers: std::thread::available_parallelism().map_or(2, usize::from),
-            recipients: vec![epoch_recipient.clone()],
-        },
-        key: secret.chunk_key(),
-        index_recipients: vec![epoch_recipient, index_identity.recipient()],
-    };
+    let config = writer_config(plan, &secret, trust.recipient()?, index_identity.recipient());
     let stores: Vec<_> = prepared.sides.iter().map(|side| Arc::clone(&side.named.store)).collect();
     let courier = Courier::start(&stores, &context.state.outbox(), RetryPolicy::DEFAULT);
     let mut writer = SnapshotWriter::start(config, &mut index, live, &mut journal, &courier);
     let bases = BaseCache::open(&context.state.cache().join("bases"), plan.base_cache_bytes)?;
-    let captured = capture_all(plan, &mut writer, context, &courier, &prepared, &bases, env)?;
+    let mut captured = capture_all(plan, &mut writer, context, &courier, &prepared, &bases, env)?;
 
     env.step("writing index, manifest and inventory");
     writer.finish_packs()?;
-    let streams = CapturedStreams::new(captured.streams, &writer)?;
-    let usable = |object: &crate::model::name::Sealed| prepared.has_everywhere(&ObjectName::Index(*object));
+    let streams = CapturedStreams::new(std::mem::take(&mut captured.streams), &writer)?;
+    let usable = |object: &Sealed| prepared.has_everywhere(&ObjectName::Index(*object));
     let indexes = writer.write_indexes(&usable)?;
     let finished = env.clock.now();
-    let manifest = Manifest {
-        format: FORMAT_VERSION,
-        vault: plan.vault,
-        host: env.host.to_owned(),
-        job: plan.job.clone(),
-        tags: plan.tags.clone(),
-        started,
-        finished,
-        timezone: plan.timezone.clone(),
-        farkeep: env!("CARGO_PKG_VERSION").to_owned(),
-        indexes: indexes.iter().map(|object| ObjectName::Index(*object)).collect(),
-        members: captured.members,
-        findings: captured.findings.iter().take(MANIFEST_FINDINGS).cloned().collect(),
-    };
+    let manifest = manifest(plan, env, [started, finished], &indexes, &captured);
     let manifest_name = writer.write_manifest(&manifest)?;
     let mut others: BTreeSet<Line> = prepared.plain_lines().into_iter().collect();
     others.extend(indexes.iter().map(|object| Line { hash: object.hash, name: ObjectName::Index(*object) }));
@@ -250,7 +229,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     for snapshot in prepared.newest_of_each_series() {
         base.extend(page_names(&pages, source_store, &snapshot.body.inventory)?);
     }
-    let mut load = |page: &crate::model::name::Sealed| pages.read(source_store, page);
+    let mut load = |page: &Sealed| pages.read(source_store, page);
     let inventory = writer.write_inventory(&others, &base, &mut load)?;
     for page in inventory.fresh.iter().chain([&inventory.root]) {
         pages.keep(page);
@@ -326,6 +305,43 @@ fn probed(prepared: &Prepared, context: &Context) -> Result<BTreeMap<String, Str
         Some((side.named.name.clone(), probed.verdict.clone()))
     };
     Ok(prepared.sides.iter().filter_map(verdict).collect())
+}
+
+/// How the snapshot's packs and indexes are made.
+fn writer_config(plan: &PushPlan, secret: &VaultSecret, epoch: Recipient, index: Recipient) -> WriterConfig {
+    WriterConfig {
+        packer: PackerConfig {
+            level: Arc::new(AtomicI32::new(plan.level)),
+            workers: std::thread::available_parallelism().map_or(2, usize::from),
+            recipients: vec![epoch.clone()],
+        },
+        key: secret.chunk_key(),
+        index_recipients: vec![epoch, index],
+    }
+}
+
+/// The description of what was captured.
+fn manifest(
+    plan: &PushPlan,
+    env: &Env<'_>,
+    [started, finished]: [Timestamp; 2],
+    indexes: &BTreeSet<Sealed>,
+    captured: &CapturedJob,
+) -> Manifest {
+    Manifest {
+        format: FORMAT_VERSION,
+        vault: plan.vault,
+        host: env.host.to_owned(),
+        job: plan.job.clone(),
+        tags: plan.tags.clone(),
+        started,
+        finished,
+        timezone: plan.timezone.clone(),
+        farkeep: env!("CARGO_PKG_VERSION").to_owned(),
+        indexes: indexes.iter().map(|object| ObjectName::Index(*object)).collect(),
+        members: captured.members.clone(),
+        findings: captured.findings.iter().take(MANIFEST_FINDINGS).cloned().collect(),
+    }
 }
 
 fn not_the_agent(plan: &PushPlan) -> OpError {

@@ -142,7 +142,7 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     let Some(newest) = prepared.sides.iter().map(|side| side.copy.trust.head()).max_by_key(|head| head.seq) else {
         let all = plan.missed.iter().chain(&prepared.missed);
         let text: Vec<String> = all.clone().map(|(name, error)| format!("{name}: {error}")).collect();
-        let gravest = all.map(|(_, error)| error).find(|error| matches!(error, StoreError::HostKey(_)));
+        let gravest = all.map(|(_, error)| error).find(|error| error.is_host_key());
         return Err(gravest.cloned().unwrap_or_else(|| StoreError::Unreachable(text.join("; "))).into());
     };
     for side in &mut prepared.sides {
@@ -167,10 +167,7 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
 }
 
 fn missed(name: &str, error: &StoreError) -> Finding {
-    match error {
-        StoreError::HostKey(_) => Finding::new(FindingKind::Trust, name, error),
-        _ => missed_finding(name, error),
-    }
+    if error.is_host_key() { Finding::new(FindingKind::Trust, name, error) } else { missed_finding(name, error) }
 }
 
 /// Opens all copies at once; one that is out of reach is left out.

@@ -6,7 +6,7 @@ use std::io::BufRead;
 use rustix::fs::{AtFlags, Dir, FileType, OFlags};
 use rustix::io::Errno;
 
-use super::plan::target_path;
+use super::plan::{source_path, target_path};
 use super::write::Spool;
 use super::{RestorePlan, RestoreReceipt};
 use crate::format::catalogue::decode_line;
@@ -47,7 +47,7 @@ pub fn finish(
         }
         let entry = decode_line(&line).map_err(VaultError::internal)?;
         while open.last().is_some_and(|dir| !entry.path.is_at_or_below(&dir.path)) {
-            leave(open.pop(), reader, root, policy, &mut findings)?;
+            leave(open.pop(), plan, reader, root, policy, &mut findings)?;
         }
         match &entry.kind {
             EntryKind::Directory => open.push(entry),
@@ -59,7 +59,7 @@ pub fn finish(
         }
     }
     while !open.is_empty() {
-        leave(open.pop(), reader, root, policy, &mut findings)?;
+        leave(open.pop(), plan, reader, root, policy, &mut findings)?;
     }
     for finding in &findings {
         env.observer.event(Event::Finding(finding.clone()));
@@ -70,12 +70,13 @@ pub fn finish(
 
 fn leave(
     dir: Option<Entry>,
+    plan: &RestorePlan,
     reader: &SnapshotReader,
     root: &mut TargetRoot,
     policy: &MetadataPolicy,
     findings: &mut Vec<Finding>,
 ) -> Result<(), OpError> {
-    let Some(dir) = dir else { return Ok(()) };
+    let Some(mut dir) = dir else { return Ok(()) };
     let xattrs = match reader.xattrs_of(&dir) {
         Ok(xattrs) => xattrs,
         Err(error) => {
@@ -84,7 +85,15 @@ fn leave(
         }
     };
     match root.dir(&dir.path) {
-        Ok(fd) => findings.extend(apply_to_fd(&*fd, &dir.path, &dir.meta, &xattrs, policy)),
+        Ok(fd) => {
+            // No time is kept of a directory above a root.
+            if is_above_a_root(reader, &source_path(plan, &dir.path))
+                && let Ok(stat) = rustix::fs::fstat(&*fd)
+            {
+                dir.meta.mtime_ns = i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec);
+            }
+            findings.extend(apply_to_fd(&*fd, &dir.path, &dir.meta, &xattrs, policy));
+        }
         Err(error) => findings.push(error.into_finding()?),
     }
     Ok(())

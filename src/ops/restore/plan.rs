@@ -111,6 +111,11 @@ pub fn target_path(plan: &RestorePlan, path: &EntryPath) -> Option<EntryPath> {
     }
 }
 
+/// Where an entry at `path` below the target came from: the reverse of [`target_path`].
+pub fn source_path(plan: &RestorePlan, path: &EntryPath) -> EntryPath {
+    plan.strip.as_ref().map_or_else(|| path.clone(), |prefix| prefix.on_top_of(path))
+}
+
 /// Looks at every selected entry and at what is at its place.
 pub fn plan(plan: &RestorePlan, reader: &SnapshotReader, root: &TargetRoot, env: &Env<'_>) -> Result<Planned, OpError> {
     let mut report = PlanReport::default();
