@@ -83,9 +83,25 @@ impl FileSink {
             other => other,
         };
         let fd = fd.map_err(|e| TargetError::io(&goal.path, e.into()))?;
+        let file = File::from(fd);
+        if goal.extents.is_some() {
+            // Now, since a hole that the file system cannot hold would be hashed for hours before that shows.
+            if let Err(error) = file.set_len(goal.size) {
+                let _ = rustix::fs::unlinkat(&*parent, &temporary, AtFlags::empty());
+                return Err(TargetError::io(&goal.path, error));
+            }
+        }
         let extent_left = goal.extents.as_ref().map_or(goal.size, |_| 0);
-        let file = Some(File::from(fd));
-        Ok(Self { goal, parent, temporary, file, hasher: StreamHasher::new(), position: 0, extent: 0, extent_left })
+        Ok(Self {
+            goal,
+            parent,
+            temporary,
+            file: Some(file),
+            hasher: StreamHasher::new(),
+            position: 0,
+            extent: 0,
+            extent_left,
+        })
     }
 
     /// Takes the next bytes of data.
@@ -138,9 +154,6 @@ impl FileSink {
         }
         let Some(file) = self.file.take() else { return Err(self.wrong("is closed")) };
         let io = |e: io::Error| TargetError::io(&self.goal.path, e);
-        if self.goal.extents.is_some() {
-            file.set_len(self.goal.size).map_err(io)?;
-        }
         let findings = apply_to_fd(&file, &self.goal.path, &self.goal.meta, &self.goal.xattrs, policy);
         if self.goal.placing == Placing::Replace {
             file.sync_all().map_err(io)?;
