@@ -87,8 +87,12 @@ enum Command {
     Ledger(commands::ledger::Args),
     /// Show whether every job is backed up where it should be
     Status(commands::status::Args),
+    /// Attack a store with its own key: can what was stored be changed?
+    Probe(commands::probe::Args),
     /// Serve a directory over SFTP, write-once, for trials
     Serve(commands::serve::Args),
+    /// Print what a backup server's administrator does for a write-once account
+    SshdConfig(commands::sshd_config::Args),
     /// Print a completion script for a shell
     Completions(commands::manual::CompletionsArgs),
     /// Print the manual page
@@ -161,7 +165,9 @@ fn dispatch(command: &Command, global: &Global) -> Result<Outcome, OpError> {
         Command::Diff(args) => commands::browse::run_diff(args, session),
         Command::Ledger(args) => commands::ledger::run(args, session),
         Command::Status(args) => commands::status::run(args, session),
+        Command::Probe(args) => commands::probe::run(args, session),
         Command::Serve(args) => commands::serve::run(args, session),
+        Command::SshdConfig(args) => commands::sshd_config::run(args, session),
         Command::Completions(args) => commands::manual::run_completions(args),
         Command::Man(args) => commands::manual::run_man(args),
     }
@@ -182,7 +188,9 @@ const fn command_name(command: &Command) -> &'static str {
         Command::Diff(_) => "diff",
         Command::Ledger(_) => "ledger",
         Command::Status(_) => "status",
+        Command::Probe(_) => "probe",
         Command::Serve(_) => "serve",
+        Command::SshdConfig(_) => "sshd-config",
         Command::Completions(_) => "completions",
         Command::Man(_) => "man",
     }

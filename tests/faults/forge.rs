@@ -156,7 +156,7 @@ impl Forge {
         let line = |name: &ObjectName| Line { name: name.clone(), hash: name.content_hash().unwrap() };
         let mut lines: Vec<Line> = objects.iter().chain([&manifest]).map(line).collect();
         let page = self.put_as(ObjectName::Inventory, &encode(&mut lines).unwrap());
-        let root = self.put_as(ObjectName::Inventory, &encode(&mut vec![line(&page)]).unwrap());
+        let root = self.put_as(ObjectName::Inventory, &encode(&mut [line(&page)]).unwrap());
         let body = SnapshotBody {
             manifest,
             inventory: root,

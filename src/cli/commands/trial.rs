@@ -292,11 +292,16 @@ fn push_plan(
         missed: Vec::new(),
         job: "try".into(),
         tags: Vec::new(),
-        sources: vec![PlannedSource { source: SourceConfig::Files(source), average_chunk_bytes: DEFAULT_CHUNK_BYTES }],
+        sources: vec![PlannedSource {
+            source: SourceConfig::Files(source),
+            average_chunk_bytes: DEFAULT_CHUNK_BYTES,
+            patch: true,
+        }],
         level: DEFAULT_LEVEL,
         every_secs: None,
         timezone: "UTC".into(),
         use_file_cache: true,
+        base_cache_bytes: 0,
     })
 }
 

@@ -27,9 +27,11 @@ use crate::model::name::{ObjectName, Sealed};
 use crate::model::snapshot::{SnapshotState, Tally};
 use crate::model::time::Timestamp;
 use crate::source::{SourceConfig, SourceError};
+use crate::state::bases::BaseCache;
 use crate::state::index::ChunkIndex;
 use crate::state::journal::Journal;
 use crate::state::keys::{KeyDir, Role};
+use crate::state::probes::Probes;
 use crate::store::StoreError;
 use crate::store::deliver::{RetryPolicy, deliver};
 use crate::vault::VaultError;
@@ -38,6 +40,7 @@ use crate::vault::courier::{Courier, LaneReport};
 use crate::vault::inventory::{PageCache, page_names};
 use crate::vault::packer::PackerConfig;
 use crate::vault::snapshot_writer::{SnapshotWriter, WriterConfig, WriterStats};
+use crate::vault::stream_bases::{CapturedStreams, FinishedStream};
 
 mod prepare;
 
@@ -55,6 +58,8 @@ pub struct PlannedSource {
     pub source: SourceConfig,
     /// Average chunk in bytes.
     pub average_chunk_bytes: usize,
+    /// Whether changed places of large files may be stored as patches on what earlier pushes stored.
+    pub patch: bool,
 }
 
 /// What to back up.
@@ -81,6 +86,8 @@ pub struct PushPlan {
     pub timezone: String,
     /// Whether unchanged files may be told by their inode alone.
     pub use_file_cache: bool,
+    /// What the blocks that patches are made against may take on this machine's disk, in bytes; 0 makes no patches.
+    pub base_cache_bytes: u64,
 }
 
 /// What became of one store.
@@ -201,10 +208,12 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     let stores: Vec<_> = prepared.sides.iter().map(|side| Arc::clone(&side.named.store)).collect();
     let courier = Courier::start(&stores, &context.state.outbox(), RetryPolicy::DEFAULT);
     let mut writer = SnapshotWriter::start(config, &mut index, live, &mut journal, &courier);
-    let captured = capture_all(plan, &mut writer, context, &courier, &prepared, env)?;
+    let bases = BaseCache::open(&context.state.cache().join("bases"), plan.base_cache_bytes)?;
+    let mut captured = capture_all(plan, &mut writer, context, &courier, &prepared, &bases, env)?;
 
     env.step("writing index, manifest and inventory");
     writer.finish_packs()?;
+    let streams = CapturedStreams::new(std::mem::take(&mut captured.streams), &writer)?;
     let usable = |object: &Sealed| prepared.has_everywhere(&ObjectName::Index(*object));
     let indexes = writer.write_indexes(&usable)?;
     let finished = env.clock.now();
@@ -254,7 +263,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
         new_packs: stats.new_packs,
         new_bytes: stats.new_bytes,
         findings: captured.finding_count,
-        probes: BTreeMap::new(),
+        probes: probed(&prepared, context)?,
     };
     let record_context = context.record_context(env, trust.head(), prepared.heads.clone());
     let signed = scribe.write(RecordKind::Snapshot, &body, record_context)?;
@@ -265,6 +274,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     for cache in captured.caches {
         cache.finish(&placed)?;
     }
+    streams.save(&bases)?;
     let kept: BTreeSet<_> = inventory.kept.iter().copied().chain(base).collect();
     let fresh = inventory.fresh.iter().map(|page| page.name).chain([inventory.root.name]);
     pages.retain(&kept.into_iter().chain(fresh).chain(prepared.inventory_roots()).collect());
@@ -285,6 +295,16 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
         stores,
         findings,
     }))
+}
+
+/// What the last probe of each store said, by the store's name.
+fn probed(prepared: &Prepared, context: &Context) -> Result<BTreeMap<String, String>, OpError> {
+    let probes = Probes::open(&context.state)?;
+    let verdict = |side: &Side| {
+        let probed = probes.of(&side.named.store.location().to_string())?;
+        Some((side.named.name.clone(), probed.verdict.clone()))
+    };
+    Ok(prepared.sides.iter().filter_map(verdict).collect())
 }
 
 /// How the snapshot's packs and indexes are made.
@@ -340,11 +360,13 @@ fn sum(members: &[Member]) -> Tally {
     })
 }
 
+#[derive(Default)]
 struct CapturedJob {
     members: Vec<Member>,
     findings: Vec<Finding>,
     finding_count: u64,
     caches: Vec<FileCachePlace>,
+    streams: Vec<FinishedStream>,
 }
 
 fn capture_all(
@@ -353,11 +375,12 @@ fn capture_all(
     context: &Context,
     courier: &Courier,
     prepared: &Prepared,
+    bases: &BaseCache,
     env: &Env<'_>,
 ) -> Result<CapturedJob, OpError> {
     let names: Vec<String> = prepared.sides.iter().map(|side| side.named.name.clone()).collect();
     let progress = Told { env, courier, names };
-    let mut job = CapturedJob { members: Vec::new(), findings: Vec::new(), finding_count: 0, caches: Vec::new() };
+    let mut job = CapturedJob::default();
     // Every source is opened before the first is read: a missing root is known before hours of work.
     let mut sources = Vec::new();
     for planned in &plan.sources {
@@ -366,24 +389,27 @@ fn capture_all(
             SourceError::Interrupted => VaultError::Interrupted,
             source => VaultError::Source { member, source },
         })?;
-        sources.push((source, planned.average_chunk_bytes));
+        sources.push((source, planned));
     }
-    for (mut source, average) in sources {
+    for (mut source, planned) in sources {
         env.step(format!("reading {}", source.name()));
         let cache_name = format!("files-{}-{}", plan.job, source.name()).replace('/', "-");
         let config = CaptureConfig {
-            cutter: Cutter::with_average(average),
+            cutter: Cutter::with_average(planned.average_chunk_bytes),
             readers: std::thread::available_parallelism().map_or(4, |n| usize::from(n).clamp(4, 8)),
             cache: plan.use_file_cache.then(|| context.state.cache().join(cache_name)),
+            bases: (planned.patch && plan.base_cache_bytes > 0).then_some(bases),
+            stream_prefix: format!("{}\0{}", plan.job, source.name()),
             cancel: env.cancel,
             clock: env.clock,
             progress: &progress,
         };
-        let Captured { member, findings, finding_count, cache } = capture(source.as_mut(), writer, &config)?;
+        let Captured { member, findings, finding_count, cache, streams } = capture(source.as_mut(), writer, &config)?;
         job.members.push(member);
         job.findings.extend(findings);
         job.finding_count += finding_count;
         job.caches.extend(cache);
+        job.streams.extend(streams);
     }
     Ok(job)
 }
