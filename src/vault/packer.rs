@@ -17,7 +17,7 @@ use crate::format::frame::{SKIPPABLE_HEADER_BYTES, TABLE_MAGIC, padded_size, pad
 use crate::format::index::IndexedPack;
 use crate::format::table::{CHUNK_BYTES, PackKind, Table, TableBlock, TableChunk};
 use crate::model::ids::ChunkId;
-use crate::model::limits::{BLOCK_TARGET_BYTES, PACK_BLOCKS_MAX, PACK_CLASS_BYTES, PACK_TABLE_MAX_BYTES};
+use crate::model::limits::{BLOCK_CHUNKS_MAX, BLOCK_TARGET_BYTES, PACK_BLOCKS_MAX, PACK_CLASS_BYTES, PACK_TABLE_MAX_BYTES};
 use crate::vault::VaultError;
 use crate::vault::courier::{Budget, Hold};
 
@@ -90,7 +90,7 @@ enum Job {
 enum SealSize {
     /// The one size of full packs.
     Full,
-    /// The next Padmé size: the last pack of its kind.
+    /// The next Padmé size: the last pack of its kind, or one whose table is full before it is.
     Tail,
 }
 
@@ -180,7 +180,7 @@ impl Packer {
         block.plain.extend_from_slice(bytes);
         let length = u32::try_from(bytes.len()).map_err(VaultError::internal)?;
         block.chunks.push(TableChunk { id, bytes: length });
-        if block.plain.len() >= BLOCK_TARGET_BYTES {
+        if block.plain.len() >= BLOCK_TARGET_BYTES || block.chunks.len() >= BLOCK_CHUNKS_MAX {
             self.close_block(lane_of(kind), sink)?;
         }
         Ok(serial)
@@ -252,7 +252,8 @@ impl Packer {
             lane.ready.remove(&lane.due)
         } {
             if !self.lanes[lane].pack.fits(&block) {
-                self.close_pack(lane, SealSize::Full, sink)?;
+                let size = self.lanes[lane].pack.size();
+                self.close_pack(lane, size, sink)?;
             }
             self.lanes[lane].pack.push(block)?;
             self.lanes[lane].due += 1;
@@ -313,6 +314,12 @@ impl OpenPack {
         gap.is_some_and(|gap| gap == 0 || gap >= SKIPPABLE_HEADER_BYTES as u64)
             && table + 16 <= PACK_TABLE_MAX_BYTES
             && self.blocks.len() < PACK_BLOCKS_MAX
+    }
+
+    /// What the pack is padded to when no further block fits. One that its table filled, with many small chunks, would be
+    /// padding for the most part at the size of full packs.
+    fn size(&self) -> SealSize {
+        if self.sealed_estimate() * 2 >= PACK_CLASS_BYTES { SealSize::Full } else { SealSize::Tail }
     }
 
     fn push(&mut self, block: Compressed) -> Result<(), VaultError> {
@@ -413,6 +420,23 @@ mod tests {
             self.0.push(pack);
             Ok(())
         }
+    }
+
+    #[test]
+    fn chunks_of_a_few_bytes_fill_tables_and_not_packs_of_padding() {
+        let identity = Identity::generate();
+        let config = PackerConfig { level: Arc::new(AtomicI32::new(3)), workers: 2, recipients: vec![identity.recipient()] };
+        let mut packer = Packer::start(&config, Budget::new(20 * MIB));
+        let mut packs = Kept(Vec::new());
+        for n in 0..100_000 {
+            let (id, bytes) = chunk(n, 10);
+            packer.add(PackKind::Data, id, &bytes, &mut packs).unwrap_or_else(|e| panic!("{e}"));
+        }
+        packer.finish(&mut packs).unwrap_or_else(|e| panic!("{e}"));
+        let chunks: usize = packs.0.iter().flat_map(|pack| &pack.indexed.table.blocks).map(|block| block.chunks.len()).sum();
+        let bytes: usize = packs.0.iter().map(|pack| pack.bytes.len()).sum();
+        assert_eq!(chunks, 100_000);
+        assert!(packs.0.len() >= 3 && bytes < 6 * MIB as usize, "{} packs of {bytes} bytes", packs.0.len());
     }
 
     #[test]
