@@ -10,6 +10,14 @@
     reason = "tests"
 )]
 
+mod damage;
+mod drives;
+mod keys;
+mod kills;
+mod ledger;
+mod memory;
+mod pushes;
+mod restores;
 mod server;
 #[path = "../world/mod.rs"]
 mod world;
