@@ -19,6 +19,7 @@ pub mod directory;
 pub mod drive;
 pub mod location;
 pub mod memory;
+pub mod probe;
 pub mod sftp;
 
 pub use location::Location;
@@ -192,6 +193,15 @@ pub trait WriteOnceStore: Store {
     /// # Errors
     /// When the store cannot be read.
     fn sweep(&self, dirs: &[String]) -> Result<u64, StoreError>;
+
+    /// Attacks files of its own making to find out whether stored objects can be changed. None where that cannot be a
+    /// question: whoever may write a directory of this machine may change what lies there.
+    ///
+    /// # Errors
+    /// When nothing can be stored to be attacked, or the store cannot be reached.
+    fn probe(&self) -> Result<Option<probe::ProbeReport>, StoreError> {
+        Ok(None)
+    }
 }
 
 impl fmt::Debug for dyn Store {

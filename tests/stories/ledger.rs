@@ -129,7 +129,7 @@ fn an_edited_removed_or_reordered_record_is_named() {
         // The newest of a chain that nobody has seen yet could as well not have been written; who has seen it knows.
         if is_last(&all, &writer_and_number) && found.code == 0 {
             world.run(args!["ledger", "verify"]).ok();
-            fs::remove_file(&world.vault.join("ledger").join(name(record))).unwrap();
+            fs::remove_file(world.vault.join("ledger").join(name(record))).unwrap();
             let seen = world.machine("agent");
             seen.run(args!["ledger", "verify"]).exits(4);
             fs::copy(whole.join("ledger").join(name(record)), world.vault.join("ledger").join(name(record))).unwrap();

@@ -16,6 +16,7 @@ mod keys;
 mod kills;
 mod ledger;
 mod memory;
+mod nights;
 mod pushes;
 mod restores;
 mod server;
