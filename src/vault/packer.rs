@@ -17,7 +17,7 @@ use crate::format::frame::{TABLE_MAGIC, padded_size, padding, skippable_header};
 use crate::format::index::IndexedPack;
 use crate::format::table::{PackKind, Table, TableChunk};
 use crate::model::ids::ChunkId;
-use crate::model::limits::{BLOCK_TARGET_BYTES, PACK_CLASS_BYTES};
+use crate::model::limits::{BLOCK_CHUNKS_MAX, BLOCK_TARGET_BYTES, PACK_CLASS_BYTES};
 use crate::vault::VaultError;
 use crate::vault::courier::{Budget, Hold};
 use crate::vault::open_pack::{Compressed, OpenPack, Patience};
@@ -77,7 +77,7 @@ enum Job {
 enum SealSize {
     /// The one size of full packs.
     Full,
-    /// The next Padmé size: the last pack of its kind.
+    /// The next Padmé size: the last pack of its kind, or one whose table is full before it is.
     Tail,
 }
 
@@ -181,7 +181,8 @@ impl Packer {
         let length = u32::try_from(bytes.len()).map_err(VaultError::internal)?;
         block.chunks.push(TableChunk { id, bytes: length });
         // A block with a plan ends with its region, which whoever planned it keeps within bounds.
-        if block.plain.len() >= block_target(serial) && block.plan.is_none() {
+        let is_full = block.plain.len() >= block_target(serial) || block.chunks.len() >= BLOCK_CHUNKS_MAX;
+        if is_full && block.plan.is_none() {
             self.close_block(lane_of(kind), sink)?;
         }
         Ok(serial)
@@ -200,7 +201,8 @@ impl Packer {
         }
         for kind in KINDS {
             while let Some(pack) = self.packs[kind as usize].take_full(Patience::Ends)? {
-                self.seal(kind, pack, SealSize::Full, sink)?;
+                let size = SealSize::of(&pack);
+                self.seal(kind, pack, size, sink)?;
             }
             let tail = std::mem::take(&mut self.packs[kind as usize]);
             if !tail.is_empty() {
@@ -262,7 +264,8 @@ impl Packer {
             self.lanes[lane].due += 1;
             self.packs[kind as usize].add(block)?;
             while let Some(pack) = self.packs[kind as usize].take_full(Patience::Waits)? {
-                self.seal(kind, pack, SealSize::Full, sink)?;
+                let size = SealSize::of(&pack);
+                self.seal(kind, pack, size, sink)?;
             }
         }
         Ok(())
@@ -288,6 +291,14 @@ impl Packer {
         self.level.store(self.compression.next_level(level, waited), Ordering::Relaxed);
         self.sealing += 1;
         self.submit(Job::Seal(kind, pack, size, hold))
+    }
+}
+
+impl SealSize {
+    /// For a pack into which nothing more fits. One that its table filled, with many small chunks, would be padding for the
+    /// most part at the size of full packs.
+    const fn of(pack: &OpenPack) -> Self {
+        if pack.sealed_estimate() * 2 >= PACK_CLASS_BYTES { Self::Full } else { Self::Tail }
     }
 }
 
@@ -413,6 +424,23 @@ mod tests {
             self.0.push(pack);
             Ok(())
         }
+    }
+
+    #[test]
+    fn chunks_of_a_few_bytes_fill_tables_and_not_packs_of_padding() {
+        let identity = Identity::generate();
+        let config = PackerConfig { level: Arc::new(AtomicI32::new(3)), workers: 2, recipients: vec![identity.recipient()] };
+        let mut packer = Packer::start(&config, Budget::new(20 * MIB));
+        let mut packs = Kept(Vec::new());
+        for n in 0..100_000 {
+            let (id, bytes) = chunk(n, 10);
+            packer.add(PackKind::Data, id, &bytes, None, &mut packs).unwrap_or_else(|e| panic!("{e}"));
+        }
+        packer.finish(&mut packs).unwrap_or_else(|e| panic!("{e}"));
+        let chunks: usize = packs.0.iter().flat_map(|pack| &pack.indexed.table.blocks).map(|block| block.chunks.len()).sum();
+        let bytes: usize = packs.0.iter().map(|pack| pack.bytes.len()).sum();
+        assert_eq!(chunks, 100_000);
+        assert!(packs.0.len() >= 3 && bytes < 6 * MIB as usize, "{} packs of {bytes} bytes", packs.0.len());
     }
 
     #[test]
