@@ -300,6 +300,12 @@ impl<'a> SnapshotWriter<'a> {
             objects.insert(sealed.name);
         }
         self.core.index.flush()?;
+        // Whoever restores knows these objects and nothing else: a pack that none of them lists would be lost.
+        for pack in self.core.needed_packs() {
+            if !self.core.index.object_of(pack)?.is_some_and(|object| objects.contains(&object)) {
+                return Err(VaultError::internal("a needed pack is in no index object of the snapshot"));
+            }
+        }
         Ok(objects)
     }
 
