@@ -192,7 +192,7 @@ pub struct Env<'a> {
     /// Who is told.
     pub observer: &'a dyn Observer,
     /// Set from outside to stop.
-    pub cancel: &'a AtomicBool,
+    pub cancel: &'static AtomicBool,
     /// What this machine is called.
     pub host: &'a str,
     /// The account that runs this.

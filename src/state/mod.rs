@@ -108,6 +108,12 @@ impl StateDir {
         self.part("outbox")
     }
 
+    /// Plaintext that a run works with: emptied before and after it.
+    #[must_use]
+    pub fn scratch(&self) -> PathBuf {
+        self.part("scratch")
+    }
+
     /// Index, file cache, base cache: may go at any time.
     #[must_use]
     pub fn cache(&self) -> PathBuf {

@@ -8,11 +8,11 @@ use crate::cli::render;
 use crate::cli::wire::{Opening, configured_pin, open_store, resolve};
 use crate::cli::{Outcome, Session};
 use crate::model::size::human_size;
-use crate::model::time::{Clock, SystemClock};
 use crate::ops::push::{PlannedSource, PushPlan, PushReceipt, push};
 use crate::ops::{Exit, OpError};
 use crate::source::SourceConfig;
 use crate::source::files::{ExcludeRules, FilesConfig};
+use crate::source::limits::Limits;
 
 /// Arguments of `farkeep push`.
 #[derive(Debug, clap::Args)]
@@ -29,6 +29,9 @@ pub struct Args {
     /// With paths: leave out what this pattern matches (gitignore syntax)
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<String>,
+    /// Take this member's size as it is, however it compares with the last good snapshot
+    #[arg(long, value_name = "MEMBER")]
+    accept_size: Vec<String>,
     /// Read every file, also those that look unchanged
     #[arg(long)]
     reread: bool,
@@ -105,7 +108,7 @@ fn adhoc(args: &Args, paths: &[&String]) -> Result<JobConfig, OpError> {
     }
     let exclude = ExcludeRules::with_patterns(&args.exclude).map_err(|e| OpError::Usage(e.to_string()))?;
     let source = SourceConfig::Files(FilesConfig { name: "files".into(), roots, exclude });
-    let sources = vec![JobSource { source, chunk_bytes: DEFAULT_CHUNK_BYTES }];
+    let sources = vec![JobSource { source, chunk_bytes: DEFAULT_CHUNK_BYTES, limits: Limits::default() }];
     Ok(JobConfig { sources, ..JobConfig::default() })
 }
 
@@ -145,17 +148,10 @@ fn push_job(args: &Args, session: &Session, name: &str, job: &JobConfig) -> Resu
             Err(error) => missed.push((name, error)),
         }
     }
-    let now = SystemClock.now();
     let sources = job.sources.iter().map(|source| PlannedSource {
-        source: match &source.source {
-            SourceConfig::Command(config) => {
-                let mut config = config.clone();
-                config.now = now;
-                SourceConfig::Command(config)
-            }
-            files => files.clone(),
-        },
+        source: source.source.clone(),
         average_chunk_bytes: source.chunk_bytes,
+        limits: source.limits.clone(),
     });
     let mut tags = job.tags.clone();
     tags.extend(args.tag.iter().cloned());
@@ -173,6 +169,7 @@ fn push_job(args: &Args, session: &Session, name: &str, job: &JobConfig) -> Resu
         every_secs: job.every_secs,
         timezone,
         use_file_cache: !args.reread,
+        accept_size: args.accept_size.clone(),
     };
     push(&plan, &session.env())
 }

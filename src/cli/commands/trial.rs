@@ -27,6 +27,7 @@ use crate::ops::verify::{Depth, VerifyPlan, verify};
 use crate::ops::{Env, Exit, OpError};
 use crate::source::SourceConfig;
 use crate::source::files::{ExcludeRules, FilesConfig};
+use crate::source::limits::Limits;
 use crate::store::Location;
 use crate::store::sftp::serve::{Layout, Running, ServeOptions, Server};
 use crate::store::sftp::{SftpOptions, SftpStore};
@@ -202,11 +203,16 @@ impl Trial {
             missed: Vec::new(),
             job: "try".into(),
             tags: Vec::new(),
-            sources: vec![PlannedSource { source: SourceConfig::Files(source), average_chunk_bytes: DEFAULT_CHUNK_BYTES }],
+            sources: vec![PlannedSource {
+                source: SourceConfig::Files(source),
+                average_chunk_bytes: DEFAULT_CHUNK_BYTES,
+                limits: Limits::default(),
+            }],
             level: DEFAULT_LEVEL,
             every_secs: None,
             timezone: "UTC".into(),
             use_file_cache: true,
+            accept_size: Vec::new(),
         };
         let pushed = report.timed("push", session, || push(&push_plan, &env), describe_push)?;
         report.findings.extend(pushed.findings.iter().cloned());

@@ -9,12 +9,11 @@ use toml::de::DeTable;
 use crate::ledger::RootPin;
 use crate::model::ids::VaultId;
 use crate::model::limits::{GIB, KIB, MIB};
-use crate::model::time::Timestamp;
 use crate::source::SourceConfig;
-use crate::source::command::CommandConfig;
-use crate::source::files::{ExcludeRules, FilesConfig};
+use crate::source::limits::Limits;
 use crate::store::Location;
 
+mod kinds;
 mod section;
 
 use section::{Mistakes, Section};
@@ -62,6 +61,8 @@ pub struct JobSource {
     pub source: SourceConfig,
     /// Average chunk in bytes.
     pub chunk_bytes: usize,
+    /// What the member must be.
+    pub limits: Limits,
 }
 
 /// A job as configured.
@@ -268,61 +269,53 @@ fn read_source(section: Section<'_>) -> Option<JobSource> {
             None
         }
     });
-    let source = match kind.as_deref() {
-        Some("files") => Some(SourceConfig::Files(read_files(&section, name.clone().unwrap_or_default()))),
-        Some("command") => Some(SourceConfig::Command(read_command(&section, name.clone().unwrap_or_default()))),
-        Some(other) => {
-            section.wrong(format!("kind {other:?} is not known; there are files and command"));
-            // The other keys cannot be judged without it.
-            return None;
-        }
-        None => None,
-    };
+    let limits = read_limits(&section);
+    let kind = kind?;
+    // Without a known kind the other keys cannot be judged.
+    let source = kinds::read(&kind, &section, name.as_deref().unwrap_or_default())?;
     section.finish();
-    name.and(source).map(|source| JobSource { source, chunk_bytes: chunk_bytes.unwrap_or(DEFAULT_CHUNK_BYTES) })
+    name.map(|_| JobSource { source, chunk_bytes: chunk_bytes.unwrap_or(DEFAULT_CHUNK_BYTES), limits })
 }
 
-fn read_files(section: &Section<'_>, name: String) -> FilesConfig {
-    let roots: Vec<PathBuf> = section.texts("paths").into_iter().map(PathBuf::from).collect();
-    if roots.is_empty() {
-        section.wrong("paths is missing or empty");
-    }
-    for root in &roots {
-        if !root.is_absolute() || root.components().any(|c| c == std::path::Component::ParentDir) {
-            section.wrong(format!("paths: {} must be an absolute path without ..", root.display()));
-        }
-    }
-    let patterns = section.texts("exclude");
-    let mut exclude = match ExcludeRules::with_patterns(&patterns) {
-        Ok(rules) => rules,
-        Err(error) => {
-            section.wrong(error);
-            ExcludeRules::default()
-        }
-    };
-    exclude.caches = section.flag("exclude_caches").unwrap_or(false);
-    exclude.markers = section.texts("exclude_if_present");
-    exclude.one_file_system = section.flag("one_file_system").unwrap_or(false);
-    exclude.max_file_bytes = section.size("max_file_size");
-    FilesConfig { name, roots, exclude }
-}
-
-fn read_command(section: &Section<'_>, name: String) -> CommandConfig {
-    let argv = section.texts("command");
-    if argv.is_empty() {
-        section.wrong("command is missing: a list of program and arguments");
-    }
-    let filename = section.text("filename").unwrap_or_else(|| "stdout".to_owned());
-    if filename.is_empty() || filename.contains('/') || filename.starts_with('.') {
-        section.wrong(format!("filename {filename:?}: a plain name without /"));
-    }
-    CommandConfig {
-        name,
-        argv,
-        filename,
+/// What every kind of member may be held to.
+fn read_limits(section: &Section<'_>) -> Limits {
+    let bytes = |key| section.parsed(key, parse_bytes).unwrap_or_default();
+    Limits {
+        min_bytes: section.size("min_bytes"),
+        max_shrink_percent: section.parsed("max_shrink", parse_percent).filter(|percent| {
+            if *percent >= 100 {
+                section.wrong("max_shrink: must be under 100%");
+            }
+            *percent < 100
+        }),
+        max_growth_percent: section.parsed("max_growth", parse_percent),
+        magic: bytes("magic"),
+        footer: bytes("footer"),
         timeout_secs: section.duration_secs("timeout"),
-        min_bytes: section.size("min_bytes").unwrap_or(1),
-        now: Timestamp(0),
+    }
+}
+
+/// `30%`.
+fn parse_percent(text: &str) -> Result<u32, String> {
+    let number = text.trim().strip_suffix('%').and_then(|number| number.trim().parse().ok());
+    number.ok_or_else(|| format!("not a percentage: {text:?} (write \"30%\")"))
+}
+
+/// Bytes as a text, or in hex: `PGDMP`, `hex:6de29981`.
+fn parse_bytes(text: &str) -> Result<Vec<u8>, String> {
+    match text.strip_prefix("hex:") {
+        None if text.is_empty() => Err("is empty".into()),
+        None => Ok(text.as_bytes().to_vec()),
+        Some(digits) => {
+            let pairs: Option<Vec<u8>> = digits
+                .as_bytes()
+                .chunks(2)
+                .map(|pair| {
+                    std::str::from_utf8(pair).ok().filter(|p| p.len() == 2).and_then(|p| u8::from_str_radix(p, 16).ok())
+                })
+                .collect();
+            pairs.filter(|bytes| !bytes.is_empty()).ok_or_else(|| format!("not pairs of hex digits: {digits:?}"))
+        }
     }
 }
 
@@ -369,9 +362,8 @@ min_bytes = "1 MiB"
         assert_eq!(config.stores["server"].limit, Some(2_500_000));
         let job = &config.jobs["nightly"];
         assert_eq!((job.sources.len(), job.every_secs), (2, Some(86_400)));
-        assert!(
-            matches!(&job.sources[1].source, SourceConfig::Command(c) if c.min_bytes == MIB && c.timeout_secs == Some(7200))
-        );
+        let limits = &job.sources[1].limits;
+        assert_eq!((limits.min_bytes, limits.timeout_secs), (Some(MIB), Some(7200)));
     }
 
     #[test]

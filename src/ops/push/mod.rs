@@ -11,8 +11,7 @@ use std::sync::atomic::AtomicI32;
 use serde::Serialize;
 
 use super::context::{Context, Locking, NamedStore, VaultPin};
-use super::{Env, Event, Exit, OpError};
-use crate::codec::Cutter;
+use super::{Env, Exit, OpError};
 use crate::crypto::secret::VaultSecret;
 use crate::format::body::SnapshotBody;
 use crate::format::inventory::Line;
@@ -25,21 +24,22 @@ use crate::model::limits::FORMAT_VERSION;
 use crate::model::name::ObjectName;
 use crate::model::snapshot::{SnapshotState, Tally};
 use crate::model::time::Timestamp;
-use crate::source::{SourceConfig, SourceError};
+use crate::source::SourceConfig;
+use crate::source::limits::Limits;
 use crate::state::index::ChunkIndex;
 use crate::state::journal::Journal;
 use crate::state::keys::{KeyDir, Role};
 use crate::store::StoreError;
 use crate::store::deliver::{RetryPolicy, deliver};
-use crate::vault::VaultError;
-use crate::vault::capture::{CaptureConfig, Captured, FileCachePlace, Progress, capture};
 use crate::vault::courier::{Courier, LaneReport};
 use crate::vault::inventory::{PageCache, page_names};
 use crate::vault::packer::PackerConfig;
 use crate::vault::snapshot_writer::{SnapshotWriter, WriterConfig, WriterStats};
 
+mod members;
 mod prepare;
 
+use members::{Baseline, capture_all};
 use prepare::{Prepared, Side};
 
 /// Findings that stand in the manifest.
@@ -54,6 +54,8 @@ pub struct PlannedSource {
     pub source: SourceConfig,
     /// Average chunk in bytes.
     pub average_chunk_bytes: usize,
+    /// What the member must be.
+    pub limits: Limits,
 }
 
 /// What to back up.
@@ -80,6 +82,8 @@ pub struct PushPlan {
     pub timezone: String,
     /// Whether unchanged files may be told by their inode alone.
     pub use_file_cache: bool,
+    /// Members whose size is taken as it is, however it compares with the last good snapshot.
+    pub accept_size: Vec<String>,
 }
 
 /// What became of one store.
@@ -209,7 +213,9 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     let stores: Vec<_> = prepared.sides.iter().map(|side| Arc::clone(&side.named.store)).collect();
     let courier = Courier::start(&stores, &context.state.outbox(), RetryPolicy::DEFAULT);
     let mut writer = SnapshotWriter::start(config, &mut index, live, &mut journal, &courier);
-    let captured = capture_all(plan, &mut writer, context, &courier, &prepared, env)?;
+    let series = secret.series(env.host, &plan.job);
+    let baseline = Baseline::read(&context.state, &series, plan, &prepared)?;
+    let captured = capture_all(plan, &mut writer, context, &courier, &prepared, &baseline, env)?;
 
     env.step("writing index, manifest and inventory");
     writer.finish_packs()?;
@@ -265,7 +271,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
         inventory: ObjectName::Inventory(inventory.root.name),
         epochs: vec![trust.epoch().n],
         generation,
-        series: secret.series(env.host, &plan.job),
+        series,
         tags: plan.tags.iter().map(|tag| secret.tag(tag)).collect(),
         state,
         started,
@@ -283,6 +289,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     let stores = commit(plan, context, &prepared, &courier, &scribe, &signed)?;
     drop(courier);
     journal.clear()?;
+    Baseline::keep(&context.state, &series, signed.head.hash, state, &manifest.members)?;
     for cache in captured.caches {
         cache.finish(&placed)?;
     }
@@ -322,73 +329,6 @@ fn sum(members: &[Member]) -> Tally {
         others: sum.others + member.tally.others,
         source_bytes: sum.source_bytes + member.tally.source_bytes,
     })
-}
-
-struct CapturedJob {
-    members: Vec<Member>,
-    findings: Vec<Finding>,
-    finding_count: u64,
-    caches: Vec<FileCachePlace>,
-}
-
-fn capture_all(
-    plan: &PushPlan,
-    writer: &mut SnapshotWriter<'_>,
-    context: &Context,
-    courier: &Courier,
-    prepared: &Prepared,
-    env: &Env<'_>,
-) -> Result<CapturedJob, OpError> {
-    let names: Vec<String> = prepared.sides.iter().map(|side| side.named.name.clone()).collect();
-    let progress = Told { env, courier, names };
-    let mut job = CapturedJob { members: Vec::new(), findings: Vec::new(), finding_count: 0, caches: Vec::new() };
-    // Every source is opened before the first is read: a missing root is known before hours of work.
-    let mut sources = Vec::new();
-    for planned in &plan.sources {
-        let member = planned.source.name().to_owned();
-        let source = planned.source.open().map_err(|source| match source {
-            SourceError::Interrupted => VaultError::Interrupted,
-            source => VaultError::Source { member, source },
-        })?;
-        sources.push((source, planned.average_chunk_bytes));
-    }
-    for (mut source, average) in sources {
-        env.step(format!("reading {}", source.name()));
-        let cache_name = format!("files-{}-{}", plan.job, source.name()).replace('/', "-");
-        let config = CaptureConfig {
-            cutter: Cutter::with_average(average),
-            readers: std::thread::available_parallelism().map_or(4, |n| usize::from(n).clamp(4, 8)),
-            cache: plan.use_file_cache.then(|| context.state.cache().join(cache_name)),
-            cancel: env.cancel,
-            clock: env.clock,
-            progress: &progress,
-        };
-        let Captured { member, findings, finding_count, cache } = capture(source.as_mut(), writer, &config)?;
-        job.members.push(member);
-        job.findings.extend(findings);
-        job.finding_count += finding_count;
-        job.caches.extend(cache);
-    }
-    Ok(job)
-}
-
-/// Passes progress on to the observer.
-struct Told<'a> {
-    env: &'a Env<'a>,
-    courier: &'a Courier,
-    names: Vec<String>,
-}
-
-impl Progress for Told<'_> {
-    fn captured(&self, entries: u64, bytes: u64, _: u64) {
-        self.env.observer.event(Event::Advance { items: entries, bytes });
-    }
-
-    fn noticed(&self, finding: &Finding) {
-        self.env.observer.event(Event::Finding(finding.clone()));
-        let sent = self.names.iter().cloned().zip(self.courier.sent_bytes()).collect();
-        self.env.observer.event(Event::Sent(sent));
-    }
 }
 
 /// Sends the record to every store that has all objects, and reads it back.
