@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_directory_is_followed_by_what_lies_below_it() {
-        let mut paths = vec![path("a.b"), path("a/z"), path("a"), path("a-b"), path("a/z/c")];
+        let mut paths = [path("a.b"), path("a/z"), path("a"), path("a-b"), path("a/z/c")];
         paths.sort();
         let printed: Vec<_> = paths.iter().map(|p| p.display().into_owned()).collect();
         assert_eq!(printed, ["a", "a/z", "a/z/c", "a-b", "a.b"]);

@@ -432,7 +432,7 @@ mod tests {
         packer.finish(&mut packs).unwrap_or_else(|e| panic!("{e}"));
         let mut seen = Vec::new();
         for pack in packs.0 {
-            let plain = open(&pack.bytes, &[identity.clone()], 17 * MIB).unwrap_or_else(|e| panic!("{e}"));
+            let plain = open(&pack.bytes, std::slice::from_ref(&identity), 17 * MIB).unwrap_or_else(|e| panic!("{e}"));
             let table = check_plaintext(&plain).unwrap_or_else(|e| panic!("{e}"));
             assert_eq!(table, pack.indexed.table);
             assert_eq!(pack.serials.len(), table.blocks.len());

@@ -17,5 +17,4 @@ mod login;
 mod proxy;
 mod raw;
 mod routes;
-mod speed;
 mod world;

@@ -1,7 +1,7 @@
 //! What tests stand on: keys, an sshd of their own, the embedded server, stores that reach them.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -18,9 +18,9 @@ use tempfile::TempDir;
 pub const SSHD: &str = "/usr/sbin/sshd";
 const START: Duration = Duration::from_secs(10);
 
-/// Says that a test could not run here, and why.
+/// Says that a test could not run here, and why. Written past the test harness, which would keep it to itself.
 pub fn skipped(test: &str, why: &str) {
-    eprintln!("SKIPPED: {test}: {why}");
+    let _ = writeln!(std::io::stdout().lock(), "\nSKIPPED: {test}: {why}");
 }
 
 pub fn have_sshd() -> bool {

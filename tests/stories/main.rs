@@ -1,7 +1,14 @@
 //! Stories: what a user does with farkeep from the first push to the last restore, with the real binary, real servers, real
 //! drives. One test per story.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "tests"
+)]
 
 mod server;
 #[path = "../world/mod.rs"]

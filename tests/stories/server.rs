@@ -84,12 +84,24 @@ fn with_a_wrong_host_key_nothing_is_sent() {
     assert_eq!(server.sshd.log().matches("Accepted publickey").count(), logins, "{}", server.sshd.log());
 
     // Without a pin and without known_hosts there is nothing to compare with: it is not accepted either.
-    world.agent.reconfigure(|text| text.lines().filter(|line| !line.starts_with("host_key")).fold(String::new(), |all, line| all + line + "\n"));
+    world.agent.reconfigure(|text| {
+        text.lines().filter(|line| !line.starts_with("host_key")).fold(String::new(), |all, line| all + line + "\n")
+    });
     world.run(args!["push", &tree.root]).exits(4).says(&right);
     assert_eq!(bytes_below(&server.vault()), before);
     fs::remove_file(&world.agent.config).unwrap();
     let fresh = World::bare();
-    let init = args!["init", "--store", server.url(), "--ssh-key", &server.writer_key.private, "--identity-out", &fresh.identity, "--no-passphrase", "--yes"];
+    let init = args![
+        "init",
+        "--store",
+        server.url(),
+        "--ssh-key",
+        &server.writer_key.private,
+        "--identity-out",
+        &fresh.identity,
+        "--no-passphrase",
+        "--yes"
+    ];
     fresh.run(init).exits(2).says("--host-key").says(&right);
 }
 
@@ -97,7 +109,17 @@ fn with_a_wrong_host_key_nothing_is_sent() {
 fn a_server_that_does_not_answer_is_5() {
     let world = World::bare();
     let port = crate::world::sshd::free_port();
-    let init = args!["init", "--store", format!("sftp://a@127.0.0.1:{port}/v"), "--host-key", "SHA256:x", "--identity-out", &world.identity, "--no-passphrase", "--yes"];
+    let init = args![
+        "init",
+        "--store",
+        format!("sftp://a@127.0.0.1:{port}/v"),
+        "--host-key",
+        "SHA256:x",
+        "--identity-out",
+        &world.identity,
+        "--no-passphrase",
+        "--yes"
+    ];
     world.run(init).exits(5);
     assert!(!world.identity.exists(), "keys of a vault that was never made are left behind");
 }

@@ -21,9 +21,10 @@ pub fn differences(source: &Path, restored: &Path) -> Vec<String> {
     let mut found: Vec<String> = printed.lines().map(str::to_owned).collect();
     let (before, after) = (sparse_files(source), sparse_files(restored));
     for (path, blocks) in before {
-        let now = after.get(&path).copied().unwrap_or_else(|| {
-            fs::symlink_metadata(restored.join(&path)).map_or(0, |meta| meta.blocks())
-        });
+        let now = after
+            .get(&path)
+            .copied()
+            .unwrap_or_else(|| fs::symlink_metadata(restored.join(&path)).map_or(0, |meta| meta.blocks()));
         if now.abs_diff(blocks) > BLOCKS_APART + blocks / PART_APART {
             found.push(format!("{}: {blocks} blocks before, {now} after", path.display()));
         }
@@ -36,7 +37,13 @@ pub fn differences(source: &Path, restored: &Path) -> Vec<String> {
 pub fn assert_same(source: &Path, restored: &Path) {
     let found = differences(source, restored);
     let shown: Vec<&String> = found.iter().take(40).collect();
-    assert!(found.is_empty(), "{} and {} differ in {} places: {shown:#?}", source.display(), restored.display(), found.len());
+    assert!(
+        found.is_empty(),
+        "{} and {} differ in {} places: {shown:#?}",
+        source.display(),
+        restored.display(),
+        found.len()
+    );
 }
 
 /// Files below `root` that take less room than they are long, with their blocks of 512 bytes.

@@ -4,7 +4,7 @@
 //! [`Machine`] is one machine: a configuration and a state directory of its own. Everything lies beneath a scratch directory
 //! that goes away with it, and nothing reads the configuration of whoever runs the tests.
 
-#![allow(dead_code, unused_imports, unused_macros, reason = "each test binary takes what it needs")]
+#![allow(dead_code, unused_imports, unused_macros, clippy::useless_vec, reason = "each test binary takes what it needs")]
 
 pub mod background;
 pub mod compare;

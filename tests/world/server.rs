@@ -21,7 +21,8 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 
 const WRITE_ONCE: &str = "internal-sftp -l INFO -u 0237 -p open,close,read,write,lstat,fstat,stat,opendir,readdir,realpath,\
                           statvfs,fstatvfs,fsync,limits";
-const CLOSED: &str = "AllowTcpForwarding no\nAllowStreamLocalForwarding no\nX11Forwarding no\nPermitTTY no\nPermitUserRC no\n";
+const CLOSED: &str =
+    "AllowTcpForwarding no\nAllowStreamLocalForwarding no\nX11Forwarding no\nPermitTTY no\nPermitUserRC no\n";
 
 /// Why there can be no such server here.
 pub fn missing() -> Option<String> {
@@ -55,11 +56,8 @@ impl Server {
     /// Starts it, with the vault's directories made.
     pub fn start() -> Self {
         let number = format!("{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let accounts = Accounts {
-            writer: format!("fkt{number}"),
-            reader: format!("fkt{number}r"),
-            group: format!("fkt{number}g"),
-        };
+        let accounts =
+            Accounts { writer: format!("fkt{number}"), reader: format!("fkt{number}r"), group: format!("fkt{number}g") };
         accounts.make();
         let chroot = tempfile::Builder::new().prefix("farkeep-test-").tempdir_in("/srv").unwrap();
         fs::set_permissions(chroot.path(), fs::Permissions::from_mode(0o755)).unwrap();

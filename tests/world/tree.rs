@@ -71,7 +71,11 @@ impl Tree {
 
     pub fn remove(&self, name: &str) -> &Self {
         let path = self.path(name);
-        if path.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
+        if path.is_dir() {
+            fs::remove_dir_all(path).unwrap()
+        } else {
+            fs::remove_file(path).unwrap()
+        }
         self
     }
 
@@ -177,7 +181,9 @@ impl Tree {
     fn links(&self) -> &Self {
         self.file("links/first", "three names").hard_link("links/first", "links/second");
         self.hard_link("links/first", "links/elsewhere/third").file("links/elsewhere/single", "three names");
-        self.link("links/relative", "first").link("links/absolute", "/etc/hostname").link("links/dangling", "nowhere at all");
+        self.link("links/relative", "first")
+            .link("links/absolute", "/etc/hostname")
+            .link("links/dangling", "nowhere at all");
         self.link("links/up", "../../../../../../etc/passwd").link("links/itself", "itself").link("links/directory", "..");
         self.link("links/odd", OsStr::from_bytes(b"non\xffutf8\nnewline")).link("links/long", "x/".repeat(2000));
         self.time("links/relative", 1_234_567_890, 42);
@@ -242,12 +248,20 @@ impl Tree {
 
     /// As root: device nodes, set-user-id programs and file capabilities, which only `--special` restores.
     pub fn devices(&self) -> &Self {
-        let nodes = [("null", FileType::CharacterDevice, 1, 3), ("loop", FileType::BlockDevice, 7, 200), ("big", FileType::CharacterDevice, 511, 70_000)];
+        let nodes = [
+            ("null", FileType::CharacterDevice, 1, 3),
+            ("loop", FileType::BlockDevice, 7, 200),
+            ("big", FileType::CharacterDevice, 511, 70_000),
+        ];
         for (name, kind, major, minor) in nodes {
             let device = rustix::fs::makedev(major, minor);
-            rustix::fs::mknodat(CWD, self.ready(format!("devices/{name}")), kind, Mode::from_raw_mode(0o660), device).unwrap();
+            rustix::fs::mknodat(CWD, self.ready(format!("devices/{name}")), kind, Mode::from_raw_mode(0o660), device)
+                .unwrap();
         }
-        self.file("special/setuid", "x").mode("special/setuid", 0o4755).file("special/setgid", "x").mode("special/setgid", 0o2711);
+        self.file("special/setuid", "x")
+            .mode("special/setuid", 0o4755)
+            .file("special/setgid", "x")
+            .mode("special/setgid", 0o2711);
         if find("setcap").is_some() {
             self.file("special/capable", "x");
             must(Command::new("setcap").arg("cap_net_raw,cap_net_admin+ep").arg(self.path("special/capable")));

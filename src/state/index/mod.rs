@@ -261,7 +261,7 @@ impl ChunkIndex {
     pub fn flush(&mut self) -> Result<(), StateError> {
         if !self.pending.is_empty() {
             let mut records: Vec<Record> = self.pending.drain().map(|(id, place)| Record { id, place }).collect();
-            records.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+            records.sort_unstable_by_key(|record| record.id);
             let name = self.next_name();
             let segment = Segment::write(&self.dir.join(&name), records.len() as u64, records.into_iter().map(Ok))?;
             self.push_segment(name, segment);

@@ -84,7 +84,7 @@ impl Segment {
         let mut written = 0_u64;
         for record in source {
             let record = record?;
-            if written % PAGE_RECORDS == 0 {
+            if written.is_multiple_of(PAGE_RECORDS) {
                 fences.push(prefix(&record.id.0));
             }
             output.write_all(&record.encode()).map_err(StateError::io(path))?;

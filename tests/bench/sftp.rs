@@ -1,9 +1,16 @@
-//! How fast it is. Not part of a normal run, because its figures mean something only on a quiet machine and in release mode:
+//! How fast objects travel over SFTP: on loopback beside OpenSSH's own `sftp`, and to a far server named in the environment.
+//! The figures mean something only on a quiet machine.
 //!
 //! ```text
-//! cargo test --release --test stores speed -- --ignored --nocapture --test-threads=1
-//! FARKEEP_SPEED_URL=sftp://u@host:22/dir FARKEEP_SPEED_KEY=~/.ssh/id FARKEEP_SPEED_HOST_KEY=SHA256:... (the same, for a far server)
+//! cargo bench --bench sftp
+//! FARKEEP_SPEED_URL=sftp://u@host:22/dir FARKEEP_SPEED_KEY=~/.ssh/id FARKEEP_SPEED_HOST_KEY=SHA256:... cargo bench --bench sftp
 //! ```
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, missing_docs)]
+#![allow(dead_code, reason = "the world is shared with the tests of the stores")]
+
+#[path = "../stores/world.rs"]
+mod world;
 
 use std::fs;
 use std::io::Write;
@@ -15,7 +22,7 @@ use std::time::{Duration, Instant};
 use farkeep::store::sftp::{SftpOptions, SftpStore};
 use farkeep::store::{Location, Store, WriteOnceStore};
 
-use crate::world::{Sshd, have_sshd, me, noise, skipped};
+use world::{Sshd, have_sshd, me, noise, skipped};
 
 const OBJECT: usize = 16 << 20;
 const OBJECTS: usize = 48;
@@ -60,9 +67,14 @@ fn sftp(sshd: &Sshd, commands: &str) -> Duration {
     began.elapsed()
 }
 
-#[test]
-#[ignore = "needs a quiet machine and release mode"]
-fn loopback_is_at_least_as_fast_as_openssh() {
+fn main() {
+    match std::env::var("FARKEEP_SPEED_URL") {
+        Ok(url) => far(&url),
+        Err(_) => loopback(),
+    }
+}
+
+fn loopback() {
     if !have_sshd() {
         return skipped("speed on loopback", "no sshd");
     }
@@ -107,10 +119,7 @@ fn loopback_is_at_least_as_fast_as_openssh() {
     }
 }
 
-#[test]
-#[ignore = "needs a far server, named in the environment"]
-fn far() {
-    let Ok(url) = std::env::var("FARKEEP_SPEED_URL") else { return skipped("far speed", "no FARKEEP_SPEED_URL") };
+fn far(url: &str) {
     let var = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name}"));
     let number = |name: &str, default: usize| std::env::var(name).map_or(default, |text| text.parse().unwrap());
     let (objects, threads) = (number("FARKEEP_SPEED_OBJECTS", 30), number("FARKEEP_SPEED_THREADS", 4));
