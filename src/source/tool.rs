@@ -5,7 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -168,11 +168,31 @@ impl Tool {
         Err(failure(&self.name(), &format!("ended with {}", ended.status), &ended.stderr))
     }
 
-    fn start(&self, input: Stdio, work: &Work) -> Result<Running, SourceError> {
-        work.check()?;
-        let failed = |why: String| failure(&self.name(), &why, "");
+    /// Runs it to its end and leaves alone what it started: a service may hold on to its pipes and live on. Its output is
+    /// not kept.
+    ///
+    /// # Errors
+    /// As [`Tool::run`].
+    pub fn call(&self, work: &Work) -> Result<Ended, SourceError> {
+        let failed = |e: io::Error| failure(&self.name(), &format!("cannot be started: {e}"), "");
+        let mut said = tempfile::tempfile().map_err(failed)?;
+        let mut command = self.command()?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said.try_clone().map_err(failed)?);
+        let mut child = command.spawn().map_err(failed)?;
+        let mut watch = Watch::start(&child, work);
+        let status = child.wait().map_err(failed)?;
+        let killed = watch.stop() && status.signal().is_some();
+        let shown = said.rewind().map(|()| Kept::read(said, self.secrets.clone()).show()).unwrap_or_default();
+        match killed {
+            true if work.is_stopped() => Err(SourceError::Interrupted),
+            true => Err(failure(&self.name(), &format!("{} and was killed", work.late_why()), &shown)),
+            false => Ok(Ended { status, stdout: Vec::new(), stderr: shown }),
+        }
+    }
+
+    fn command(&self) -> Result<Command, SourceError> {
         let mut command = Command::new(&self.argv[0]);
-        command.args(&self.argv[1..]).stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        command.args(&self.argv[1..]).process_group(0);
         for (name, value) in &self.env {
             match value {
                 Some(value) => command.env(name, value),
@@ -183,10 +203,18 @@ impl Tool {
             command.current_dir(dir);
         }
         if let Some(name) = &self.user {
-            let user =
-                uzers::get_user_by_name(name).ok_or_else(|| failed(format!("there is no user {name:?} to run as")))?;
+            let user = uzers::get_user_by_name(name);
+            let user = user.ok_or_else(|| failure(&self.name(), &format!("there is no user {name:?} to run as"), ""))?;
             command.uid(user.uid()).gid(user.primary_group_id());
         }
+        Ok(command)
+    }
+
+    fn start(&self, input: Stdio, work: &Work) -> Result<Running, SourceError> {
+        work.check()?;
+        let failed = |why: String| failure(&self.name(), &why, "");
+        let mut command = self.command()?;
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|e| failed(format!("cannot be started: {e}")))?;
         let watch = Watch::start(&child, work);
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
@@ -231,11 +259,10 @@ impl Running {
         kill_group(&self.child);
         let stderr = self.stderr.take().and_then(|thread| thread.join().ok()).map(|kept| kept.show()).unwrap_or_default();
         if killed && status.signal().is_some() {
-            let why = if self.work.is_stopped() { SourceError::Interrupted } else { self.work.late() };
-            return Err(match why {
-                SourceError::Expectation { why, .. } => failure(&self.name, &format!("{why} and was killed"), &stderr),
-                other => other,
-            });
+            if self.work.is_stopped() {
+                return Err(SourceError::Interrupted);
+            }
+            return Err(failure(&self.name, &format!("{} and was killed", self.work.late_why()), &stderr));
         }
         Ok((status, stderr))
     }

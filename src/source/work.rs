@@ -80,7 +80,10 @@ impl Work {
     /// What to say when the time is up.
     #[must_use]
     pub fn late(&self) -> SourceError {
-        let secs = self.timeout.unwrap_or_default().as_secs();
-        SourceError::Expectation { what: self.member.clone(), why: format!("ran longer than its time limit of {secs} s") }
+        SourceError::Expectation { what: self.member.clone(), why: self.late_why() }
+    }
+
+    pub(super) fn late_why(&self) -> String {
+        format!("ran longer than its time limit of {} s", self.timeout.unwrap_or_default().as_secs())
     }
 }

@@ -108,6 +108,12 @@ impl StateDir {
         self.part("outbox")
     }
 
+    /// What is still to be undone of hooks that ran: kept.
+    #[must_use]
+    pub fn hooks(&self) -> PathBuf {
+        self.part("hooks")
+    }
+
     /// Plaintext that a run works with: emptied before and after it.
     #[must_use]
     pub fn scratch(&self) -> PathBuf {

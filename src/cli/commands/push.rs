@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use crate::cli::config::{ADHOC_JOB, DEFAULT_CHUNK_BYTES, DEFAULT_LEVEL, JobConfig, JobSource};
+use crate::cli::config::{ADHOC_JOB, DEFAULT_LEVEL, JobConfig, JobSource};
 use crate::cli::render;
 use crate::cli::wire::{Opening, configured_pin, open_store, resolve};
 use crate::cli::{Outcome, Session};
@@ -12,7 +12,8 @@ use crate::ops::push::{PlannedSource, PushPlan, PushReceipt, push};
 use crate::ops::{Exit, OpError};
 use crate::source::SourceConfig;
 use crate::source::files::{ExcludeRules, FilesConfig};
-use crate::source::limits::Limits;
+use crate::state::StateError;
+use crate::vault::VaultError;
 
 /// Arguments of `farkeep push`.
 #[derive(Debug, clap::Args)]
@@ -51,11 +52,13 @@ pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
                 describe(&mut text, &receipt);
                 receipts.push(serde_json::to_value(&receipt).unwrap_or_default());
             }
-            Err(error) if matches!(error.exit(), Exit::Interrupted | Exit::Usage | Exit::Busy) => return Err(error),
+            Err(error @ OpError::Vault(VaultError::State(StateError::Busy(_)))) => return Err(error),
+            Err(error) if matches!(error.exit(), Exit::Interrupted | Exit::Usage) => return Err(error),
             Err(error) => {
                 // One job that fails does not keep the others from being backed up.
                 exit = exit.worst(error.exit());
-                let _ = writeln!(text, "{name}: FAILED: {error}");
+                let what = if error.exit() == Exit::Busy { "skipped" } else { "FAILED" };
+                let _ = writeln!(text, "{name}: {what}: {error}");
                 receipts.push(serde_json::json!({"job": name, "error": error.to_string(), "exit": error.exit() as i32}));
                 failed.get_or_insert(error);
             }
@@ -108,7 +111,7 @@ fn adhoc(args: &Args, paths: &[&String]) -> Result<JobConfig, OpError> {
     }
     let exclude = ExcludeRules::with_patterns(&args.exclude).map_err(|e| OpError::Usage(e.to_string()))?;
     let source = SourceConfig::Files(FilesConfig { name: "files".into(), roots, exclude });
-    let sources = vec![JobSource { source, chunk_bytes: DEFAULT_CHUNK_BYTES, limits: Limits::default() }];
+    let sources = vec![JobSource::plain(source)];
     Ok(JobConfig { sources, ..JobConfig::default() })
 }
 
@@ -152,11 +155,10 @@ fn push_job(args: &Args, session: &Session, name: &str, job: &JobConfig) -> Resu
         source: source.source.clone(),
         average_chunk_bytes: source.chunk_bytes,
         limits: source.limits.clone(),
+        hooks: source.hooks.clone(),
     });
     let mut tags = job.tags.clone();
     tags.extend(args.tag.iter().cloned());
-    let timezone =
-        job.timezone.clone().unwrap_or_else(|| jiff::tz::TimeZone::system().iana_name().unwrap_or("UTC").to_owned());
     let plan = PushPlan {
         vault,
         pin,
@@ -167,11 +169,17 @@ fn push_job(args: &Args, session: &Session, name: &str, job: &JobConfig) -> Resu
         sources: sources.collect(),
         level: job.level.unwrap_or(DEFAULT_LEVEL),
         every_secs: job.every_secs,
-        timezone,
+        timezone: timezone(job),
         use_file_cache: !args.reread,
         accept_size: args.accept_size.clone(),
+        hooks: job.hooks.clone(),
     };
     push(&plan, &session.env())
+}
+
+/// The zone in which a job's dates are read.
+pub(super) fn timezone(job: &JobConfig) -> String {
+    job.timezone.clone().unwrap_or_else(|| jiff::tz::TimeZone::system().iana_name().unwrap_or("UTC").to_owned())
 }
 
 fn describe(text: &mut String, receipt: &PushReceipt) {

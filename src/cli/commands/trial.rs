@@ -18,6 +18,7 @@ use crate::model::finding::Finding;
 use crate::model::pattern::Selection;
 use crate::model::size::human_size;
 use crate::ops::context::{NamedStore, VaultPin};
+use crate::ops::hooks::Hooks;
 use crate::ops::init::{InitPlan, init};
 use crate::ops::push::{PlannedSource, PushPlan, PushReceipt, push};
 use crate::ops::reading::ReadPlan;
@@ -207,12 +208,14 @@ impl Trial {
                 source: SourceConfig::Files(source),
                 average_chunk_bytes: DEFAULT_CHUNK_BYTES,
                 limits: Limits::default(),
+                hooks: Hooks::default(),
             }],
             level: DEFAULT_LEVEL,
             every_secs: None,
             timezone: "UTC".into(),
             use_file_cache: true,
             accept_size: Vec::new(),
+            hooks: Hooks::default(),
         };
         let pushed = report.timed("push", session, || push(&push_plan, &env), describe_push)?;
         report.findings.extend(pushed.findings.iter().cloned());

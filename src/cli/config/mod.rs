@@ -9,13 +9,17 @@ use toml::de::DeTable;
 use crate::ledger::RootPin;
 use crate::model::ids::VaultId;
 use crate::model::limits::{GIB, KIB, MIB};
+use crate::ops::hooks::Hooks;
 use crate::source::SourceConfig;
 use crate::source::limits::Limits;
 use crate::store::Location;
 
 mod kinds;
+mod member;
 mod section;
 
+pub use member::Choices;
+use member::{read_hooks, read_limits, read_restore_hooks, read_vars};
 use section::{Mistakes, Section};
 
 /// zstd level where the configuration names none.
@@ -63,6 +67,21 @@ pub struct JobSource {
     pub chunk_bytes: usize,
     /// What the member must be.
     pub limits: Limits,
+    /// Around its backup.
+    pub hooks: Hooks,
+    /// Around its restore.
+    pub restore_hooks: Hooks,
+    /// Whether the target that was chosen says where it goes; true for the place that it comes from.
+    pub has_target: bool,
+}
+
+impl JobSource {
+    /// A source with nothing said about it.
+    #[must_use]
+    pub fn plain(source: SourceConfig) -> Self {
+        let (limits, hooks, restore_hooks) = (Limits::default(), Hooks::default(), Hooks::default());
+        Self { source, chunk_bytes: DEFAULT_CHUNK_BYTES, limits, hooks, restore_hooks, has_target: true }
+    }
 }
 
 /// A job as configured.
@@ -80,6 +99,14 @@ pub struct JobConfig {
     pub level: Option<i32>,
     /// Its sources.
     pub sources: Vec<JobSource>,
+    /// Around its pushes.
+    pub hooks: Hooks,
+    /// Around its restores.
+    pub restore_hooks: Hooks,
+    /// Its variables, by what they stand for now.
+    pub vars: BTreeMap<String, String>,
+    /// The further targets that it can be restored to.
+    pub targets: Vec<String>,
 }
 
 /// The whole configuration.
@@ -105,13 +132,21 @@ impl Config {
     /// # Errors
     /// Every mistake in it, with its line.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::load_with(path, &Choices::default())
+    }
+
+    /// Reads the file at `path` as it is with choices made.
+    ///
+    /// # Errors
+    /// Every mistake in it, with its line; choices that it does not know.
+    pub fn load_with(path: &Path, choices: &Choices) -> Result<Self, ConfigError> {
         let shown = path.display().to_string();
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(e) => return Err(ConfigError { path: shown, problems: vec![e.to_string()] }),
         };
-        let mut config = Self::parse(&text).map_err(|problems| ConfigError { path: shown, problems })?;
+        let mut config = Self::parse_with(&text, choices).map_err(|problems| ConfigError { path: shown, problems })?;
         config.path = Some(path.to_owned());
         Ok(config)
     }
@@ -121,6 +156,10 @@ impl Config {
     /// # Errors
     /// Every mistake in it, with its line.
     pub fn parse(text: &str) -> Result<Self, Vec<String>> {
+        Self::parse_with(text, &Choices::default())
+    }
+
+    fn parse_with(text: &str, choices: &Choices) -> Result<Self, Vec<String>> {
         let (root, errors) = DeTable::parse_recoverable(text);
         let mistakes = Rc::new(Mistakes::default());
         for error in &errors {
@@ -140,7 +179,7 @@ impl Config {
             config.stores.insert(name, read_store(section));
         }
         for (name, section) in top.named_tables("job") {
-            config.jobs.insert(name.clone(), read_job(&name, section, &config.stores));
+            config.jobs.insert(name.clone(), read_job(&name, section, &config.stores, choices));
         }
         top.finish();
         let problems = mistakes.report(text);
@@ -190,7 +229,7 @@ fn parse_rate(text: &str) -> Result<u64, String> {
     if bytes >= 1000.0 { Ok(bytes as u64) } else { Err("a rate under 8 kbit/s would never end".into()) }
 }
 
-fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, StoreConfig>) -> JobConfig {
+fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, StoreConfig>, choices: &Choices) -> JobConfig {
     if name == ADHOC_JOB {
         section.wrong("this name belongs to pushes of paths on the command line");
     }
@@ -201,15 +240,37 @@ fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, StoreCon
         tags: section.texts("tags"),
         every_secs: section.duration_secs("every"),
         level: section.number("compression", 1..=19).and_then(|n| i32::try_from(n).ok()),
-        sources: Vec::new(),
+        hooks: read_hooks(&section),
+        restore_hooks: read_restore_hooks(&section),
+        ..JobConfig::default()
     };
+    let vars = read_vars(&section, choices);
+    let targets = read_targets(&section, choices, &mut job);
+    job.targets = targets.keys().cloned().collect();
+    job.vars = vars.as_ref().clone();
     for store in &job.stores {
         if !stores.contains_key(store) {
             section.wrong(format!("stores: there is no [store.{store}]"));
         }
     }
     for source in section.list_of_tables("source") {
-        job.sources.extend(read_source(source));
+        let of_source =
+            |sources: &BTreeMap<String, Section<'_>>| source.peek("name").is_some_and(|n| sources.contains_key(&n));
+        let mut read = read_source(source.filled(None, &vars));
+        for (target, sources) in targets.iter().filter(|(_, sources)| of_source(sources)) {
+            let over = source.peek("name").and_then(|name| sources.get(&name));
+            let mut there = read_source(source.filled(over, &vars));
+            if choices.target.as_ref() == Some(target) {
+                // Hooks of this place belong to this place: another target has its own or none.
+                let restore_hooks = over.map(read_restore_hooks).unwrap_or_default();
+                there.iter_mut().for_each(|there| there.restore_hooks = restore_hooks.clone());
+                read = there;
+            }
+        }
+        let chosen = choices.target.as_ref().and_then(|target| targets.get(target));
+        job.sources.extend(
+            read.map(|read| JobSource { has_target: choices.target.is_none() || chosen.is_some_and(of_source), ..read }),
+        );
     }
     if job.sources.is_empty() {
         section.wrong("no [[source]] that can be used: there is nothing to back up");
@@ -256,6 +317,25 @@ fn check_members(section: &Section<'_>, sources: &[JobSource]) {
     }
 }
 
+/// Further targets by name: for each source that can go there, the keys that differ.
+fn read_targets<'a>(
+    section: &Section<'a>,
+    choices: &Choices,
+    job: &mut JobConfig,
+) -> BTreeMap<String, BTreeMap<String, Section<'a>>> {
+    let mut targets = BTreeMap::new();
+    for (name, target) in section.table("target").map(|targets| targets.sections()).unwrap_or_default() {
+        let restore_hooks = read_restore_hooks(&target);
+        let sources = target.named_tables("source");
+        target.finish();
+        if choices.target.as_ref() == Some(&name) {
+            job.restore_hooks = restore_hooks;
+        }
+        targets.insert(name, sources.into_iter().collect());
+    }
+    targets
+}
+
 fn read_source(section: Section<'_>) -> Option<JobSource> {
     let name = section.required_text("name");
     let kind = section.required_text("kind");
@@ -270,53 +350,13 @@ fn read_source(section: Section<'_>) -> Option<JobSource> {
         }
     });
     let limits = read_limits(&section);
+    let (hooks, restore_hooks) = (read_hooks(&section), read_restore_hooks(&section));
     let kind = kind?;
     // Without a known kind the other keys cannot be judged.
     let source = kinds::read(&kind, &section, name.as_deref().unwrap_or_default())?;
     section.finish();
-    name.map(|_| JobSource { source, chunk_bytes: chunk_bytes.unwrap_or(DEFAULT_CHUNK_BYTES), limits })
-}
-
-/// What every kind of member may be held to.
-fn read_limits(section: &Section<'_>) -> Limits {
-    let bytes = |key| section.parsed(key, parse_bytes).unwrap_or_default();
-    Limits {
-        min_bytes: section.size("min_bytes"),
-        max_shrink_percent: section.parsed("max_shrink", parse_percent).filter(|percent| {
-            if *percent >= 100 {
-                section.wrong("max_shrink: must be under 100%");
-            }
-            *percent < 100
-        }),
-        max_growth_percent: section.parsed("max_growth", parse_percent),
-        magic: bytes("magic"),
-        footer: bytes("footer"),
-        timeout_secs: section.duration_secs("timeout"),
-    }
-}
-
-/// `30%`.
-fn parse_percent(text: &str) -> Result<u32, String> {
-    let number = text.trim().strip_suffix('%').and_then(|number| number.trim().parse().ok());
-    number.ok_or_else(|| format!("not a percentage: {text:?} (write \"30%\")"))
-}
-
-/// Bytes as a text, or in hex: `PGDMP`, `hex:6de29981`.
-fn parse_bytes(text: &str) -> Result<Vec<u8>, String> {
-    match text.strip_prefix("hex:") {
-        None if text.is_empty() => Err("is empty".into()),
-        None => Ok(text.as_bytes().to_vec()),
-        Some(digits) => {
-            let pairs: Option<Vec<u8>> = digits
-                .as_bytes()
-                .chunks(2)
-                .map(|pair| {
-                    std::str::from_utf8(pair).ok().filter(|p| p.len() == 2).and_then(|p| u8::from_str_radix(p, 16).ok())
-                })
-                .collect();
-            pairs.filter(|bytes| !bytes.is_empty()).ok_or_else(|| format!("not pairs of hex digits: {digits:?}"))
-        }
-    }
+    let chunk_bytes = chunk_bytes.unwrap_or(DEFAULT_CHUNK_BYTES);
+    name.map(|_| JobSource { source, chunk_bytes, limits, hooks, restore_hooks, has_target: true })
 }
 
 #[cfg(test)]

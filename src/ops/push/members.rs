@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::PushPlan;
 use super::prepare::Prepared;
+use super::{PlannedSource, PushPlan};
 use crate::codec::Cutter;
 use crate::format::manifest::Member;
 use crate::model::finding::Finding;
@@ -24,11 +24,14 @@ use crate::vault::courier::Courier;
 use crate::vault::snapshot_writer::SnapshotWriter;
 
 /// What capturing all members gave.
+#[derive(Default)]
 pub struct CapturedJob {
     pub members: Vec<Member>,
     pub findings: Vec<Finding>,
     pub finding_count: u64,
     pub caches: Vec<FileCachePlace>,
+    /// What hooks had to report: it says nothing about the data.
+    pub hook_findings: Vec<Finding>,
 }
 
 /// Captures every member; none of them stands alone.
@@ -43,42 +46,72 @@ pub fn capture_all(
 ) -> Result<CapturedJob, OpError> {
     let names: Vec<String> = prepared.sides.iter().map(|side| side.named.name.clone()).collect();
     let progress = Told { env, courier, names };
-    let mut job = CapturedJob { members: Vec::new(), findings: Vec::new(), finding_count: 0, caches: Vec::new() };
+    let mut job = CapturedJob::default();
     let scratch = Scratch::make(&context.state)?;
-    // A missing root, an absent server: known before hours of work.
     let mut sources = Vec::new();
     for planned in &plan.sources {
         let member = planned.source.name().to_owned();
         let dir = scratch.of_member(&member)?;
         let work =
             Work::new(&member, dir, env.clock.now(), &plan.timezone, env.cancel).with_timeout(planned.limits.timeout_secs);
-        let mut source = planned.source.open(&work).map_err(|error| in_member(&member, error))?;
-        if planned.limits.look_at_bytes() {
-            source = Box::new(Guarded::new(source, planned.limits.clone()));
-        }
-        sources.push((source, planned));
+        // A missing root, an absent server: known before hours of work, unless a hook makes it present.
+        let source = if planned.hooks.is_empty() { Some(open(planned, &work)?) } else { None };
+        sources.push((source, planned, work));
     }
-    for (mut source, planned) in sources {
-        env.step(format!("reading {}", source.name()));
-        let cache_name = format!("files-{}-{}", plan.job, source.name()).replace('/', "-");
-        let config = CaptureConfig {
-            cutter: Cutter::with_average(planned.average_chunk_bytes),
-            readers: std::thread::available_parallelism().map_or(4, |n| usize::from(n).clamp(4, 8)),
-            cache: plan.use_file_cache.then(|| context.state.cache().join(cache_name)),
-            cancel: env.cancel,
-            clock: env.clock,
-            progress: &progress,
-        };
-        let Captured { member, findings, finding_count, cache } = capture(source.as_mut(), writer, &config)?;
-        let before = baseline.members.get(&member.name).filter(|_| !plan.accept_size.contains(&member.name));
-        planned.limits.judge(&member.name, &member.tally, before).map_err(|error| in_member(&member.name, error))?;
-        must_not_be_empty(source.as_ref(), &member)?;
+    for (source, planned, work) in sources {
+        let entered = planned.hooks.enter(&format!("source {}", planned.source.name()), &context.state, env)?;
+        let outcome = source.map_or_else(|| open(planned, &work), Ok).map_err(OpError::from).and_then(|source| {
+            let before = baseline.members.get(planned.source.name());
+            let place = Place { plan, planned, before, cache: context.state.cache(), progress: &progress, env };
+            capture_member(source, writer, &place)
+        });
+        job.hook_findings.extend(entered.leave(outcome.is_ok()));
+        let Captured { member, findings, finding_count, cache } = outcome?;
         job.members.push(member);
         job.findings.extend(findings);
         job.finding_count += finding_count;
         job.caches.extend(cache);
     }
     Ok(job)
+}
+
+fn open(planned: &PlannedSource, work: &Work) -> Result<Box<dyn Source>, VaultError> {
+    let source = planned.source.open(work).map_err(|error| in_member(planned.source.name(), error))?;
+    Ok(if planned.limits.look_at_bytes() { Box::new(Guarded::new(source, planned.limits.clone())) } else { source })
+}
+
+/// What capturing a member needs to know.
+struct Place<'a> {
+    plan: &'a PushPlan,
+    planned: &'a PlannedSource,
+    before: Option<&'a Tally>,
+    cache: std::path::PathBuf,
+    progress: &'a Told<'a>,
+    env: &'a Env<'a>,
+}
+
+fn capture_member(
+    mut source: Box<dyn Source>,
+    writer: &mut SnapshotWriter<'_>,
+    place: &Place<'_>,
+) -> Result<Captured, OpError> {
+    let Place { plan, planned, env, .. } = place;
+    env.step(format!("reading {}", source.name()));
+    let cache_name = format!("files-{}-{}", plan.job, source.name()).replace('/', "-");
+    let config = CaptureConfig {
+        cutter: Cutter::with_average(planned.average_chunk_bytes),
+        readers: std::thread::available_parallelism().map_or(4, |n| usize::from(n).clamp(4, 8)),
+        cache: plan.use_file_cache.then(|| place.cache.join(cache_name)),
+        cancel: env.cancel,
+        clock: env.clock,
+        progress: place.progress,
+    };
+    let captured = capture(source.as_mut(), writer, &config)?;
+    let member = &captured.member;
+    let before = place.before.filter(|_| !plan.accept_size.contains(&member.name));
+    planned.limits.judge(&member.name, &member.tally, before).map_err(|error| in_member(&member.name, error))?;
+    must_not_be_empty(source.as_ref(), member)?;
+    Ok(captured)
 }
 
 fn in_member(member: &str, source: SourceError) -> VaultError {

@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicI32;
 use serde::Serialize;
 
 use super::context::{Context, Locking, NamedStore, VaultPin};
+use super::hooks::{self, Hooks};
 use super::{Env, Exit, OpError};
 use crate::crypto::secret::VaultSecret;
 use crate::format::body::SnapshotBody;
@@ -56,6 +57,8 @@ pub struct PlannedSource {
     pub average_chunk_bytes: usize,
     /// What the member must be.
     pub limits: Limits,
+    /// Around its capture.
+    pub hooks: Hooks,
 }
 
 /// What to back up.
@@ -84,6 +87,8 @@ pub struct PushPlan {
     pub use_file_cache: bool,
     /// Members whose size is taken as it is, however it compares with the last good snapshot.
     pub accept_size: Vec<String>,
+    /// Around the capture of all members.
+    pub hooks: Hooks,
 }
 
 /// What became of one store.
@@ -161,10 +166,14 @@ impl PushReceipt {
 /// When a source fails, no store can be reached, or anything stands against the vault's trust. Then there is no snapshot.
 pub fn push(plan: &PushPlan, env: &Env<'_>) -> Result<PushReceipt, OpError> {
     let mut context = Context::open(env, plan.vault, Locking::Exclusive)?;
+    let undone = hooks::recover(&context.state, env)?;
     let mut attempt = 1;
     loop {
         match push_once(plan, &mut context, env)? {
-            Some(receipt) => return Ok(receipt),
+            Some(mut receipt) => {
+                receipt.findings.extend(undone);
+                return Ok(receipt);
+            }
             None if attempt < ATTEMPTS => {
                 env.step("objects went away while the push ran: once more");
                 attempt += 1;
@@ -215,7 +224,10 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     let mut writer = SnapshotWriter::start(config, &mut index, live, &mut journal, &courier);
     let series = secret.series(env.host, &plan.job);
     let baseline = Baseline::read(&context.state, &series, plan, &prepared)?;
-    let captured = capture_all(plan, &mut writer, context, &courier, &prepared, &baseline, env)?;
+    let mut entered = plan.hooks.enter(&format!("job {}", plan.job), &context.state, env)?;
+    let captured = capture_all(plan, &mut writer, context, &courier, &prepared, &baseline, env);
+    let mut hook_findings = entered.undo();
+    let captured = captured?;
 
     env.step("writing index, manifest and inventory");
     writer.finish_packs()?;
@@ -297,8 +309,11 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     let fresh = inventory.fresh.iter().map(|page| page.name).chain([inventory.root.name]);
     pages.retain(&kept.into_iter().chain(fresh).chain(prepared.inventory_roots()).collect());
 
+    hook_findings.extend(captured.hook_findings);
+    hook_findings.extend(entered.leave(true));
     let mut findings = prepared.findings;
     findings.extend(captured.findings);
+    findings.extend(hook_findings);
     Ok(Some(PushReceipt {
         snapshot: signed.head.hash,
         seq: signed.head.seq,

@@ -183,6 +183,8 @@ pub struct Account {
     pub proof: BTreeMap<String, String>,
     /// What was noticed. Anything but a notice makes the snapshot `partial`.
     pub findings: Vec<Finding>,
+    /// What a tool logged, where a restore is judged by that: short, and kept sealed in the restore's record.
+    pub log: Option<String>,
 }
 
 impl Account {
