@@ -17,6 +17,7 @@ pub mod engine;
 pub mod files;
 pub mod limits;
 pub mod secret;
+pub mod spool;
 pub mod tool;
 pub mod work;
 

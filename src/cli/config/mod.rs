@@ -19,7 +19,7 @@ mod member;
 mod section;
 
 pub use member::Choices;
-use member::{read_hooks, read_limits, read_restore_hooks, read_vars};
+use member::{add_service, read_hooks, read_limits, read_restore_hooks, read_vars};
 use section::{Mistakes, Section};
 
 /// zstd level where the configuration names none.
@@ -262,7 +262,8 @@ fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, StoreCon
             let mut there = read_source(source.filled(over, &vars));
             if choices.target.as_ref() == Some(target) {
                 // Hooks of this place belong to this place: another target has its own or none.
-                let restore_hooks = over.map(read_restore_hooks).unwrap_or_default();
+                let mut restore_hooks = over.map(read_restore_hooks).unwrap_or_default();
+                over.into_iter().for_each(|over| add_service(over, &mut Hooks::default(), &mut restore_hooks));
                 there.iter_mut().for_each(|there| there.restore_hooks = restore_hooks.clone());
                 read = there;
             }
@@ -350,7 +351,8 @@ fn read_source(section: Section<'_>) -> Option<JobSource> {
         }
     });
     let limits = read_limits(&section);
-    let (hooks, restore_hooks) = (read_hooks(&section), read_restore_hooks(&section));
+    let (mut hooks, mut restore_hooks) = (read_hooks(&section), read_restore_hooks(&section));
+    add_service(&section, &mut hooks, &mut restore_hooks);
     let kind = kind?;
     // Without a known kind the other keys cannot be judged.
     let source = kinds::read(&kind, &section, name.as_deref().unwrap_or_default())?;

@@ -9,6 +9,7 @@ use crate::source::secret::Secret;
 
 mod command;
 mod files;
+mod spool;
 
 /// Reads the keys that belong to `kind`. None when it is not known, or lacks what it cannot do without; the section then
 /// knows why.
@@ -16,6 +17,8 @@ pub fn read(kind: &str, section: &Section<'_>, name: &str) -> Option<SourceConfi
     match kind {
         "files" => Some(SourceConfig::Files(files::read(section, name))),
         "command" => engine(command::read(section, name)),
+        "spool" => engine(spool::read(section, name)),
+        "stackgraph" => engine(command::read_stackgraph(section, name)),
         other => {
             section.wrong(format!("kind {other:?} is not known; there are {}", KINDS.join(", ")));
             None
@@ -24,7 +27,7 @@ pub fn read(kind: &str, section: &Section<'_>, name: &str) -> Option<SourceConfi
 }
 
 /// Every kind, for messages.
-const KINDS: [&str; 2] = ["files", "command"];
+const KINDS: [&str; 4] = ["files", "command", "spool", "stackgraph"];
 
 fn engine(config: Option<impl Engine + 'static>) -> Option<SourceConfig> {
     config.map(|config| SourceConfig::Engine(Arc::new(config)))
