@@ -15,6 +15,7 @@ use crate::ops::{Env, Exit, OpError};
 mod commands;
 pub mod config;
 mod passphrase;
+mod presets;
 mod progress;
 mod render;
 mod session;

@@ -259,12 +259,12 @@ fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, StoreCon
         tags: section.texts("tags"),
         every_secs: section.duration_secs("every"),
         level: section.number("compression", 1..=19).and_then(|n| i32::try_from(n).ok()),
-        hooks: read_hooks(&section),
-        restore_hooks: read_restore_hooks(&section),
         ..JobConfig::default()
     };
     let vars = read_vars(&section, choices);
-    let targets = read_targets(&section, choices, &mut job);
+    let filled = section.filled(None, &vars);
+    (job.hooks, job.restore_hooks) = (read_hooks(&filled), read_restore_hooks(&filled));
+    let targets = read_targets(&filled, choices, &mut job);
     job.targets = targets.keys().cloned().collect();
     job.vars = vars.as_ref().clone();
     for store in &job.stores {
