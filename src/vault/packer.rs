@@ -429,7 +429,7 @@ mod tests {
     #[test]
     fn chunks_of_a_few_bytes_fill_tables_and_not_packs_of_padding() {
         let identity = Identity::generate();
-        let config = PackerConfig { level: Arc::new(AtomicI32::new(3)), workers: 2, recipients: vec![identity.recipient()] };
+        let config = PackerConfig { compression: Compression::Level(3), workers: 2, recipients: vec![identity.recipient()] };
         let mut packer = Packer::start(&config, Budget::new(20 * MIB));
         let mut packs = Kept(Vec::new());
         for n in 0..100_000 {
