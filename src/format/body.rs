@@ -140,6 +140,9 @@ pub struct RestoreOutcomeBody {
     pub findings: u64,
     /// The error, where one ended it; it names objects, never content.
     pub error: Option<String>,
+    /// What a restore of data systems found at each of them, sealed to the epoch in base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed_report: Option<String>,
 }
 
 /// What a verification found.

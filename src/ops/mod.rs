@@ -17,12 +17,14 @@ pub mod browse;
 pub mod cat;
 pub mod context;
 pub mod custody;
+pub mod hooks;
 pub mod init;
 pub mod ledger;
 pub mod probe;
 pub mod push;
 pub mod reading;
 pub mod restore;
+pub mod run;
 pub mod select;
 pub mod status;
 pub mod sync;
@@ -193,7 +195,7 @@ pub struct Env<'a> {
     /// Who is told.
     pub observer: &'a dyn Observer,
     /// Set from outside to stop.
-    pub cancel: &'a AtomicBool,
+    pub cancel: &'static AtomicBool,
     /// What this machine is called.
     pub host: &'a str,
     /// The account that runs this.

@@ -16,6 +16,7 @@ use crate::vault::snapshots::{Records, Snapshot};
 use crate::vault::unlock::{Unlocked, unlock};
 
 /// Which copy is read, and who opens it.
+#[derive(Clone)]
 pub struct ReadPlan {
     /// Whom to trust.
     pub pin: VaultPin,

@@ -20,6 +20,7 @@ use crate::model::ids::VaultId;
 use crate::model::pattern::Selection;
 use crate::model::size::human_size;
 use crate::ops::context::{NamedStore, VaultPin};
+use crate::ops::hooks::Hooks;
 use crate::ops::init::{InitPlan, init};
 use crate::ops::push::{PlannedSource, PushPlan, PushReceipt, push};
 use crate::ops::reading::ReadPlan;
@@ -29,6 +30,7 @@ use crate::ops::verify::{Depth, VerifyPlan, verify};
 use crate::ops::{Env, Exit, OpError};
 use crate::source::SourceConfig;
 use crate::source::files::{ExcludeRules, FilesConfig};
+use crate::source::limits::Limits;
 use crate::store::Location;
 use crate::store::sftp::serve::{Layout, Running, ServeOptions, Server};
 use crate::store::sftp::{SftpOptions, SftpStore};
@@ -297,12 +299,16 @@ fn push_plan(
             source: SourceConfig::Files(source),
             average_chunk_bytes: DEFAULT_CHUNK_BYTES,
             patch: true,
+            limits: Limits::default(),
+            hooks: Hooks::default(),
         }],
         compression: Compression::Auto,
         every_secs: None,
         timezone: "UTC".into(),
         use_file_cache: true,
         base_cache_bytes: 0,
+        accept_size: Vec::new(),
+        hooks: Hooks::default(),
     })
 }
 

@@ -11,14 +11,17 @@ use crate::ledger::RootPin;
 use crate::model::ids::VaultId;
 use crate::model::limits::{KIB, MIB};
 use crate::model::rate::Pace;
-use crate::model::time::Timestamp;
+use crate::ops::hooks::Hooks;
 use crate::source::SourceConfig;
-use crate::source::command::CommandConfig;
-use crate::source::files::{ExcludeRules, FilesConfig};
+use crate::source::limits::Limits;
 use crate::store::Location;
 
+mod kinds;
+mod member;
 mod section;
 
+pub use member::Choices;
+use member::{add_service, read_hooks, read_limits, read_restore_hooks, read_vars};
 use section::{Mistakes, Section};
 
 /// What patch bases may take on this machine's disk where the configuration says nothing.
@@ -64,8 +67,25 @@ pub struct JobSource {
     pub source: SourceConfig,
     /// Average chunk in bytes.
     pub chunk_bytes: usize,
+    /// What the member must be.
+    pub limits: Limits,
+    /// Around its backup.
+    pub hooks: Hooks,
+    /// Around its restore.
+    pub restore_hooks: Hooks,
+    /// Whether the target that was chosen says where it goes; true for the place that it comes from.
+    pub has_target: bool,
     /// Whether changed places of its large files may be stored as patches on what earlier pushes stored.
     pub patch: bool,
+}
+
+impl JobSource {
+    /// A source with nothing said about it.
+    #[must_use]
+    pub fn plain(source: SourceConfig) -> Self {
+        let (limits, hooks, restore_hooks) = (Limits::default(), Hooks::default(), Hooks::default());
+        Self { source, chunk_bytes: DEFAULT_CHUNK_BYTES, limits, hooks, restore_hooks, has_target: true, patch: true }
+    }
 }
 
 /// A job as configured.
@@ -83,6 +103,14 @@ pub struct JobConfig {
     pub compression: Option<Compression>,
     /// Its sources.
     pub sources: Vec<JobSource>,
+    /// Around its pushes.
+    pub hooks: Hooks,
+    /// Around its restores.
+    pub restore_hooks: Hooks,
+    /// Its variables, by what they stand for now.
+    pub vars: BTreeMap<String, String>,
+    /// The further targets that it can be restored to.
+    pub targets: Vec<String>,
 }
 
 /// The whole configuration.
@@ -110,13 +138,21 @@ impl Config {
     /// # Errors
     /// Every mistake in it, with its line.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::load_with(path, &Choices::default())
+    }
+
+    /// Reads the file at `path` as it is with choices made.
+    ///
+    /// # Errors
+    /// Every mistake in it, with its line; choices that it does not know.
+    pub fn load_with(path: &Path, choices: &Choices) -> Result<Self, ConfigError> {
         let shown = path.display().to_string();
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(e) => return Err(ConfigError { path: shown, problems: vec![e.to_string()] }),
         };
-        let mut config = Self::parse(&text).map_err(|problems| ConfigError { path: shown, problems })?;
+        let mut config = Self::parse_with(&text, choices).map_err(|problems| ConfigError { path: shown, problems })?;
         config.path = Some(path.to_owned());
         Ok(config)
     }
@@ -126,6 +162,10 @@ impl Config {
     /// # Errors
     /// Every mistake in it, with its line.
     pub fn parse(text: &str) -> Result<Self, Vec<String>> {
+        Self::parse_with(text, &Choices::default())
+    }
+
+    fn parse_with(text: &str, choices: &Choices) -> Result<Self, Vec<String>> {
         let (root, errors) = DeTable::parse_recoverable(text);
         let mistakes = Rc::new(Mistakes::default());
         for error in &errors {
@@ -145,7 +185,7 @@ impl Config {
             config.stores.insert(name, read_store(section));
         }
         for (name, section) in top.named_tables("job") {
-            config.jobs.insert(name.clone(), read_job(&name, section, &config.stores));
+            config.jobs.insert(name.clone(), read_job(&name, section, &config.stores, choices));
         }
         top.finish();
         let problems = mistakes.report(text);
@@ -207,7 +247,7 @@ fn location(text: &str) -> Result<Location, String> {
     text.parse().map_err(|e: crate::store::location::LocationError| e.to_string())
 }
 
-fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, StoreConfig>) -> JobConfig {
+fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, StoreConfig>, choices: &Choices) -> JobConfig {
     if name == ADHOC_JOB {
         section.wrong("this name belongs to pushes of paths on the command line");
     }
@@ -218,15 +258,38 @@ fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, StoreCon
         tags: section.texts("tags"),
         every_secs: section.duration_secs("every"),
         compression: read_compression(&section),
-        sources: Vec::new(),
+        ..JobConfig::default()
     };
+    let vars = read_vars(&section, choices);
+    let filled = section.filled(None, &vars);
+    (job.hooks, job.restore_hooks) = (read_hooks(&filled), read_restore_hooks(&filled));
+    let targets = read_targets(&filled, choices, &mut job);
+    job.targets = targets.keys().cloned().collect();
+    job.vars = vars.as_ref().clone();
     for store in &job.stores {
         if !stores.contains_key(store) {
             section.wrong(format!("stores: there is no [store.{store}]"));
         }
     }
     for source in section.list_of_tables("source") {
-        job.sources.extend(read_source(source));
+        let of_source =
+            |sources: &BTreeMap<String, Section<'_>>| source.peek("name").is_some_and(|n| sources.contains_key(&n));
+        let mut read = read_source(source.filled(None, &vars));
+        for (target, sources) in targets.iter().filter(|(_, sources)| of_source(sources)) {
+            let over = source.peek("name").and_then(|name| sources.get(&name));
+            let mut there = read_source(source.filled(over, &vars));
+            if choices.target.as_ref() == Some(target) {
+                // Hooks of this place belong to this place: another target has its own or none.
+                let mut restore_hooks = over.map(read_restore_hooks).unwrap_or_default();
+                over.into_iter().for_each(|over| add_service(over, &mut Hooks::default(), &mut restore_hooks));
+                there.iter_mut().for_each(|there| there.restore_hooks = restore_hooks.clone());
+                read = there;
+            }
+        }
+        let chosen = choices.target.as_ref().and_then(|target| targets.get(target));
+        job.sources.extend(
+            read.map(|read| JobSource { has_target: choices.target.is_none() || chosen.is_some_and(of_source), ..read }),
+        );
     }
     if job.sources.is_empty() {
         section.wrong("no [[source]] that can be used: there is nothing to back up");
@@ -282,6 +345,25 @@ fn check_members(section: &Section<'_>, sources: &[JobSource]) {
     }
 }
 
+/// Further targets by name: for each source that can go there, the keys that differ.
+fn read_targets<'a>(
+    section: &Section<'a>,
+    choices: &Choices,
+    job: &mut JobConfig,
+) -> BTreeMap<String, BTreeMap<String, Section<'a>>> {
+    let mut targets = BTreeMap::new();
+    for (name, target) in section.table("target").map(|targets| targets.sections()).unwrap_or_default() {
+        let restore_hooks = read_restore_hooks(&target);
+        let sources = target.named_tables("source");
+        target.finish();
+        if choices.target.as_ref() == Some(&name) {
+            job.restore_hooks = restore_hooks;
+        }
+        targets.insert(name, sources.into_iter().collect());
+    }
+    targets
+}
+
 fn read_source(section: Section<'_>) -> Option<JobSource> {
     let name = section.required_text("name");
     let kind = section.required_text("kind");
@@ -295,68 +377,22 @@ fn read_source(section: Section<'_>) -> Option<JobSource> {
             None
         }
     });
-    let source = match kind.as_deref() {
-        Some("files") => Some(SourceConfig::Files(read_files(&section, name.clone().unwrap_or_default()))),
-        Some("command") => Some(SourceConfig::Command(read_command(&section, name.clone().unwrap_or_default()))),
-        Some(other) => {
-            section.wrong(format!("kind {other:?} is not known; there are files and command"));
-            // The other keys cannot be judged without it.
-            return None;
-        }
-        None => None,
-    };
+    let limits = read_limits(&section);
+    let (mut hooks, mut restore_hooks) = (read_hooks(&section), read_restore_hooks(&section));
+    add_service(&section, &mut hooks, &mut restore_hooks);
+    let kind = kind?;
+    // Without a known kind the other keys cannot be judged.
+    let source = kinds::read(&kind, &section, name.as_deref().unwrap_or_default())?;
     let patch = section.flag("patch").unwrap_or(true);
     section.finish();
-    name.and(source).map(|source| JobSource { source, chunk_bytes: chunk_bytes.unwrap_or(DEFAULT_CHUNK_BYTES), patch })
-}
-
-fn read_files(section: &Section<'_>, name: String) -> FilesConfig {
-    let roots: Vec<PathBuf> = section.texts("paths").into_iter().map(PathBuf::from).collect();
-    if roots.is_empty() {
-        section.wrong("paths is missing or empty");
-    }
-    for root in &roots {
-        if !root.is_absolute() || root.components().any(|c| c == std::path::Component::ParentDir) {
-            section.wrong(format!("paths: {} must be an absolute path without ..", root.display()));
-        }
-    }
-    let patterns = section.texts("exclude");
-    let mut exclude = match ExcludeRules::with_patterns(&patterns) {
-        Ok(rules) => rules,
-        Err(error) => {
-            section.wrong(error);
-            ExcludeRules::default()
-        }
-    };
-    exclude.caches = section.flag("exclude_caches").unwrap_or(false);
-    exclude.markers = section.texts("exclude_if_present");
-    exclude.one_file_system = section.flag("one_file_system").unwrap_or(false);
-    exclude.max_file_bytes = section.size("max_file_size");
-    FilesConfig { name, roots, exclude }
-}
-
-fn read_command(section: &Section<'_>, name: String) -> CommandConfig {
-    let argv = section.texts("command");
-    if argv.is_empty() {
-        section.wrong("command is missing: a list of program and arguments");
-    }
-    let filename = section.text("filename").unwrap_or_else(|| "stdout".to_owned());
-    if filename.is_empty() || filename.contains('/') || filename.starts_with('.') {
-        section.wrong(format!("filename {filename:?}: a plain name without /"));
-    }
-    CommandConfig {
-        name,
-        argv,
-        filename,
-        timeout_secs: section.duration_secs("timeout"),
-        min_bytes: section.size("min_bytes").unwrap_or(1),
-        now: Timestamp(0),
-    }
+    let chunk_bytes = chunk_bytes.unwrap_or(DEFAULT_CHUNK_BYTES);
+    name.map(|_| JobSource { source, chunk_bytes, limits, hooks, restore_hooks, has_target: true, patch })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::time::Timestamp;
 
     const GOOD: &str = r#"
 host = "registry-1"
@@ -397,9 +433,8 @@ min_bytes = "1 MiB"
         assert_eq!(config.stores["server"].pace.limit(Timestamp(0)), Some(2_500_000));
         let job = &config.jobs["nightly"];
         assert_eq!((job.sources.len(), job.every_secs), (2, Some(86_400)));
-        assert!(
-            matches!(&job.sources[1].source, SourceConfig::Command(c) if c.min_bytes == MIB && c.timeout_secs == Some(7200))
-        );
+        let limits = &job.sources[1].limits;
+        assert_eq!((limits.min_bytes, limits.timeout_secs), (Some(MIB), Some(7200)));
     }
 
     #[test]
