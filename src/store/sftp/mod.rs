@@ -52,7 +52,7 @@ use session::Session;
 use throttle::Throttle;
 
 use crate::store::location::SftpLocation;
-use crate::store::{Durability, Listed, Location, Store, StoreError, WriteOnceStore};
+use crate::store::{Durability, Listed, Location, PruneStore, Store, StoreError, WriteOnceStore};
 
 /// SSH's port (RFC 4250, section 7).
 const DEFAULT_PORT: u16 = 22;
@@ -221,6 +221,14 @@ impl WriteOnceStore for SftpStore {
 
     fn sweep(&self, _: &[String]) -> Result<u64, StoreError> {
         Ok(0)
+    }
+}
+
+impl PruneStore for SftpStore {
+    fn remove(&self, name: &str) -> Result<(), StoreError> {
+        let path = self.remote(name);
+        // What is gone is gone: to ask twice changes nothing.
+        self.reading(async |session| query::remove(session, name, &path).await)
     }
 }
 
