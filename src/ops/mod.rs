@@ -19,6 +19,7 @@ pub mod context;
 pub mod custody;
 pub mod init;
 pub mod ledger;
+pub mod prune;
 pub mod push;
 pub mod reading;
 pub mod restore;

@@ -23,9 +23,11 @@ pub mod list_stream;
 pub mod objects;
 pub mod packer;
 pub mod presence;
+pub mod pruned;
 pub mod replicate;
 pub mod snapshot_writer;
 pub mod snapshots;
+pub mod sweep;
 pub mod unlock;
 pub mod verify;
 

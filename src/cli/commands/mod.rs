@@ -5,6 +5,7 @@ pub mod cat;
 pub mod init;
 pub mod ledger;
 pub mod manual;
+pub mod prune;
 pub mod push;
 pub mod restore;
 pub mod serve;

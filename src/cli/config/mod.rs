@@ -7,7 +7,7 @@ use std::rc::Rc;
 use toml::de::DeTable;
 
 use crate::ledger::RootPin;
-use crate::model::ids::VaultId;
+use crate::model::ids::{Token, VaultId};
 use crate::model::limits::{GIB, KIB, MIB};
 use crate::model::time::Timestamp;
 use crate::source::SourceConfig;
@@ -15,8 +15,12 @@ use crate::source::command::CommandConfig;
 use crate::source::files::{ExcludeRules, FilesConfig};
 use crate::store::Location;
 
+mod keep;
 mod section;
 
+pub use keep::KeepConfig;
+
+use keep::read_keep;
 use section::{Mistakes, Section};
 
 /// zstd level where the configuration names none.
@@ -53,6 +57,17 @@ pub struct StoreConfig {
     pub timeout_secs: Option<u64>,
     /// A local directory that need not be a mounted drive.
     pub plain_directory: bool,
+    /// What this copy keeps, of every job, in place of the jobs' own rules.
+    pub keep: Option<KeepConfig>,
+}
+
+/// What a custodian, who knows no names, keeps of a series.
+#[derive(Debug, Clone)]
+pub struct SeriesConfig {
+    /// The rules.
+    pub keep: Option<KeepConfig>,
+    /// IANA name of the zone in which its days begin.
+    pub timezone: Option<String>,
 }
 
 /// A source of a job as configured.
@@ -77,6 +92,8 @@ pub struct JobConfig {
     pub every_secs: Option<u64>,
     /// zstd level.
     pub level: Option<i32>,
+    /// What every copy keeps of it that has no rules of its own.
+    pub keep: Option<KeepConfig>,
     /// Its sources.
     pub sources: Vec<JobSource>,
 }
@@ -96,6 +113,8 @@ pub struct Config {
     pub stores: BTreeMap<String, StoreConfig>,
     /// Jobs by name.
     pub jobs: BTreeMap<String, JobConfig>,
+    /// Rules of series by their tokens.
+    pub series: BTreeMap<Token, SeriesConfig>,
 }
 
 impl Config {
@@ -141,6 +160,12 @@ impl Config {
         for (name, section) in top.named_tables("job") {
             config.jobs.insert(name.clone(), read_job(&name, section, &config.stores));
         }
+        for (token, section) in top.named_tables("series") {
+            match token.parse::<Token>() {
+                Ok(token) => drop(config.series.insert(token, read_series(section))),
+                Err(_) => section.wrong("a series is called by its token: 32 hex digits, as `farkeep init` prints them"),
+            }
+        }
         top.finish();
         let problems = mistakes.report(text);
         if problems.is_empty() { Ok(config) } else { Err(problems) }
@@ -159,6 +184,7 @@ fn read_store(section: Section<'_>) -> StoreConfig {
         limit: section.parsed("limit", parse_rate),
         timeout_secs: section.duration_secs("timeout"),
         plain_directory: section.flag("plain_directory").unwrap_or(false),
+        keep: read_keep(&section),
     };
     for key in &store.host_keys {
         if !key.starts_with("SHA256:") {
@@ -200,6 +226,7 @@ fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, StoreCon
         tags: section.texts("tags"),
         every_secs: section.duration_secs("every"),
         level: section.number("compression", 1..=19).and_then(|n| i32::try_from(n).ok()),
+        keep: read_keep(&section),
         sources: Vec::new(),
     };
     for store in &job.stores {
@@ -216,6 +243,12 @@ fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, StoreCon
     check_members(&section, &job.sources);
     section.finish();
     job
+}
+
+fn read_series(section: Section<'_>) -> SeriesConfig {
+    let series = SeriesConfig { keep: read_keep(&section), timezone: section.parsed("timezone", check_timezone) };
+    section.finish();
+    series
 }
 
 fn check_timezone(text: &str) -> Result<String, String> {
@@ -347,6 +380,7 @@ limit    = "20 Mbit/s"
 stores   = ["server"]
 timezone = "Africa/Nairobi"
 every    = "24h"
+keep     = { daily = 7, weekly = 8, min_snapshots = 3 }
 
 [[job.nightly.source]]
 name    = "attachments"
@@ -369,6 +403,8 @@ min_bytes = "1 MiB"
         assert_eq!(config.stores["server"].limit, Some(2_500_000));
         let job = &config.jobs["nightly"];
         assert_eq!((job.sources.len(), job.every_secs), (2, Some(86_400)));
+        let keep = job.keep.as_ref().unwrap_or_else(|| panic!("no rules"));
+        assert_eq!((keep.periods.daily, keep.periods.weekly, keep.periods.last, keep.min_snapshots), (7, 8, 0, 3));
         assert!(
             matches!(&job.sources[1].source, SourceConfig::Command(c) if c.min_bytes == MIB && c.timeout_secs == Some(7200))
         );
@@ -380,6 +416,7 @@ min_bytes = "1 MiB"
             .replace("limit    = \"20 Mbit/s\"", "limit    = \"fast\"")
             .replace("every    = \"24h\"", "evry     = \"24h\"")
             .replace("stores   = [\"server\"]", "stores   = [\"sever\"]")
+            .replace("weekly = 8", "wekly = 8")
             .replace("timeout   = \"2h\"", "timeout   = 7200")
             .replace("paths   = [\"/data/minio\"]", "paths   = [\"data\"]");
         let problems = Config::parse(&bad).err().unwrap_or_default();
@@ -387,8 +424,9 @@ min_bytes = "1 MiB"
             ("line 12:", "limit"),
             ("line 14:", "[store.sever]"),
             ("line 17:", "evry"),
-            ("line 19:", "absolute"),
-            ("line 29:", "timeout"),
+            ("line 20:", "absolute"),
+            ("line 30:", "timeout"),
+            ("line 18:", "wekly"),
         ];
         assert_eq!(problems.len(), expect.len(), "{problems:#?}");
         for (line, word) in expect {

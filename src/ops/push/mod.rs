@@ -213,7 +213,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
 
     env.step("writing index, manifest and inventory");
     writer.finish_packs()?;
-    let usable = |object: &crate::model::name::Sealed| prepared.has_everywhere(&ObjectName::Index(*object));
+    let usable = |object: &crate::model::name::Sealed| prepared.may_refer_to(&ObjectName::Index(*object));
     let indexes = writer.write_indexes(&usable)?;
     let finished = env.clock.now();
     let manifest = Manifest {
@@ -241,6 +241,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     for snapshot in prepared.newest_of_each_series() {
         base.extend(page_names(&pages, source_store, &snapshot.body.inventory)?);
     }
+    base.retain(|page| prepared.may_refer_to(&ObjectName::Inventory(*page)));
     let mut load = |page: &crate::model::name::Sealed| pages.read(source_store, page);
     let inventory = writer.write_inventory(&others, &base, &mut load)?;
     for page in inventory.fresh.iter().chain([&inventory.root]) {
@@ -253,6 +254,10 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
 
     env.step("looking again at what arrived");
     if !prepared.check_arrived(&inventory, &pages, &courier)? {
+        journal.clear()?;
+        return Ok(None);
+    }
+    if prepared.newly_doomed(context, plan, &inventory, &pages)? {
         journal.clear()?;
         return Ok(None);
     }
