@@ -75,6 +75,8 @@ enum Command {
     /// Drop snapshots that the rules no longer keep, and what nobody needs any more
     #[command(subcommand)]
     Prune(commands::prune::Args),
+    /// Care for a copy without any key that opens it: verify, prune, say that it lives
+    Custodian(commands::custodian::Args),
     /// Keep a snapshot whatever the rules say
     Hold(commands::prune::HoldArgs),
     /// List snapshots
@@ -153,6 +155,7 @@ fn dispatch(command: &Command, session: &Session) -> Result<Outcome, OpError> {
         Command::Verify(args) => commands::verify::run(args, session),
         Command::Sync(args) => commands::sync::run(args, session),
         Command::Prune(args) => commands::prune::run(args, session),
+        Command::Custodian(args) => commands::custodian::run(args, session),
         Command::Hold(args) => commands::prune::run_hold(args, session),
         Command::Snapshots(args) => commands::browse::run_snapshots(args, session),
         Command::Ls(args) => commands::browse::run_ls(args, session),
@@ -176,6 +179,7 @@ const fn command_name(command: &Command) -> &'static str {
         Command::Verify(_) => "verify",
         Command::Sync(_) => "sync",
         Command::Prune(_) => "prune",
+        Command::Custodian(_) => "custodian",
         Command::Hold(_) => "hold",
         Command::Snapshots(_) => "snapshots",
         Command::Ls(_) => "ls",

@@ -207,6 +207,18 @@ impl SnapshotRange {
     }
 }
 
+/// When the last push arrived and the next is due, as somebody saw it who looked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeartbeatBody {
+    /// What the writer calls the copy.
+    pub store: String,
+    /// The newest snapshot's time.
+    pub last: Option<Timestamp>,
+    /// When the next is due, where that is known.
+    pub due: Option<Timestamp>,
+}
+
 /// What prune means to remove from one copy, and not before a time of waiting.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -10,7 +10,8 @@ use super::reading::ReadPlan;
 use super::{Env, Exit, OpError};
 use crate::crypto::open::open;
 use crate::format::body::{
-    HoldBody, PruneDoneBody, PrunePlanBody, RestoreDetail, RestoreIntentBody, RestoreOutcomeBody, SnapshotBody, VerifyBody,
+    HeartbeatBody, HoldBody, PruneDoneBody, PrunePlanBody, RestoreDetail, RestoreIntentBody, RestoreOutcomeBody,
+    SnapshotBody, VerifyBody,
 };
 use crate::format::record::{Head, RecordKind};
 use crate::format::wire::from_base64;
@@ -172,6 +173,11 @@ fn summary(record: &Checked, detail: Option<&RestoreDetail>, restores: &BTreeMap
         }),
         RecordKind::Verify => statement.body_as::<VerifyBody>().map(|body| {
             format!("verified {} ({}): {} objects, {} findings", body.store, body.depth, body.objects, body.findings)
+        }),
+        RecordKind::Heartbeat => statement.body_as::<HeartbeatBody>().map(|body| {
+            let last = body.last.map_or_else(|| "none".to_owned(), |time| time.to_string());
+            let due = body.due.map(|time| format!(", the next is due at {time}")).unwrap_or_default();
+            format!("saw {}: the last push was at {last}{due}", body.store)
         }),
         RecordKind::Hold => statement.body_as::<HoldBody>().map(|body| {
             let reason = body.reason.map(|reason| format!(", reason: {reason}")).unwrap_or_default();

@@ -16,6 +16,7 @@ use crate::vault::VaultError;
 pub mod browse;
 pub mod cat;
 pub mod context;
+pub mod custodian;
 pub mod custody;
 pub mod init;
 pub mod ledger;

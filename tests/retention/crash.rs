@@ -90,8 +90,7 @@ fn apply_with(world: &World, vault: &Path, changes: i64) -> Result<ApplyReceipt,
         user: "test",
         state_root: &world.agent.state,
     };
-    let request =
-        ApplyRequest { pin, name: "vault".into(), store: Arc::new(store), plan: None, waiting: Waiting::Skip };
+    let request = ApplyRequest { pin, name: "vault".into(), store: Arc::new(store), plan: None, waiting: Waiting::Skip };
     apply(&request, &env)
 }
 

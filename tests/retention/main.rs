@@ -11,7 +11,9 @@
 
 mod crash;
 mod history;
+mod intruder;
 mod races;
+mod scale;
 mod stories;
 #[path = "../world/mod.rs"]
 mod world;

@@ -74,6 +74,12 @@ pub struct ApplyReceipt {
 }
 
 impl ApplyReceipt {
+    /// Whether a plan was carried out now.
+    #[must_use]
+    pub const fn was_done(&self) -> bool {
+        self.plan.is_some() && self.due.is_none()
+    }
+
     /// The exit code.
     #[must_use]
     pub const fn exit(&self) -> Exit {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::context::{Context, Locking, NamedStore, VaultPin, open_pinned};
 use super::{Env, OpError};
-use crate::format::body::VerifyBody;
+use crate::format::body::{HeartbeatBody, VerifyBody};
 use crate::format::record::{Head, RecordKind};
 use crate::ledger::book::chain_findings;
 use crate::ledger::{Checked, Scribe, Standing};
@@ -44,8 +44,15 @@ struct Site {
 }
 
 impl Site {
-    /// Opens it, and holds the local state against a push or a second prune of this machine.
+    /// Opens one about which nothing is doubtful, and holds the local state against a push or a second prune of this machine.
     fn open(store: &NamedStore, pin: &VaultPin, env: &Env<'_>) -> Result<Self, OpError> {
+        let site = Self::open_in_doubt(store, pin, env)?;
+        site.check_ledger()?;
+        site.check_verified(env)?;
+        Ok(site)
+    }
+
+    fn open_in_doubt(store: &NamedStore, pin: &VaultPin, env: &Env<'_>) -> Result<Self, OpError> {
         env.step(format!("opening {}", store.name));
         let vault = match pin.vault {
             Some(vault) => vault,
@@ -57,10 +64,7 @@ impl Site {
         let pruned = Pruned::read(&records, copy.store.as_ref())?;
         let pages = PageCache::open(&context.state.cache().join("inventories"))?;
         let received = received(copy.store.as_ref())?;
-        let site = Self { context, copy, records, pruned, pages, received };
-        site.check_ledger()?;
-        site.check_verified(env)?;
-        Ok(site)
+        Ok(Self { context, copy, records, pruned, pages, received })
     }
 
     /// Whoever signs here, enrolled for this kind of record.
@@ -114,6 +118,11 @@ impl Site {
         Ok(self.copy.store.stat(&name.to_string())?.is_some())
     }
 
+    /// Whether a plan waits or was begun.
+    fn has_pending(&self) -> bool {
+        self.pruned.pending().next().is_some()
+    }
+
     /// Signs a record and brings it to the copy.
     fn sign(
         &self,
@@ -135,6 +144,32 @@ fn check_enrolled(scribe: &Scribe, copy: &Copy, kind: &RecordKind) -> Result<(),
         return Ok(());
     }
     Err(OpError::NotDone(format!("the root does not trust this machine's custodian key to sign {kind} records")))
+}
+
+/// Whether a plan of a copy waits or was begun.
+///
+/// # Errors
+/// When the copy cannot be opened or is in doubt.
+pub fn is_pending(store: &NamedStore, pin: &VaultPin, env: &Env<'_>) -> Result<bool, OpError> {
+    Ok(Site::open(store, pin, env)?.has_pending())
+}
+
+/// Says in a signed record when the last push arrived and the next is due.
+///
+/// # Errors
+/// When the copy does not take it, or this machine may not sign it.
+pub fn heartbeat(
+    store: &NamedStore,
+    pin: &VaultPin,
+    last: Option<Timestamp>,
+    due: Option<Timestamp>,
+    env: &Env<'_>,
+) -> Result<(), OpError> {
+    let site = Site::open_in_doubt(store, pin, env)?;
+    let mut scribe = site.scribe(&RecordKind::Heartbeat, env)?;
+    let body = HeartbeatBody { store: site.copy.name(), last, due };
+    site.sign(&mut scribe, RecordKind::Heartbeat, &body, env)?;
+    Ok(())
 }
 
 /// Of each writer the newest verification of each copy that looked at anything.
