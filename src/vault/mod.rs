@@ -28,6 +28,7 @@ pub mod replicate;
 pub mod snapshot_writer;
 pub mod snapshots;
 pub mod sweep;
+pub mod thin;
 pub mod unlock;
 pub mod verify;
 

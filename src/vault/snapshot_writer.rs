@@ -24,6 +24,7 @@ use crate::vault::index_sync::{OBJECT_TARGET_BYTES, entry_bytes, seal_index};
 use crate::vault::inventory::{Inventory, InventoryBuilder};
 use crate::vault::list_stream::ChunkSink;
 use crate::vault::packer::{BlockSerial, PackSink, Packer, PackerConfig, SealedPack};
+use crate::vault::thin::is_thin;
 
 /// zstd level of the manifest: it is small.
 const MANIFEST_LEVEL: i32 = 9;
@@ -178,6 +179,22 @@ impl<'a> SnapshotWriter<'a> {
     #[must_use]
     pub fn placed(&self) -> &[PackNumber] {
         &self.core.placed
+    }
+
+    /// Packs of which this snapshot needs so little that the next one should not build on them.
+    ///
+    /// # Errors
+    /// When the local index cannot be read.
+    pub fn thin_packs(&self) -> Result<BTreeSet<Sealed>, VaultError> {
+        let core = &self.core;
+        let mut thin = BTreeSet::new();
+        for number in core.needed_packs() {
+            let all = core.index.table(number)?.blocks.iter().map(|block| u64::from(block.raw_bytes)).sum();
+            if is_thin(core.needed[number as usize], all) {
+                thin.insert(core.index.pack(number)?.pack);
+            }
+        }
+        Ok(thin)
     }
 
     /// Writes index objects for needed packs that no object in `usable` lists, and merges objects when they are many.

@@ -178,6 +178,32 @@ fn a_custodian_on_the_server_prunes_what_the_agent_may_only_add() {
 }
 
 #[test]
+fn a_pack_that_is_mostly_dead_is_left_behind_and_goes_with_its_last_snapshot() {
+    const MIB: usize = 1024 * 1024;
+    let world = World::new();
+    let data = world.tree("data");
+    for number in 0..6 {
+        data.noise(&format!("file-{number}"), MIB, number);
+    }
+    let mut history = History { world, data, versions: Vec::new() };
+    history.push();
+    for number in 0..4 {
+        history.data.remove(&format!("file-{number}"));
+    }
+    let sent = |receipt: serde_json::Value| receipt["new_bytes"].as_u64().unwrap() as usize;
+    assert!(sent(history.push()) < MIB, "all is known");
+    let moved = sent(history.push());
+    assert!((2 * MIB..3 * MIB).contains(&moved), "{moved}: what lives moves to a new pack");
+    assert!(sent(history.push()) < MIB, "and only once");
+    plan(&history.world, &["--keep-last", "1"]);
+    apply(&history.world);
+    let left = bytes_below(&history.world.vault.join("packs"));
+    assert!(left < 3 * MIB as u64, "{left} bytes left");
+    history.world.verify("opened");
+    history.assert_restores(3..4);
+}
+
+#[test]
 fn recovery_without_farkeep_does_not_stumble_over_what_was_dropped() {
     needs!("age", "zstd", "b3sum", "python3", "ssh-keygen");
     let history = History::of(3);

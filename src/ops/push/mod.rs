@@ -37,6 +37,7 @@ use crate::vault::courier::{Courier, LaneReport};
 use crate::vault::inventory::{PageCache, page_names};
 use crate::vault::packer::PackerConfig;
 use crate::vault::snapshot_writer::{SnapshotWriter, WriterConfig, WriterStats};
+use crate::vault::thin::ThinPacks;
 
 mod prepare;
 
@@ -194,7 +195,8 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     let (mut journal, left) = Journal::open(&context.state)?;
     env.step("bringing the index up to date");
     prepare::refresh_index(&mut index, &prepared, &pages, &left, std::slice::from_ref(&index_identity))?;
-    let live = prepare::live_packs(&index, &prepared)?;
+    let thin = ThinPacks::of(&context.state.cache(), &plan.job);
+    let live = prepare::live_packs(&index, &prepared, &thin.read())?;
 
     let epoch_recipient = trust.recipient()?;
     let config = WriterConfig {
@@ -247,7 +249,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     for page in inventory.fresh.iter().chain([&inventory.root]) {
         pages.keep(page);
     }
-    let placed = writer.placed().to_vec();
+    let (placed, found_thin) = (writer.placed().to_vec(), writer.thin_packs()?);
     let stats = writer.stats();
     drop(writer);
     courier.flush()?;
@@ -288,6 +290,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     let stores = commit(plan, context, &prepared, &courier, &scribe, &signed)?;
     drop(courier);
     journal.clear()?;
+    thin.write(&found_thin);
     for cache in captured.caches {
         cache.finish(&placed)?;
     }

@@ -480,14 +480,14 @@ pub fn refresh_index(
     Ok(())
 }
 
-/// By pack number: present in every copy with its size, and nothing found against it.
-pub fn live_packs(index: &ChunkIndex, prepared: &Prepared) -> Result<Vec<bool>, OpError> {
+/// By pack number: present in every copy with its size, worth building on, and nothing found against it.
+pub fn live_packs(index: &ChunkIndex, prepared: &Prepared, thin: &BTreeSet<Sealed>) -> Result<Vec<bool>, OpError> {
     let suspects = found_objects(prepared);
     let mut live = vec![false; index.pack_count() as usize];
     index.each_pack(&mut |number, info| {
         let present = prepared.sides.iter().all(|side| side.presence.has_pack(&info.pack));
         let goes = prepared.doomed.contains(&ObjectName::Pack(info.pack));
-        live[number as usize] = present && !goes && !suspects.contains(&info.pack);
+        live[number as usize] = present && !goes && !suspects.contains(&info.pack) && !thin.contains(&info.pack);
     })?;
     Ok(live)
 }
