@@ -12,6 +12,7 @@
 mod crash;
 mod history;
 mod intruder;
+mod nights;
 mod races;
 mod scale;
 mod stories;
