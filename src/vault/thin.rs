@@ -13,7 +13,7 @@ use crate::state::{read_if_there, write_cached};
 
 /// A pack is thin when less of it than this is alive. Simulated over 400 nights that each change about 1 % (hot records, runs
 /// of files, anywhere), seven days and eight weeks kept: stored bytes are 1.5 to 1.7 times the least possible, where they are
-/// 1.8 to 2.5 without, and a restore of the newest reads 1.3 to 1.4 times what it needs, where it is 1.6 to 2.2. A higher
+/// 1.8 to 2.5 without, and a restore of the newest reads 1.3 to 1.5 times what it needs, where it is 1.6 to 2.2. A higher
 /// share reads less and stores and sends more.
 const LIVE_PERCENT_MIN: u64 = 50;
 /// Below this a pack is not worth another one.

@@ -113,6 +113,6 @@ fn thin_packs_left_behind_keep_room_and_reads_in_bounds() {
     let (stored, read) = (Figures::mean(&with.stored), Figures::mean(&with.read));
     let (stored_without, read_without) = (Figures::mean(&without.stored), Figures::mean(&without.read));
     println!("stored {stored:.2} of the least (without {stored_without:.2}), read {read:.2} (without {read_without:.2})");
-    assert!(stored < 1.75 && stored < stored_without, "{stored} stored, {stored_without} without");
-    assert!(read < 1.45 && read < read_without, "{read} read, {read_without} without");
+    assert!(stored < 1.6 && stored < stored_without, "{stored} stored, {stored_without} without");
+    assert!(read < 1.6 && read < read_without, "{read} read, {read_without} without");
 }

@@ -210,7 +210,7 @@ fn describe_plan(receipt: &PlanReceipt, args: &PlanArgs) -> String {
     let mut text = String::new();
     for one in receipt.snapshots.iter().filter(|_| args.explain) {
         let word = if one.keep { "keep" } else { "drop" };
-        let claimed = one.claimed.map(|time| format!(" (claims {time})")).unwrap_or_default();
+        let claimed = if one.claimed == one.time { String::new() } else { format!(" (claims {})", one.claimed) };
         let why = if one.keep { one.reasons.join(", ") } else { "no rule keeps it".to_owned() };
         let _ = writeln!(text, "{word}  {}  {}{claimed}  {}: {why}", one.id.short(), one.time, one.series);
     }
@@ -237,8 +237,8 @@ fn run_apply(args: &ApplyArgs, session: &Session) -> Result<Outcome, OpError> {
             Some((hash, store)) => (Some(hash), Some(store)),
             None => {
                 session.progress.clear();
-                let text = "there is nothing to prune\n".to_owned();
-                return Ok(Outcome::new(Exit::Done, text, &serde_json::json!({ "plan": null })));
+                let receipt = ApplyReceipt::nothing(only_store(session, args.store.as_deref())?);
+                return Ok(Outcome::new(Exit::Done, "there is nothing to prune\n".to_owned(), &receipt));
             }
         },
         Some(text) => (Some(text.clone()), None),

@@ -1,3 +1,5 @@
+//! What the rules keep, over made-up and random histories, honest ones and flooded ones.
+
 use proptest::prelude::*;
 
 use super::*;

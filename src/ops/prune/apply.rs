@@ -74,10 +74,10 @@ pub struct ApplyReceipt {
 }
 
 impl ApplyReceipt {
-    /// Whether a plan was carried out now.
+    /// That there was nothing to do.
     #[must_use]
-    pub const fn was_done(&self) -> bool {
-        self.plan.is_some() && self.due.is_none()
+    pub const fn nothing(store: String) -> Self {
+        Self { store, plan: None, due: None, dropped: 0, objects: 0, bytes: 0, spared: 0 }
     }
 
     /// The exit code.
@@ -94,8 +94,7 @@ impl ApplyReceipt {
 pub fn apply(request: &ApplyRequest, env: &Env<'_>) -> Result<ApplyReceipt, OpError> {
     let store: Arc<dyn WriteOnceStore> = Arc::clone(&request.store) as Arc<dyn WriteOnceStore>;
     let mut site = Site::open(&NamedStore { name: request.name.clone(), store }, &request.pin, env)?;
-    let mut receipt =
-        ApplyReceipt { store: site.copy.name(), plan: None, due: None, dropped: 0, objects: 0, bytes: 0, spared: 0 };
+    let mut receipt = ApplyReceipt::nothing(site.copy.name());
     let Some(plan) = choose(&site.pruned, request.plan.as_deref())? else { return Ok(receipt) };
     receipt.plan = Some(plan.head);
     if site.pruned.is_finished(&plan) {

@@ -90,9 +90,8 @@ pub struct Explained {
     pub series: String,
     /// When it was made, as far as that can be believed.
     pub time: Timestamp,
-    /// What its writer claims, where that is something else.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub claimed: Option<Timestamp>,
+    /// What its writer claims.
+    pub claimed: Timestamp,
     /// What its push made of it.
     pub state: SnapshotState,
     /// Whether it stays.
@@ -301,7 +300,7 @@ fn explain(snapshot: &Snapshot, candidate: &Candidate, decision: &Decision, seri
         id: snapshot.id,
         series: series.to_owned(),
         time: candidate.time,
-        claimed: (snapshot.time != candidate.time).then_some(snapshot.time),
+        claimed: snapshot.time,
         state: snapshot.body.state,
         keep: decision.keeps(),
         reasons: decision.reasons.iter().map(ToString::to_string).collect(),
