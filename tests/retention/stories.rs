@@ -148,6 +148,26 @@ fn whoever_has_no_key_that_the_root_trusts_plans_nothing() {
 }
 
 #[test]
+fn an_account_that_may_remove_prunes_over_sftp() {
+    if !super::world::sshd::have_sshd() {
+        return super::world::skipped("openssh-server is not installed");
+    }
+    let sshd = super::world::sshd::Sshd::start("");
+    let world = World::bare();
+    let url = sshd.location(&world.vault).to_string();
+    let key = &sshd.user_key.private;
+    world.init(&args!["--store", url, "--ssh-key", key, "--host-key", sshd.host_key.fingerprint()]);
+    let history = History::in_world(world, 3);
+    let file = history.world.path("plan");
+    history.world.run(args!["prune", "plan", "--keep-last", "1", "--out", &file]).ok();
+    history.world.run(args!["prune", "apply", &file, "--now"]).ok().says("2 snapshots dropped");
+    assert_eq!(history.world.objects("manifests").len(), 1);
+    assert_eq!(history.world.objects("trust").len(), 1, "what told the time is gone again");
+    history.world.verify("opened");
+    history.assert_restores(2..3);
+}
+
+#[test]
 fn a_custodian_on_the_server_prunes_what_the_agent_may_only_add() {
     if let Some(why) = super::world::server::missing() {
         return super::world::skipped(&why);
