@@ -11,6 +11,7 @@ pub mod name;
 pub mod path;
 pub mod pattern;
 pub mod rate;
+pub mod retention;
 pub mod size;
 pub mod snapshot;
 pub mod time;

@@ -112,6 +112,11 @@ impl Context {
                 key
             }
             (None, Role::Agent) => return Err(VaultError::NoVault("this machine is not the agent of the vault".into())),
+            (None, Role::Custodian) => {
+                let why = "this machine holds no custodian's key of the vault: snapshots are held and pruned where one is \
+                           (`farkeep init` makes one here, or takes another machine's with --custodian)";
+                return Err(VaultError::NoVault(why.into()));
+            }
         };
         Ok(Scribe::open(&self.state, vault, key)?)
     }
@@ -131,7 +136,7 @@ impl Context {
     pub fn scribes(&self, vault: VaultId) -> Result<Vec<Scribe>, VaultError> {
         let keys = KeyDir::of(&self.state);
         let mut scribes = Vec::new();
-        for role in [Role::Agent, Role::Station] {
+        for role in [Role::Agent, Role::Station, Role::Custodian] {
             if let Some(key) = keys.writer(role)? {
                 scribes.push(Scribe::open(&self.state, vault, key)?);
             }

@@ -9,7 +9,10 @@ use serde::Serialize;
 use super::reading::ReadPlan;
 use super::{Env, Exit, OpError};
 use crate::crypto::open::open;
-use crate::format::body::{RestoreDetail, RestoreIntentBody, RestoreOutcomeBody, SnapshotBody, VerifyBody};
+use crate::format::body::{
+    HeartbeatBody, HoldBody, PruneDoneBody, PrunePlanBody, RestoreDetail, RestoreIntentBody, RestoreOutcomeBody,
+    SnapshotBody, VerifyBody,
+};
 use crate::format::record::{Head, RecordKind};
 use crate::format::wire::from_base64;
 use crate::ledger::book::chain_findings;
@@ -175,6 +178,31 @@ fn summary(record: &Checked, detail: Option<&RestoreDetail>, restores: &BTreeMap
         }),
         RecordKind::Verify => statement.body_as::<VerifyBody>().map(|body| {
             format!("verified {} ({}): {} objects, {} findings", body.store, body.depth, body.objects, body.findings)
+        }),
+        RecordKind::Heartbeat => statement.body_as::<HeartbeatBody>().map(|body| {
+            let last = body.last.map_or_else(|| "none".to_owned(), |time| time.to_string());
+            let due = body.due.map(|time| format!(", the next is due at {time}")).unwrap_or_default();
+            format!("saw {}: the last push was at {last}{due}", body.store)
+        }),
+        RecordKind::Hold => statement.body_as::<HoldBody>().map(|body| {
+            let reason = body.reason.map(|reason| format!(", reason: {reason}")).unwrap_or_default();
+            match body.until {
+                Some(until) => format!("holds snapshot {} until {until}{reason}", body.snapshot.short()),
+                None => format!("lets snapshot {} go{reason}", body.snapshot.short()),
+            }
+        }),
+        RecordKind::PrunePlan => statement.body_as::<PrunePlanBody>().map(|body| {
+            let size = human_size(body.bytes);
+            format!("plans to drop {} snapshots from {} ({} objects, {size})", body.snapshots, body.store, body.objects)
+        }),
+        RecordKind::PruneDone => statement.body_as::<PruneDoneBody>().map(|body| {
+            let plan = body.plan.hash.short();
+            if body.finished {
+                let size = human_size(body.bytes);
+                format!("removed {} objects ({size}) from {}, by plan {plan}", body.objects, body.store)
+            } else {
+                format!("drops {} snapshots from {}, by plan {plan}", body.snapshots, body.store)
+            }
         }),
         other => Ok(other.to_string()),
     };

@@ -23,7 +23,9 @@ use crate::vault::VaultError;
 use crate::vault::copy::Copy;
 use crate::vault::inventory::{PageCache, each_line};
 use crate::vault::presence::Presence;
+use crate::vault::pruned::Pruned;
 use crate::vault::replicate::{Replicated, copy_objects, copy_records};
+use crate::vault::snapshots::{Records, Snapshot};
 
 /// What is listed.
 const AREAS: [Area; 6] = [Area::Root, Area::Keys, Area::Packs, Area::Indexes, Area::Manifests, Area::Inventories];
@@ -87,8 +89,10 @@ pub fn sync(plan: &SyncPlan, env: &Env<'_>) -> Result<SyncReceipt, OpError> {
     let target = open_target(plan, &context, &from)?;
     let presence = Presence::read(plan.to.store.as_ref(), &AREAS).map_err(VaultError::from)?;
     let mut findings: Vec<Finding> = records.findings.iter().filter(|f| f.kind.is_alarm()).cloned().collect();
-    let wanted = wanted_objects(&from, &records, &pages, &mut findings)?;
-    let suspects = suspects(target.as_ref(), &mut context)?;
+    let target_records = target.as_ref().map(|copy| context.read_records(copy)).transpose()?;
+    let snapshots = wanted_snapshots(&from, &records, target_records.as_ref(), &presence)?;
+    let wanted = wanted_objects(&from, &snapshots, &pages, &mut findings)?;
+    let suspects = suspects(target.as_ref(), target_records.as_ref());
     let missing: Vec<Line> =
         wanted.iter().filter(|line| !presence.has(&line.name) || suspects.contains(&line.name)).cloned().collect();
     check_room(plan, &missing)?;
@@ -106,7 +110,7 @@ pub fn sync(plan: &SyncPlan, env: &Env<'_>) -> Result<SyncReceipt, OpError> {
     let read_back = read_back(plan, &missing, &broken, &mut findings, env)?;
     env.step("sending records");
     let sent_records = send_records(plan, &from, target.as_ref(), &context)?;
-    let complete = records.snapshots().len() as u64;
+    let complete = snapshots.len() as u64;
     let after = open_pinned(Arc::clone(&plan.to.store), &plan.pin, Some(&context.state))?;
     let after_records = context.read_records(&after)?;
     let safe = !findings.iter().any(|finding| finding.kind.is_alarm());
@@ -148,15 +152,31 @@ fn open_target(plan: &SyncPlan, context: &Context, from: &Copy) -> Result<Option
     }
 }
 
+/// The snapshots that the target should hold: those that were dropped from neither copy.
+fn wanted_snapshots(
+    from: &Copy,
+    records: &Records,
+    target: Option<&Records>,
+    presence: &Presence,
+) -> Result<Vec<Snapshot>, OpError> {
+    let mut snapshots = records.snapshots();
+    Pruned::read(records, from.store.as_ref())?.take_dropped(&mut snapshots);
+    if let Some(target) = target {
+        let dropped = Pruned::of(target, presence);
+        snapshots.retain(|snapshot| !dropped.is_dropped(snapshot));
+    }
+    Ok(snapshots)
+}
+
 /// Every object that a snapshot of the source needs: plain files first, the header not among them, inventories last.
 fn wanted_objects(
     from: &Copy,
-    records: &crate::vault::snapshots::Records,
+    snapshots: &[Snapshot],
     pages: &PageCache,
     findings: &mut Vec<Finding>,
 ) -> Result<Vec<Line>, OpError> {
     let mut wanted: BTreeSet<Line> = from.plain_lines().into_iter().collect();
-    for snapshot in records.snapshots() {
+    for snapshot in snapshots {
         let collected = each_line(pages, from.store.as_ref(), &snapshot.body.inventory, &mut |line| {
             wanted.insert(line.clone());
         });
@@ -178,17 +198,16 @@ fn wanted_objects(
 }
 
 /// Objects of the target that somebody's verification found damaged: they are sent again, and what fits stays.
-fn suspects(target: Option<&Copy>, context: &mut Context) -> Result<BTreeSet<ObjectName>, OpError> {
-    let Some(target) = target else { return Ok(BTreeSet::new()) };
-    let records = context.read_records(target)?;
+fn suspects(target: Option<&Copy>, records: Option<&Records>) -> BTreeSet<ObjectName> {
+    let (Some(target), Some(records)) = (target, records) else { return BTreeSet::new() };
     let bodies = records.checked.iter().filter(|record| record.statement.kind == RecordKind::Verify);
     let found = bodies.filter_map(|record| record.statement.body_as::<VerifyBody>().ok());
-    Ok(found
+    found
         .filter(|body| body.store == target.name())
         .flat_map(|body| body.objects_found)
         .filter_map(|object| ObjectName::parse_stored(&object.object).ok())
         .map(|(name, _)| name)
-        .collect())
+        .collect()
 }
 
 fn check_room(plan: &SyncPlan, missing: &[Line]) -> Result<(), OpError> {

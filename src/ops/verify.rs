@@ -11,7 +11,7 @@ use crate::format::record::RecordKind;
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::name::ObjectName;
 use crate::model::time::Timestamp;
-use crate::state::keys::Role;
+use crate::state::keys::{KeyDir, Role};
 use crate::store::deliver::{RetryPolicy, deliver};
 use crate::vault::VaultError;
 use crate::vault::catalogue_reader::SnapshotReader;
@@ -179,6 +179,17 @@ fn open_all(
     Ok(all)
 }
 
+/// In whose name this machine says what it found: of an enrolled one where there is one, since only such a word counts.
+fn role_here(found: &Opened) -> Result<Role, OpError> {
+    let keys = KeyDir::of(&found.context.state);
+    for role in [Role::Agent, Role::Custodian] {
+        if keys.writer(role)?.is_some() {
+            return Ok(role);
+        }
+    }
+    Ok(Role::Station)
+}
+
 /// Signs what was found, and delivers it if the copy takes it: the next push reads it.
 fn record(plan: &VerifyPlan, found: &Opened, receipt: &VerifyReceipt, env: &Env<'_>) -> Result<bool, OpError> {
     let mut objects: BTreeMap<String, FindingKind> = BTreeMap::new();
@@ -201,8 +212,7 @@ fn record(plan: &VerifyPlan, found: &Opened, receipt: &VerifyReceipt, env: &Env<
             .map(|(object, kind)| FoundObject { object, kind })
             .collect(),
     };
-    let role = if found.context.is_agent()? { Role::Agent } else { Role::Station };
-    let mut scribe = found.context.scribe(role, env, found.copy.vault())?;
+    let mut scribe = found.context.scribe(role_here(found)?, env, found.copy.vault())?;
     super::custody::adopt_own(&mut scribe, &found.copy, &found.records)?;
     let context = found.context.record_context(env, found.copy.trust.head(), found.records.heads());
     let signed = scribe.write(RecordKind::Verify, &body, context)?;

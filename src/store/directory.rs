@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use crate::model::limits::LISTING_MAX_NAMES;
 use crate::model::time::Timestamp;
-use crate::store::{Durability, Listed, Location, Store, StoreError, WriteOnceStore};
+use crate::store::{Durability, Listed, Location, PruneStore, Store, StoreError, WriteOnceStore};
 
 /// How temporaries begin; no object's name does.
 const TEMPORARY_PREFIX: &str = "tmp-";
@@ -255,6 +255,17 @@ fn read_range(file: &File, offset: u64, bytes: u64) -> io::Result<Vec<u8>> {
     }
     content.truncate(filled);
     Ok(content)
+}
+
+impl PruneStore for DirectoryStore {
+    fn remove(&self, name: &str) -> Result<(), StoreError> {
+        let (dir_name, file) = split(name);
+        let Some(dir) = self.open_dir(dir_name)? else { return Ok(()) };
+        match rustix::fs::unlinkat(&dir, file, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(error(name, e)),
+        }
+    }
 }
 
 impl WriteOnceStore for DirectoryStore {

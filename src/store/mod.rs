@@ -204,9 +204,24 @@ pub trait WriteOnceStore: Store {
     }
 }
 
+/// A store from which objects may be removed. Only prune is given one: whoever holds a [`WriteOnceStore`] cannot come by it.
+pub trait PruneStore: WriteOnceStore {
+    /// Removes an object; one that is not there is gone already.
+    ///
+    /// # Errors
+    /// [`StoreError::Denied`] where this account may only add.
+    fn remove(&self, name: &str) -> Result<(), StoreError>;
+}
+
 impl fmt::Debug for dyn Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Store({})", self.location())
+    }
+}
+
+impl fmt::Debug for dyn PruneStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PruneStore({})", self.location())
     }
 }
 

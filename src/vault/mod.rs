@@ -25,10 +25,13 @@ pub mod open_pack;
 pub mod packer;
 pub mod patch_plan;
 pub mod presence;
+pub mod pruned;
 pub mod replicate;
 pub mod snapshot_writer;
 pub mod snapshots;
 pub mod stream_bases;
+pub mod sweep;
+pub mod thin;
 pub mod unlock;
 pub mod verify;
 

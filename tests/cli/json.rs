@@ -42,6 +42,7 @@ fn every_command_prints_what_is_documented() {
     world.run(args!["push", &tree.root]).ok();
     read_back(&schema, &world);
     keep_in_order(&schema, &world);
+    let_go(&schema, &world);
     by_themselves(&schema, &world);
     fail(&schema, &world);
     damage(&schema, &world);
@@ -149,6 +150,25 @@ fn keep_in_order(schema: &Schema, world: &World) {
     result(schema, world.run(args!["probe", "--json"]), 0, "probe", "probe");
     let status = result(schema, world.run(args!["status", "--json"]), 0, "status", "status");
     assert_eq!(status["stores"][0]["verified"][1], "opened");
+}
+
+fn let_go(schema: &Schema, world: &World) {
+    world.run(args!["push", world.path("data")]).ok();
+    let newest = world.snapshots().pop().unwrap()["id"].as_str().unwrap().to_owned();
+    for end in [&["--until", "1d"][..], &["--release"]] {
+        let mut hold = args!["hold", &newest, "--json"];
+        hold.extend(end.iter().map(std::ffi::OsString::from));
+        result(schema, world.run(hold), 0, "hold", "hold");
+    }
+    let plan = args!["prune", "plan", "--keep-last", "1", "--json"];
+    let planned = result(schema, world.run(plan), 0, "prune", "pruneplan");
+    let dropped = planned["dropped"].as_u64().unwrap() as usize;
+    assert!(dropped > 0, "{planned}");
+    result(schema, world.run(args!["prune", "apply", "--json"]), 75, "prune", "pruneapply");
+    result(schema, world.run(args!["prune", "apply", "--now", "--json"]), 0, "prune", "pruneapply");
+    let left = result(schema, world.run(args!["snapshots", "--json"]), 0, "snapshots", "snapshots");
+    assert_eq!(left["dropped"].as_array().unwrap().len(), dropped);
+    result(schema, world.run(args!["custodian", &world.vault, "--json"]), 0, "custodian", "custodian");
 }
 
 fn by_themselves(schema: &Schema, world: &World) {

@@ -58,7 +58,8 @@ fn the_timer_elapses_each_night() {
     for (_, content) in marked("systemd") {
         for calendar in content.lines().filter_map(|line| line.strip_prefix("OnCalendar=")) {
             let printed = must(Command::new("systemd-analyze").args(["calendar", "--iterations=2", calendar]));
-            assert!(printed.contains("00:30:00"), "{printed}");
+            let time = calendar.strip_prefix("*-*-* ").unwrap_or_else(|| panic!("{calendar} is not each night"));
+            assert!(printed.matches(time).count() >= 3, "{printed}");
         }
     }
 }

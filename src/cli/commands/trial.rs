@@ -185,6 +185,7 @@ impl Trial {
                     identity_out: identity_file.clone(),
                     passphrase: None,
                     recipients: Vec::new(),
+                    custodian: None,
                 };
                 init(&plan, &[], &env)
             },

@@ -8,7 +8,7 @@ use toml::de::DeTable;
 
 use crate::codec::Compression;
 use crate::ledger::RootPin;
-use crate::model::ids::VaultId;
+use crate::model::ids::{Token, VaultId};
 use crate::model::limits::{KIB, MIB};
 use crate::model::rate::Pace;
 use crate::ops::hooks::Hooks;
@@ -16,11 +16,15 @@ use crate::source::SourceConfig;
 use crate::source::limits::Limits;
 use crate::store::Location;
 
+mod keep;
 mod kinds;
 mod member;
 mod section;
 
+pub use keep::KeepConfig;
 pub use member::Choices;
+
+use keep::read_keep;
 use member::{add_service, read_hooks, read_limits, read_restore_hooks, read_vars};
 use section::{Mistakes, Section};
 
@@ -58,6 +62,17 @@ pub struct StoreConfig {
     pub timeout_secs: Option<u64>,
     /// A local directory that need not be a mounted drive.
     pub plain_directory: bool,
+    /// What this copy keeps, of every job, in place of the jobs' own rules.
+    pub keep: Option<KeepConfig>,
+}
+
+/// What a custodian, who knows no names, keeps of a series.
+#[derive(Debug, Clone)]
+pub struct SeriesConfig {
+    /// The rules.
+    pub keep: Option<KeepConfig>,
+    /// IANA name of the zone in which its days begin.
+    pub timezone: Option<String>,
 }
 
 /// A source of a job as configured.
@@ -101,6 +116,8 @@ pub struct JobConfig {
     pub every_secs: Option<u64>,
     /// How hard to compress.
     pub compression: Option<Compression>,
+    /// What every copy keeps of it that has no rules of its own.
+    pub keep: Option<KeepConfig>,
     /// Its sources.
     pub sources: Vec<JobSource>,
     /// Around its pushes.
@@ -130,6 +147,8 @@ pub struct Config {
     pub stores: BTreeMap<String, StoreConfig>,
     /// Jobs by name.
     pub jobs: BTreeMap<String, JobConfig>,
+    /// Rules of series by their tokens.
+    pub series: BTreeMap<Token, SeriesConfig>,
 }
 
 impl Config {
@@ -187,6 +206,12 @@ impl Config {
         for (name, section) in top.named_tables("job") {
             config.jobs.insert(name.clone(), read_job(&name, section, &config.stores, choices));
         }
+        for (token, section) in top.named_tables("series") {
+            match token.parse::<Token>() {
+                Ok(token) => drop(config.series.insert(token, read_series(section))),
+                Err(_) => section.wrong("a series is called by its token: 32 hex digits, as `farkeep init` prints them"),
+            }
+        }
         top.finish();
         let problems = mistakes.report(text);
         if problems.is_empty() { Ok(config) } else { Err(problems) }
@@ -205,6 +230,7 @@ fn read_store(section: Section<'_>) -> StoreConfig {
         pace: read_pace(&section),
         timeout_secs: section.duration_secs("timeout"),
         plain_directory: section.flag("plain_directory").unwrap_or(false),
+        keep: read_keep(&section),
     };
     if matches!(store.location, Some(Location::Directory(_))) && !store.pace.is_free() {
         section.wrong("limit and window are for sftp:// stores; a drive is written as fast as it takes");
@@ -258,6 +284,7 @@ fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, StoreCon
         tags: section.texts("tags"),
         every_secs: section.duration_secs("every"),
         compression: read_compression(&section),
+        keep: read_keep(&section),
         ..JobConfig::default()
     };
     let vars = read_vars(&section, choices);
@@ -297,6 +324,12 @@ fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, StoreCon
     check_members(&section, &job.sources);
     section.finish();
     job
+}
+
+fn read_series(section: Section<'_>) -> SeriesConfig {
+    let series = SeriesConfig { keep: read_keep(&section), timezone: section.parsed("timezone", check_timezone) };
+    section.finish();
+    series
 }
 
 fn check_timezone(text: &str) -> Result<String, String> {
@@ -411,6 +444,7 @@ limit    = "20 Mbit/s"
 stores   = ["server"]
 timezone = "Africa/Nairobi"
 every    = "24h"
+keep     = { daily = 7, weekly = 8, min_snapshots = 3 }
 
 [[job.nightly.source]]
 name    = "attachments"
@@ -433,6 +467,8 @@ min_bytes = "1 MiB"
         assert_eq!(config.stores["server"].pace.limit(Timestamp(0)), Some(2_500_000));
         let job = &config.jobs["nightly"];
         assert_eq!((job.sources.len(), job.every_secs), (2, Some(86_400)));
+        let keep = job.keep.as_ref().unwrap_or_else(|| panic!("no rules"));
+        assert_eq!((keep.periods.daily, keep.periods.weekly, keep.periods.last, keep.min_snapshots), (7, 8, 0, 3));
         let limits = &job.sources[1].limits;
         assert_eq!((limits.min_bytes, limits.timeout_secs), (Some(MIB), Some(7200)));
     }
@@ -461,6 +497,7 @@ min_bytes = "1 MiB"
             .replace("limit    = \"20 Mbit/s\"", "limit    = \"fast\"")
             .replace("every    = \"24h\"", "evry     = \"24h\"")
             .replace("stores   = [\"server\"]", "stores   = [\"sever\"]")
+            .replace("weekly = 8", "wekly = 8")
             .replace("timeout   = \"2h\"", "timeout   = 7200")
             .replace("paths   = [\"/data/minio\"]", "paths   = [\"data\"]");
         let problems = Config::parse(&bad).err().unwrap_or_default();
@@ -468,8 +505,9 @@ min_bytes = "1 MiB"
             ("line 12:", "limit"),
             ("line 14:", "[store.sever]"),
             ("line 17:", "evry"),
-            ("line 19:", "absolute"),
-            ("line 29:", "timeout"),
+            ("line 20:", "absolute"),
+            ("line 30:", "timeout"),
+            ("line 18:", "wekly"),
         ];
         assert_eq!(problems.len(), expect.len(), "{problems:#?}");
         for (line, word) in expect {

@@ -40,6 +40,7 @@ use crate::vault::inventory::{PageCache, page_names};
 use crate::vault::packer::PackerConfig;
 use crate::vault::snapshot_writer::{SnapshotWriter, WriterConfig, WriterStats};
 use crate::vault::stream_bases::CapturedStreams;
+use crate::vault::thin::ThinPacks;
 
 mod members;
 mod prepare;
@@ -215,7 +216,8 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     let (mut journal, left) = Journal::open(&context.state)?;
     env.step("bringing the index up to date");
     prepare::refresh_index(&mut index, &prepared, &pages, &left, std::slice::from_ref(&index_identity))?;
-    let live = prepare::live_packs(&index, &prepared)?;
+    let thin = ThinPacks::of(&context.state.cache(), &plan.job);
+    let live = prepare::live_packs(&index, &prepared, &thin.read())?;
 
     let config = writer_config(plan, &secret, trust.recipient()?, index_identity.recipient());
     let stores: Vec<_> = prepared.sides.iter().map(|side| Arc::clone(&side.named.store)).collect();
@@ -232,7 +234,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     env.step("writing index, manifest and inventory");
     writer.finish_packs()?;
     let streams = CapturedStreams::new(std::mem::take(&mut captured.streams), &writer)?;
-    let usable = |object: &Sealed| prepared.has_everywhere(&ObjectName::Index(*object));
+    let usable = |object: &Sealed| prepared.may_refer_to(&ObjectName::Index(*object));
     let indexes = writer.write_indexes(&usable)?;
     let finished = env.clock.now();
     let manifest = manifest(plan, env, [started, finished], &indexes, &captured);
@@ -247,18 +249,23 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     for snapshot in prepared.newest_of_each_series() {
         base.extend(page_names(&pages, source_store, &snapshot.body.inventory)?);
     }
+    base.retain(|page| prepared.may_refer_to(&ObjectName::Inventory(*page)));
     let mut load = |page: &Sealed| pages.read(source_store, page);
     let inventory = writer.write_inventory(&others, &base, &mut load)?;
     for page in inventory.fresh.iter().chain([&inventory.root]) {
         pages.keep(page);
     }
-    let placed = writer.placed().to_vec();
+    let (placed, found_thin) = (writer.placed().to_vec(), writer.thin_packs()?);
     let stats = writer.stats();
     drop(writer);
     courier.flush()?;
 
     env.step("looking again at what arrived");
     if !prepared.check_arrived(&inventory, &pages, &courier)? {
+        journal.clear()?;
+        return Ok(None);
+    }
+    if prepared.newly_doomed(context, plan, &inventory, &pages)? {
         journal.clear()?;
         return Ok(None);
     }
@@ -289,6 +296,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     let stores = commit(plan, context, &prepared, &courier, &scribe, &signed)?;
     drop(courier);
     journal.clear()?;
+    thin.write(&found_thin);
     Baseline::keep(&context.state, &series, signed.head.hash, state, &manifest.members)?;
     for cache in captured.caches {
         cache.finish(&placed)?;

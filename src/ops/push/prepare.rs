@@ -24,6 +24,7 @@ use crate::vault::courier::Courier;
 use crate::vault::index_sync::import;
 use crate::vault::inventory::{Inventory, PageCache, each_line};
 use crate::vault::presence::Presence;
+use crate::vault::pruned::Pruned;
 use crate::vault::replicate::{copy_objects, copy_records};
 use crate::vault::snapshots::{Records, Snapshot};
 
@@ -36,6 +37,7 @@ pub struct Side {
     pub copy: Copy,
     pub presence: Presence,
     pub records: Records,
+    pub pruned: Pruned,
     pub caught_up_objects: u64,
 }
 
@@ -48,6 +50,23 @@ pub struct Prepared {
     pub heads: BTreeMap<WriterId, Head>,
     /// Every snapshot on any copy, oldest first.
     pub snapshots: Vec<Snapshot>,
+    /// What a pending prune plan of any copy names: it counts as absent.
+    pub doomed: Doomed,
+}
+
+/// Objects that prune may remove at any time.
+#[derive(Debug, Default)]
+pub struct Doomed {
+    names: BTreeSet<ObjectName>,
+    /// The plans and removals that were seen.
+    records: BTreeSet<ObjectName>,
+}
+
+impl Doomed {
+    /// Whether nothing may be built on this object.
+    pub fn contains(&self, name: &ObjectName) -> bool {
+        self.names.contains(name)
+    }
 }
 
 impl Prepared {
@@ -70,10 +89,15 @@ impl Prepared {
         self.sides.iter().all(|side| side.presence.has(name))
     }
 
-    /// The newest snapshot of each series: what a new one has most in common with.
+    /// Whether every copy holds the object and none is about to lose it.
+    pub fn may_refer_to(&self, name: &ObjectName) -> bool {
+        self.has_everywhere(name) && !self.doomed.contains(name)
+    }
+
+    /// The newest snapshot of each series that goes from no copy: what a new one has most in common with.
     pub fn newest_of_each_series(&self) -> Vec<&Snapshot> {
         let mut newest: BTreeMap<Token, &Snapshot> = BTreeMap::new();
-        for snapshot in &self.snapshots {
+        for snapshot in self.snapshots.iter().filter(|snapshot| !self.doomed.contains(&snapshot.body.inventory)) {
             newest.insert(snapshot.body.series, snapshot);
         }
         newest.into_values().filter(|snapshot| self.has_everywhere(&snapshot.body.inventory)).collect()
@@ -83,6 +107,44 @@ impl Prepared {
     pub fn inventory_roots(&self) -> Vec<Sealed> {
         let roots = self.newest_of_each_series().into_iter().map(|snapshot| snapshot.body.inventory.clone());
         roots.filter_map(|name| if let ObjectName::Inventory(sealed) = name { Some(sealed) } else { None }).collect()
+    }
+
+    /// Whether a prune plan that came since this push began names an object that its snapshot needs: another push is then
+    /// needed that knows of it.
+    pub fn newly_doomed(
+        &self,
+        context: &mut Context,
+        plan: &PushPlan,
+        inventory: &Inventory,
+        pages: &PageCache,
+    ) -> Result<bool, OpError> {
+        let root = ObjectName::Inventory(inventory.root.name);
+        for side in &self.sides {
+            // A copy that went out of reach meanwhile commits nothing.
+            let Ok(copy) = context.open_copy(std::sync::Arc::clone(&side.named.store), &plan.pin) else { continue };
+            let known = |name: &&str| match ObjectName::parse_stored(name) {
+                Ok((ObjectName::Record { writer, seq, statement }, _)) => {
+                    side.copy.book.has(&writer, &Head { seq, hash: statement })
+                }
+                _ => true,
+            };
+            if copy.book.names().all(|name| known(&name)) {
+                continue;
+            }
+            let records = context.read_records(&copy)?;
+            let mut prune = records.checked.iter().filter(|record| is_prune(&record.statement.kind));
+            if prune.all(|record| self.doomed.records.contains(&record.name)) {
+                continue;
+            }
+            let store = side.named.store.as_ref();
+            let doomed = Pruned::read(&records, store)?.doomed(pages, store)?;
+            let mut needed = false;
+            each_line(pages, store, &root, &mut |line| needed |= doomed.contains(&line.name))?;
+            if needed {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Lists every copy again: a copy that lacks something that the snapshot needs is given up. False when none is left.
@@ -134,6 +196,7 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
         findings: Vec::new(),
         heads: BTreeMap::new(),
         snapshots: Vec::new(),
+        doomed: Doomed::default(),
     };
     for (name, error) in &plan.missed {
         prepared.findings.push(missed(name, error));
@@ -147,6 +210,7 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     };
     for side in &mut prepared.sides {
         side.records = context.read_records(&side.copy)?;
+        side.pruned = Pruned::of(&side.records, &side.presence);
         prepared.findings.extend(side.records.findings.iter().filter(|f| f.kind.is_alarm()).cloned());
         for (writer, head) in side.records.heads() {
             let slot = prepared.heads.entry(writer).or_insert(head);
@@ -159,6 +223,7 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     check_enrolled(scribe, prepared.trust())?;
     deliver_own(scribe, &mut prepared, newest)?;
     catch_up(&mut prepared, context, env)?;
+    prepared.doomed = doomed(&prepared, context)?;
     let mut snapshots: Vec<Snapshot> = prepared.sides.iter().flat_map(|side| side.records.snapshots()).collect();
     snapshots.sort_by_key(|snapshot| (snapshot.time, snapshot.head.seq, snapshot.id));
     snapshots.dedup_by_key(|snapshot| snapshot.id);
@@ -192,8 +257,8 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Re
     for (named, outcome) in plan.stores.iter().zip(opened) {
         match outcome {
             Ok((copy, presence)) => {
-                let (records, caught_up_objects) = (Records::default(), 0);
-                prepared.sides.push(Side { named: named.clone(), copy, presence, records, caught_up_objects });
+                let (records, pruned, caught_up_objects) = (Records::default(), Pruned::default(), 0);
+                prepared.sides.push(Side { named: named.clone(), copy, presence, records, pruned, caught_up_objects });
             }
             Err(VaultError::Store(error)) if error.is_store_wide() && error != StoreError::Interrupted => {
                 prepared.findings.push(missed(&named.name, &error));
@@ -281,6 +346,22 @@ fn prepared_elsewhere(records: &Records, name: &ObjectName) -> bool {
     records.checked.iter().any(|record| record.name == *name)
 }
 
+/// Reads the pending prune plans of every copy.
+fn doomed(prepared: &Prepared, context: &Context) -> Result<Doomed, OpError> {
+    let pages = PageCache::open(&context.state.cache().join("inventories"))?;
+    let mut doomed = Doomed::default();
+    for side in &prepared.sides {
+        doomed.names.extend(side.pruned.doomed(&pages, side.named.store.as_ref())?);
+        let prune = side.records.checked.iter().filter(|record| is_prune(&record.statement.kind));
+        doomed.records.extend(prune.map(|record| record.name.clone()));
+    }
+    Ok(doomed)
+}
+
+const fn is_prune(kind: &RecordKind) -> bool {
+    matches!(kind, RecordKind::PrunePlan | RecordKind::PruneDone)
+}
+
 /// Sends a copy that was away what other copies hold: objects of snapshots first, then records.
 fn catch_up(prepared: &mut Prepared, context: &Context, env: &Env<'_>) -> Result<(), OpError> {
     if prepared.sides.len() < 2 {
@@ -323,7 +404,10 @@ fn catch_up_from(
         .collect();
     // Snapshots whose record or whose objects the target lacks.
     let mut lines: BTreeSet<Line> = BTreeSet::new();
-    for snapshot in from.records.snapshots() {
+    let mut snapshots = from.records.snapshots();
+    from.pruned.take_dropped(&mut snapshots);
+    snapshots.retain(|snapshot| !to.pruned.is_dropped(snapshot));
+    for snapshot in snapshots {
         let behind = !to.copy.book.has(&snapshot.writer, &snapshot.head) || !to.presence.has(&snapshot.body.inventory);
         if behind && from.presence.has(&snapshot.body.inventory) {
             each_line(pages, from.named.store.as_ref(), &snapshot.body.inventory, &mut |line| {
@@ -379,14 +463,14 @@ pub fn refresh_index(
             Entry::Index(object) => {
                 objects.insert(*object);
             }
-            Entry::Pack(pack) if prepared.has_everywhere(&ObjectName::Pack(pack.pack)) => {
+            Entry::Pack(pack) if prepared.may_refer_to(&ObjectName::Pack(pack.pack)) => {
                 index.add_pack(pack)?;
             }
             Entry::Pack(_) => {}
         }
     }
     for object in objects {
-        if prepared.has_everywhere(&ObjectName::Index(object)) {
+        if prepared.may_refer_to(&ObjectName::Index(object)) {
             import(index, store, &object, identities)?;
         }
     }
@@ -394,13 +478,14 @@ pub fn refresh_index(
     Ok(())
 }
 
-/// By pack number: present in every copy with its size, and nothing found against it.
-pub fn live_packs(index: &ChunkIndex, prepared: &Prepared) -> Result<Vec<bool>, OpError> {
+/// By pack number: present in every copy with its size, worth building on, and nothing found against it.
+pub fn live_packs(index: &ChunkIndex, prepared: &Prepared, thin: &BTreeSet<Sealed>) -> Result<Vec<bool>, OpError> {
     let suspects = found_objects(prepared);
     let mut live = vec![false; index.pack_count() as usize];
     index.each_pack(&mut |number, info| {
         let present = prepared.sides.iter().all(|side| side.presence.has_pack(&info.pack));
-        live[number as usize] = present && !suspects.contains(&info.pack);
+        let goes = prepared.doomed.contains(&ObjectName::Pack(info.pack));
+        live[number as usize] = present && !goes && !suspects.contains(&info.pack) && !thin.contains(&info.pack);
     })?;
     drop_what_lies_on_holes(index, &mut live)?;
     Ok(live)

@@ -55,7 +55,7 @@ use throttle::Throttle;
 use crate::model::limits::RECORD_MAX_BYTES;
 use crate::store::location::SftpLocation;
 use crate::store::probe::ProbeReport;
-use crate::store::{Durability, Listed, Location, Store, StoreError, WriteOnceStore};
+use crate::store::{Durability, Listed, Location, PruneStore, Store, StoreError, WriteOnceStore};
 
 /// SSH's port (RFC 4250, section 7).
 const DEFAULT_PORT: u16 = 22;
@@ -236,6 +236,14 @@ impl WriteOnceStore for SftpStore {
         let root = self.remote("");
         let port = self.hops.last().map_or(DEFAULT_PORT, |hop| hop.port);
         self.with_session(async |session| probe::run(session, &root, port).await).map(Some)
+    }
+}
+
+impl PruneStore for SftpStore {
+    fn remove(&self, name: &str) -> Result<(), StoreError> {
+        let path = self.remote(name);
+        // What is gone is gone: to ask twice changes nothing.
+        self.reading(async |session| query::remove(session, name, &path).await)
     }
 }
 
