@@ -72,6 +72,9 @@ enum Command {
     Verify(commands::verify::Args),
     /// Bring one copy up to date from another, without any key
     Sync(commands::sync::Args),
+    /// Enrol external drives, bring their copies up to date, keep their register
+    #[command(subcommand)]
+    Drive(commands::drive::Args),
     /// List snapshots
     Snapshots(commands::browse::SnapshotsArgs),
     /// List what lies in a snapshot
@@ -147,6 +150,7 @@ fn dispatch(command: &Command, session: &Session) -> Result<Outcome, OpError> {
         Command::Restore(args) => commands::restore::run(args, session),
         Command::Verify(args) => commands::verify::run(args, session),
         Command::Sync(args) => commands::sync::run(args, session),
+        Command::Drive(args) => commands::drive::run(args, session),
         Command::Snapshots(args) => commands::browse::run_snapshots(args, session),
         Command::Ls(args) => commands::browse::run_ls(args, session),
         Command::Find(args) => commands::browse::run_find(args, session),
@@ -168,6 +172,7 @@ const fn command_name(command: &Command) -> &'static str {
         Command::Restore(_) => "restore",
         Command::Verify(_) => "verify",
         Command::Sync(_) => "sync",
+        Command::Drive(_) => "drive",
         Command::Snapshots(_) => "snapshots",
         Command::Ls(_) => "ls",
         Command::Find(_) => "find",

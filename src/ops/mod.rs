@@ -17,6 +17,7 @@ pub mod browse;
 pub mod cat;
 pub mod context;
 pub mod custody;
+pub mod drive;
 pub mod init;
 pub mod ledger;
 pub mod push;
@@ -25,6 +26,7 @@ pub mod restore;
 pub mod select;
 pub mod status;
 pub mod sync;
+pub mod transfer;
 pub mod verify;
 
 pub use context::Context;
@@ -95,6 +97,9 @@ pub enum OpError {
     /// It was not done, for the reason given.
     #[error("{0}")]
     NotDone(String),
+    /// What is there is not what it should be: it is not touched.
+    #[error("{0}")]
+    Mismatch(String),
 }
 
 impl OpError {
@@ -107,7 +112,7 @@ impl OpError {
             | Self::Target(TargetError::Full { .. } | TargetError::Unusable { .. } | TargetError::Entry { .. }) => {
                 Exit::NotDone
             }
-            Self::Target(TargetError::Content { .. }) => Exit::Alarm,
+            Self::Mismatch(_) | Self::Target(TargetError::Content { .. }) => Exit::Alarm,
             Self::Vault(error) => match error {
                 VaultError::Store(StoreError::Unreachable(_) | StoreError::Login(_)) => Exit::Unreachable,
                 VaultError::Store(StoreError::HostKey(_)) | VaultError::Damaged { .. } | VaultError::Ledger(_) => {

@@ -196,6 +196,7 @@ fn record(plan: &VerifyPlan, found: &Opened, receipt: &VerifyReceipt, env: &Env<
             .take(RECORD_OBJECTS_MAX)
             .map(|(object, kind)| FoundObject { object, kind })
             .collect(),
+        drive: super::drive::drive_of(&found.copy).filter(|_| plan.share == Share::All && plan.depth > Depth::List),
     };
     let role = if found.context.is_agent()? { Role::Agent } else { Role::Station };
     let mut scribe = found.context.scribe(role, env, found.copy.vault())?;

@@ -2,6 +2,7 @@
 
 pub mod browse;
 pub mod cat;
+pub mod drive;
 pub mod init;
 pub mod ledger;
 pub mod manual;

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use toml::de::DeTable;
 
 use crate::ledger::RootPin;
+use crate::model::drive::DriveName;
 use crate::model::ids::VaultId;
 use crate::model::limits::{GIB, KIB, MIB};
 use crate::model::time::Timestamp;
@@ -23,6 +24,8 @@ use section::{Mistakes, Section};
 pub const DEFAULT_LEVEL: i32 = 3;
 /// Average chunk where a source names none.
 pub const DEFAULT_CHUNK_BYTES: usize = 64 * KIB as usize;
+/// A week: how often a drive takes an export where nothing else is said.
+pub const DEFAULT_EXPORT_SECS: u64 = 7 * 86_400;
 /// The job of paths on the command line.
 pub const ADHOC_JOB: &str = "adhoc";
 
@@ -81,6 +84,19 @@ pub struct JobConfig {
     pub sources: Vec<JobSource>,
 }
 
+/// A drive as configured; what it is, its label says.
+#[derive(Debug, Clone, Default)]
+pub struct DriveConfig {
+    /// Where it is mounted when it is plugged in; else where it was when it was enrolled.
+    pub path: Option<PathBuf>,
+    /// Seconds between two exports.
+    pub every_secs: Option<u64>,
+    /// Who may hold it.
+    pub holders: Vec<String>,
+    /// Whether an export unmounts it at the end.
+    pub unmount: bool,
+}
+
 /// The whole configuration.
 #[derive(Debug, Clone, Default)]
 pub struct Config {
@@ -96,6 +112,8 @@ pub struct Config {
     pub stores: BTreeMap<String, StoreConfig>,
     /// Jobs by name.
     pub jobs: BTreeMap<String, JobConfig>,
+    /// Drives by name.
+    pub drives: BTreeMap<DriveName, DriveConfig>,
 }
 
 impl Config {
@@ -141,6 +159,12 @@ impl Config {
         for (name, section) in top.named_tables("job") {
             config.jobs.insert(name.clone(), read_job(&name, section, &config.stores));
         }
+        for (name, section) in top.named_tables("drive") {
+            match name.parse::<DriveName>() {
+                Ok(name) => drop(config.drives.insert(name, read_drive(section))),
+                Err(error) => section.wrong(error),
+            }
+        }
         top.finish();
         let problems = mistakes.report(text);
         if problems.is_empty() { Ok(config) } else { Err(problems) }
@@ -167,6 +191,20 @@ fn read_store(section: Section<'_>) -> StoreConfig {
     }
     section.finish();
     store
+}
+
+fn read_drive(section: Section<'_>) -> DriveConfig {
+    let drive = DriveConfig {
+        path: section.text("path").map(PathBuf::from),
+        every_secs: section.duration_secs("every"),
+        holders: section.texts("holders"),
+        unmount: section.flag("unmount").unwrap_or(false),
+    };
+    if drive.path.as_ref().is_some_and(|path| !path.is_absolute()) {
+        section.wrong("path: must be absolute");
+    }
+    section.finish();
+    drive
 }
 
 /// A rate in bytes a second: `20 Mbit/s`, `2 MiB/s`.
@@ -360,6 +398,10 @@ kind      = "command"
 command   = ["pg_dump", "-Fc", "-Z0", "events"]
 timeout   = "2h"
 min_bytes = "1 MiB"
+
+[drive.a]
+every   = "7d"
+holders = ["registrar", "deputy"]
 "#;
 
     #[test]
@@ -367,6 +409,8 @@ min_bytes = "1 MiB"
         let config = Config::parse(GOOD).unwrap_or_else(|e| panic!("{e:?}"));
         assert_eq!(config.host.as_deref(), Some("registry-1"));
         assert_eq!(config.stores["server"].limit, Some(2_500_000));
+        let drive = config.drives.values().next().cloned().unwrap_or_default();
+        assert_eq!((drive.every_secs, drive.holders.len()), (Some(7 * 86_400), 2));
         let job = &config.jobs["nightly"];
         assert_eq!((job.sources.len(), job.every_secs), (2, Some(86_400)));
         assert!(
