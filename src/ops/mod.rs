@@ -75,7 +75,7 @@ impl Exit {
         findings.iter().fold(Self::Done, |exit, finding| {
             exit.worst(match finding.kind {
                 FindingKind::Notice => Self::Done,
-                FindingKind::Source | FindingKind::Target | FindingKind::Behind => Self::Findings,
+                FindingKind::Source | FindingKind::Target | FindingKind::Behind | FindingKind::Mended => Self::Findings,
                 FindingKind::Damage | FindingKind::Trust => Self::Alarm,
             })
         })

@@ -65,6 +65,8 @@ pub struct Transfer<'a> {
 pub struct Transferred {
     /// What was sent.
     pub sent: Replicated,
+    /// All objects that the source's snapshots need.
+    pub wanted: Vec<Line>,
     /// Objects and records that lay there, damaged, and lie there whole now.
     pub healed: Vec<String>,
     /// Records that were sent.
@@ -113,7 +115,8 @@ impl Transfer<'_> {
         done.count(&looked);
         let damaged: BTreeSet<Line> = looked.wrong.into_iter().map(|(line, _)| line).collect();
         let missing: Vec<Line> =
-            wanted.into_iter().filter(|line| !presence.has(&line.name) || damaged.contains(line)).collect();
+            wanted.iter().filter(|line| !presence.has(&line.name) || damaged.contains(line)).cloned().collect();
+        done.wanted = wanted;
         self.check_room(&missing)?;
         self.send_objects(&missing, &damaged, &mut done, env)?;
 

@@ -23,6 +23,7 @@ pub mod inventory;
 pub mod list_stream;
 pub mod objects;
 pub mod packer;
+pub mod parity;
 pub mod presence;
 pub mod register;
 pub mod replicate;

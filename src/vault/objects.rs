@@ -5,8 +5,8 @@ use std::cell::Cell;
 use crate::crypto::hash::hash;
 use crate::model::ids::ObjectHash;
 use crate::model::limits::{
-    INDEX_MAX_BYTES, INVENTORY_MAX_BYTES, MANIFEST_MAX_BYTES, PACK_MAX_BYTES, RECORD_MAX_BYTES, SMALL_OBJECT_MAX_BYTES,
-    SUFFIX_MAX,
+    INDEX_MAX_BYTES, INVENTORY_MAX_BYTES, MANIFEST_MAX_BYTES, PACK_MAX_BYTES, PARITY_MAX_BYTES, RECORD_MAX_BYTES,
+    SMALL_OBJECT_MAX_BYTES, SUFFIX_MAX,
 };
 use crate::model::name::ObjectName;
 use crate::store::{Store, StoreError};
@@ -20,6 +20,7 @@ pub const fn stored_limit(name: &ObjectName) -> u64 {
         ObjectName::Index(_) => INDEX_MAX_BYTES,
         ObjectName::Manifest(_) => MANIFEST_MAX_BYTES + SMALL_OBJECT_MAX_BYTES,
         ObjectName::Inventory(_) => INVENTORY_MAX_BYTES,
+        ObjectName::Parity(_) => PARITY_MAX_BYTES,
         ObjectName::Record { .. } | ObjectName::Trust { .. } => RECORD_MAX_BYTES,
         _ => SMALL_OBJECT_MAX_BYTES,
     }

@@ -167,6 +167,7 @@ impl Register {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::drive::Handover;
     use crate::format::record::Statement;
     use crate::model::drive::DriveIdentity;
     use crate::model::ids::{ObjectHash, VaultId};

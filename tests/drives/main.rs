@@ -13,6 +13,7 @@
 mod export;
 mod healing;
 mod label;
+mod parity;
 mod pulled;
 mod register;
 #[path = "../world/mod.rs"]

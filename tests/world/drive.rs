@@ -86,6 +86,9 @@ impl Drive {
         // Whoever looks for clones of its own drive reads labels on all of them, this one too.
         let gone = || Command::new("umount").arg(&self.mount).output().unwrap().status.success();
         super::background::until("the drive can be unmounted", gone);
+        // As long as anybody holds on to it, it would be the same file system that is mounted again, pulled as it is.
+        let held = || must(Command::new("losetup").arg("-j").arg(&self.image));
+        super::background::until("its loop device is free", || held().is_empty());
     }
 
     /// Pulls it out without a word to anybody.

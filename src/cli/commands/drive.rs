@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use super::restore::CopyArgs;
-use crate::cli::config::DEFAULT_EXPORT_SECS;
+use crate::cli::config::{DEFAULT_EXPORT_SECS, DriveConfig};
 use crate::cli::wire::{pin, reading_store};
 use crate::cli::{Outcome, Session, render};
 use crate::format::drive::DriveEvent;
@@ -14,7 +14,7 @@ use crate::model::size::human_size;
 use crate::model::time::parse_duration_secs;
 use crate::ops::drive::{
     CustodyEvent, CustodyPlan, CustodyReceipt, DriveStatus, DrivesPlan, DrivesReceipt, EnrolPlan, EnrolReceipt, ExportPlan,
-    ExportReceipt, custody, enrol, export, status,
+    ExportReceipt, ExportSettings, custody, enrol, export, status,
 };
 use crate::ops::{Exit, OpError};
 use crate::store::drive::System;
@@ -175,13 +175,16 @@ fn enrol_plan(args: &EnrolArgs, session: &Session) -> Result<EnrolPlan, OpError>
 }
 
 fn export_plan(args: &ExportArgs, session: &Session) -> Result<ExportPlan, OpError> {
-    let config = args.name.as_ref().and_then(|name| session.config.drives.get(name)).cloned().unwrap_or_default();
+    let settings = |(name, drive): (&DriveName, &DriveConfig)| {
+        (name.clone(), ExportSettings { unmount: drive.unmount, parity_permille: drive.parity_permille })
+    };
     let own = || std::env::current_exe().map_err(|e| OpError::NotDone(format!("this program cannot be found: {e}")));
     Ok(ExportPlan {
         drives: drives_plan(&args.copy, session)?,
         name: args.name.clone(),
         again: args.again,
-        unmount: args.unmount || config.unmount,
+        unmount: args.unmount,
+        settings: session.config.drives.iter().map(settings).collect(),
         binary: if args.with_binary { Some(own()?) } else { None },
     })
 }
@@ -230,6 +233,10 @@ fn describe_export(receipt: &ExportReceipt) -> String {
     );
     if !receipt.healed.is_empty() {
         let _ = writeln!(text, "  {} damaged there and whole now", render::count(receipt.healed.len() as u64, "object"));
+    }
+    if receipt.parity.made > 0 {
+        let (bytes, objects) = (human_size(receipt.parity.bytes), render::count(receipt.parity.objects, "object"));
+        let _ = writeln!(text, "  {bytes} of parity made for {objects}");
     }
     if let Some(free) = receipt.free_bytes {
         let _ = writeln!(text, "  {} free; {}", human_size(free), receipt.next);

@@ -9,7 +9,7 @@ use toml::de::DeTable;
 use crate::ledger::RootPin;
 use crate::model::drive::DriveName;
 use crate::model::ids::VaultId;
-use crate::model::limits::{GIB, KIB, MIB};
+use crate::model::limits::{GIB, KIB, MIB, PARITY_MAX_PERMILLE};
 use crate::model::time::Timestamp;
 use crate::source::SourceConfig;
 use crate::source::command::CommandConfig;
@@ -95,6 +95,8 @@ pub struct DriveConfig {
     pub holders: Vec<String>,
     /// Whether an export unmounts it at the end.
     pub unmount: bool,
+    /// Parity, in thousandths of what it protects.
+    pub parity_permille: u32,
 }
 
 /// The whole configuration.
@@ -199,12 +201,23 @@ fn read_drive(section: Section<'_>) -> DriveConfig {
         every_secs: section.duration_secs("every"),
         holders: section.texts("holders"),
         unmount: section.flag("unmount").unwrap_or(false),
+        parity_permille: section.parsed("parity", parse_permille).unwrap_or(0),
     };
     if drive.path.as_ref().is_some_and(|path| !path.is_absolute()) {
         section.wrong("path: must be absolute");
     }
     section.finish();
     drive
+}
+
+/// A share such as `5%` or `2.5%`, in thousandths.
+fn parse_permille(text: &str) -> Result<u32, String> {
+    let percent = text.trim().strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+    let permille = percent.map(|percent| (percent * 10.0).round());
+    match permille {
+        Some(permille) if (1.0..=f64::from(PARITY_MAX_PERMILLE)).contains(&permille) => Ok(permille as u32),
+        _ => Err(format!("not a share: {text:?} (write a percentage from 0.1% to {}%)", PARITY_MAX_PERMILLE / 10)),
+    }
 }
 
 /// A rate in bytes a second: `20 Mbit/s`, `2 MiB/s`.
@@ -402,6 +415,7 @@ min_bytes = "1 MiB"
 [drive.a]
 every   = "7d"
 holders = ["registrar", "deputy"]
+parity  = "5%"
 "#;
 
     #[test]
@@ -410,7 +424,7 @@ holders = ["registrar", "deputy"]
         assert_eq!(config.host.as_deref(), Some("registry-1"));
         assert_eq!(config.stores["server"].limit, Some(2_500_000));
         let drive = config.drives.values().next().cloned().unwrap_or_default();
-        assert_eq!((drive.every_secs, drive.holders.len()), (Some(7 * 86_400), 2));
+        assert_eq!((drive.every_secs, drive.holders.len(), drive.parity_permille), (Some(7 * 86_400), 2, 50));
         let job = &config.jobs["nightly"];
         assert_eq!((job.sources.len(), job.every_secs), (2, Some(86_400)));
         assert!(

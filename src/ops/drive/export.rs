@@ -1,5 +1,6 @@
 //! `drive export`: brings the copy on a drive up to date without any decryption key, proves it, and signs that.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -15,10 +16,11 @@ use crate::model::time::Timestamp;
 use crate::ops::context::{Locking, NamedStore, open_pinned};
 use crate::ops::custody::deliver_missing;
 use crate::ops::transfer::{Looking, Transfer, Transferred};
-use crate::ops::{Env, Exit, OpError};
+use crate::ops::{Env, Event, Exit, OpError};
 use crate::state::keys::Role;
 use crate::store::Store;
 use crate::vault::VaultError;
+use crate::vault::parity::{self, Protected};
 use crate::vault::register::Drive;
 use crate::vault::replicate::{Replicated, read_record};
 
@@ -32,8 +34,19 @@ pub struct ExportPlan {
     pub again: bool,
     /// Unmount it at the end.
     pub unmount: bool,
+    /// What the configuration says of each drive.
+    pub settings: BTreeMap<DriveName, ExportSettings>,
     /// The program to put beside the vault.
     pub binary: Option<PathBuf>,
+}
+
+/// What the configuration says of a drive.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ExportSettings {
+    /// Unmount it at the end.
+    pub unmount: bool,
+    /// Parity, in thousandths of what it protects; 0 makes none.
+    pub parity_permille: u32,
 }
 
 /// What was exported.
@@ -58,6 +71,8 @@ pub struct ExportReceipt {
     pub read_back: u64,
     /// Whether all of them were read past the machine's cache.
     pub past_cache: bool,
+    /// Parity that was made.
+    pub parity: Protected,
     /// Free bytes on the drive.
     pub free_bytes: Option<u64>,
     /// When the drive's next turn is, or another's.
@@ -75,6 +90,12 @@ impl ExportReceipt {
     #[must_use]
     pub fn exit(&self) -> Exit {
         Exit::of_findings(&self.findings)
+    }
+}
+
+impl ExportPlan {
+    fn settings_of(&self, drive: &DriveName) -> ExportSettings {
+        self.settings.get(drive).copied().unwrap_or_default()
     }
 }
 
@@ -97,7 +118,7 @@ pub fn export(plan: &ExportPlan, env: &Env<'_>) -> Result<ExportReceipt, OpError
     let path = slot.path.clone();
     let mut receipt = bring_up_to_date(plan, opened, &drive, slot, notes, started, env)?;
     // Every descriptor of the drive is closed by now.
-    if plan.unmount && receipt.safe {
+    if (plan.unmount || plan.settings_of(&drive.name).unmount) && receipt.safe {
         match unmount(&path) {
             Ok(()) => receipt.unmounted = true,
             Err(why) => {
@@ -169,6 +190,7 @@ fn bring_up_to_date(
 ) -> Result<ExportReceipt, OpError> {
     let store: Arc<dyn crate::store::WriteOnceStore> = Arc::new(slot.vault(true)?);
     store.sweep(&crate::model::name::Area::layout()).map_err(VaultError::from)?;
+    let permille = plan.settings_of(&drive.name).parity_permille;
     let to = NamedStore { name: format!("drive {}", drive.name), store: Arc::clone(&store) };
     let transfer = Transfer {
         pin: &plan.drives.pin,
@@ -176,10 +198,16 @@ fn bring_up_to_date(
         records: &opened.records,
         to: &to,
         looking: Looking::Doubtful,
-        more_room: &|_| 0,
+        more_room: &|bytes| if permille > 0 { parity::room_bytes(bytes, permille) } else { 0 },
     };
     let mut done = transfer.run(&mut opened.context, env)?;
     done.findings.extend(notes);
+    let mut protected = Protected::default();
+    if permille > 0 && done.is_safe() {
+        env.step("making parity");
+        let told = |bytes| env.observer.event(Event::Advance { items: 1, bytes });
+        protected = parity::protect(store.as_ref(), &done.wanted, permille, env.cancel, &told)?;
+    }
     let binary = match &plan.binary {
         Some(path) => {
             env.step("copying the program");
@@ -189,7 +217,7 @@ fn bring_up_to_date(
         }
         None => None,
     };
-    let mut receipt = receipt_of(&opened, drive, done, store.as_ref());
+    let mut receipt = receipt_of(&opened, drive, done, protected, store.as_ref());
     if receipt.safe {
         let body = body_of(&receipt, drive, binary, started, &opened, env);
         receipt.findings.extend(sign(plan, &mut opened, &to, &body, env)?);
@@ -200,7 +228,7 @@ fn bring_up_to_date(
     Ok(receipt)
 }
 
-fn receipt_of(opened: &Opened, drive: &Drive, done: Transferred, store: &dyn Store) -> ExportReceipt {
+fn receipt_of(opened: &Opened, drive: &Drive, done: Transferred, parity: Protected, store: &dyn Store) -> ExportReceipt {
     ExportReceipt {
         drive: drive.name.clone(),
         to: store.location().to_string(),
@@ -212,6 +240,7 @@ fn receipt_of(opened: &Opened, drive: &Drive, done: Transferred, store: &dyn Sto
         snapshots: opened.records.snapshots().len() as u64,
         read_back: done.read_back,
         past_cache: done.past_cache,
+        parity,
         free_bytes: store.room().ok().flatten(),
         next: String::new(),
         unmounted: false,

@@ -36,7 +36,7 @@ mod status;
 
 pub use custody::{CustodyEvent, CustodyPlan, CustodyReceipt, custody};
 pub use enrol::{EnrolPlan, EnrolReceipt, enrol};
-pub use export::{ExportPlan, ExportReceipt, export};
+pub use export::{ExportPlan, ExportReceipt, ExportSettings, export};
 pub use status::{DriveStatus, DrivesReceipt, status};
 
 /// The vault's directory on a drive.

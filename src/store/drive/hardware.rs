@@ -133,7 +133,10 @@ fn walk(device: &Path, system: &System, identity: &mut DriveIdentity, depth: usi
         hardware(device, identity);
         return crypt.is_some();
     }
-    let all_below = below.iter().fold(true, |all, slave| walk(slave, system, identity, depth - 1) && all);
+    let mut all_below = true;
+    for slave in &below {
+        all_below &= walk(slave, system, identity, depth - 1);
+    }
     if crypt.is_some() && identity.luks_uuid.is_none() {
         identity.luks_uuid = below.iter().find_map(|slave| luks_uuid(slave, system));
     }
