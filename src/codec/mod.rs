@@ -5,4 +5,4 @@ pub mod compress;
 pub mod shards;
 
 pub use chunker::Cutter;
-pub use compress::{CodecError, Compressor, Decompressor};
+pub use compress::{CodecError, Compression, Compressor, Decompressor};

@@ -13,8 +13,8 @@ use crate::crypto::hash::hash;
 use crate::format::body::VerifyBody;
 use crate::format::header::Header;
 use crate::format::inventory::Line;
-use crate::format::record::{Head, RecordKind, split};
-use crate::ledger::{LedgerError, Scribe};
+use crate::format::record::{Head, RecordKind};
+use crate::ledger::{LedgerError, Scribe, check};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::limits::RECORD_MAX_BYTES;
 use crate::model::name::{Area, ObjectName};
@@ -142,8 +142,8 @@ impl Transfer<'_> {
             }
             // Names of trust records carry hashes: another vault has none of these.
             ours = true;
-            if let Err(VaultError::Damaged { .. }) = read_record(store, name) {
-                deliver(store, name, bytes, RetryPolicy::DEFAULT).map_err(VaultError::from)?;
+            // Where the very bytes lie under the name or a suffix already, this changes nothing.
+            if deliver(store, name, bytes, RetryPolicy::DEFAULT).map_err(VaultError::from)?.sent {
                 done.healed.push(name.to_string());
             }
         }
@@ -380,14 +380,14 @@ fn holds(copy: Option<&Copy>, name: &ObjectName) -> bool {
     copy.is_some_and(|copy| copy.book.has(writer, &Head { seq: *seq, hash: *statement }))
 }
 
-/// Records of a copy of which no file holds the statement that their name promises.
+/// Records of a copy of which no file holds the statement that their name promises, truly signed.
 fn torn_records(copy: &Copy) -> Result<BTreeSet<ObjectName>, OpError> {
     let wanted: Vec<(String, u64)> = copy.book.names().map(|name| (name.to_owned(), RECORD_MAX_BYTES)).collect();
     let (mut torn, mut whole) = (BTreeSet::new(), BTreeSet::new());
     for ((stored, _), read) in wanted.iter().zip(copy.store.get_many(&wanted)) {
-        let Ok((name @ ObjectName::Record { statement, .. }, _)) = ObjectName::parse_stored(stored) else { continue };
+        let Ok((name, _)) = ObjectName::parse_stored(stored) else { continue };
         let fits = match read {
-            Ok(bytes) => split(&bytes).is_ok_and(|(line, armor)| hash(line.as_bytes()) == statement && !armor.is_empty()),
+            Ok(bytes) => check(&copy.trust, stored, &bytes).is_ok(),
             Err(error) if error.is_store_wide() => return Err(error.into()),
             Err(_) => false,
         };

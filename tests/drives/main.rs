@@ -16,6 +16,8 @@ mod label;
 mod parity;
 mod pulled;
 mod register;
+#[path = "../cli/schema.rs"]
+mod schema;
 #[path = "../world/mod.rs"]
 mod world;
 

@@ -1,5 +1,6 @@
 //! The register: turns, hands, and the end of a drive.
 
+use crate::schema::Schema;
 use crate::world::drive::{Drive, FileSystem};
 use crate::world::{args, skipped};
 use crate::{enrol, enrolled, pushed};
@@ -62,6 +63,33 @@ fn the_status_says_what_a_drive_lacks_and_where_it_is() {
     world.run(args!["drive", "retire", "a", "--erased", "shredded", "--reason", "old"]).ok();
     world.run(args!["drive", "status"]).ok().says("retired").says("shredded").says("no drive is enrolled");
     world.run(args!["drive", "handover", "a", "--to", "deputy"]).exits(2).says("was retired");
+}
+
+#[test]
+fn what_programs_read_is_as_documented() {
+    if let Some(why) = FileSystem::Ext4.missing() {
+        return skipped(&why);
+    }
+    let (world, schema) = (pushed(), Schema::read());
+    let drive = Drive::new(world.dir.path(), "drive-a", 64);
+    drive.plug_in();
+    let enrol = args!["enrol", "a", &drive.mount, "--allow-plain", "--location", "safe"];
+    for (table, rest) in [
+        ("enrolled", enrol),
+        ("exported", args!["export", "a"]),
+        ("drives", args!["status"]),
+        ("custody", args!["handover", "a", "--to", "deputy"]),
+        ("custody", args!["retire", "a", "--erased", "shredded"]),
+        ("drives", args!["status"]),
+    ] {
+        let command = [args!["drive"], rest, args!["--json"]].concat();
+        let value = world.run(command).ok().value();
+        schema.check("envelope", &value);
+        schema.check(table, &value["result"]);
+    }
+    let tables = ["enrolled.", "enrolment.", "identity.", "exported.", "protected.", "drives.", "drive.", "custody."];
+    let ours = |field: &String| tables.iter().any(|table| field.starts_with(table));
+    assert_eq!(schema.never_met().into_iter().filter(ours).collect::<Vec<_>>(), Vec::<String>::new());
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,14 @@ impl Running {
         Self { child: Some(child), command }
     }
 
+    /// As [`start`](Self::start), with the errors in a file that can be read meanwhile.
+    pub fn start_writing<I: IntoIterator<Item = S>, S: Into<OsString>>(machine: &Machine, args: I, errors: &Path) -> Self {
+        let mut command = machine.command(args);
+        let file = std::fs::File::create(errors).unwrap();
+        let child = command.stdout(Stdio::piped()).stderr(file).spawn().unwrap();
+        Self { child: Some(child), command }
+    }
+
     fn pid(&self) -> Pid {
         Pid::from_child(self.child.as_ref().unwrap())
     }
@@ -36,6 +45,14 @@ impl Running {
     /// Whether it has ended.
     pub fn has_ended(&mut self) -> bool {
         self.child.as_mut().unwrap().try_wait().unwrap().is_some()
+    }
+
+    /// The most memory that it has held at once so far; none once it has ended.
+    pub fn peak_bytes(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.as_ref()?.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+        Some(kibibytes * 1024)
     }
 
     /// SIGKILL; gives whether it was still running.

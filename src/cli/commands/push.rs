@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use crate::cli::config::{ADHOC_JOB, DEFAULT_CHUNK_BYTES, DEFAULT_LEVEL, JobConfig, JobSource};
+use crate::cli::config::{ADHOC_JOB, DEFAULT_BASE_CACHE_BYTES, DEFAULT_CHUNK_BYTES, JobConfig, JobSource};
 use crate::cli::render;
 use crate::cli::wire::{Opening, configured_pin, open_store, resolve};
 use crate::cli::{Outcome, Session};
+use crate::codec::Compression;
 use crate::model::size::human_size;
 use crate::model::time::{Clock, SystemClock};
 use crate::ops::push::{PlannedSource, PushPlan, PushReceipt, push};
@@ -105,7 +106,7 @@ fn adhoc(args: &Args, paths: &[&String]) -> Result<JobConfig, OpError> {
     }
     let exclude = ExcludeRules::with_patterns(&args.exclude).map_err(|e| OpError::Usage(e.to_string()))?;
     let source = SourceConfig::Files(FilesConfig { name: "files".into(), roots, exclude });
-    let sources = vec![JobSource { source, chunk_bytes: DEFAULT_CHUNK_BYTES }];
+    let sources = vec![JobSource { source, chunk_bytes: DEFAULT_CHUNK_BYTES, patch: true }];
     Ok(JobConfig { sources, ..JobConfig::default() })
 }
 
@@ -156,6 +157,7 @@ fn push_job(args: &Args, session: &Session, name: &str, job: &JobConfig) -> Resu
             files => files.clone(),
         },
         average_chunk_bytes: source.chunk_bytes,
+        patch: source.patch,
     });
     let mut tags = job.tags.clone();
     tags.extend(args.tag.iter().cloned());
@@ -169,10 +171,11 @@ fn push_job(args: &Args, session: &Session, name: &str, job: &JobConfig) -> Resu
         job: name.to_owned(),
         tags,
         sources: sources.collect(),
-        level: job.level.unwrap_or(DEFAULT_LEVEL),
+        compression: job.compression.unwrap_or(Compression::Auto),
         every_secs: job.every_secs,
         timezone,
         use_file_cache: !args.reread,
+        base_cache_bytes: session.config.base_cache_bytes.unwrap_or(DEFAULT_BASE_CACHE_BYTES),
     };
     push(&plan, &session.env())
 }

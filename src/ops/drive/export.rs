@@ -12,6 +12,7 @@ use crate::format::drive::ExportBody;
 use crate::format::record::RecordKind;
 use crate::model::drive::DriveName;
 use crate::model::finding::{Finding, FindingKind};
+use crate::model::ids::WriterId;
 use crate::model::time::Timestamp;
 use crate::ops::context::{Locking, NamedStore, open_pinned};
 use crate::ops::custody::deliver_missing;
@@ -169,7 +170,11 @@ fn choose(plan: &ExportPlan, opened: &Opened, env: &Env<'_>) -> Result<(Drive, S
 fn refuse_set_back(plan: &ExportPlan, opened: &Opened, drive: &Drive, slot: &Slot) -> Result<(), OpError> {
     let Ok(store) = slot.vault(false) else { return Ok(()) };
     let Ok(copy) = open_pinned(Arc::new(store), &plan.drives.pin, Some(&opened.context.state)) else { return Ok(()) };
-    copy.check_ratchet(&opened.context.ratchet).map_err(|error| {
+    let ratchet = &opened.context.ratchet;
+    copy.check_trust(ratchet).map_err(VaultError::from)?;
+    let counts = |writer: &WriterId| copy.trust.writer(writer).is_some() || opened.own.contains(writer);
+    let lost = copy.book.rolled_back(&copy.store.identity(), ratchet.seen(), counts).into_iter().next();
+    lost.map_or(Ok(()), Err).map_err(|error| {
         OpError::Mismatch(format!(
             "drive {}: {error}: a clone of it, or set back; nothing was written (`farkeep sync {} --from ...` brings it up to \
              date all the same)",

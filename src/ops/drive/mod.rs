@@ -61,6 +61,8 @@ struct Opened {
     records: Records,
     /// Its records, and those of this machine that it lacks.
     all: Vec<Checked>,
+    /// Who writes on this machine.
+    own: BTreeSet<WriterId>,
     register: Register,
 }
 
@@ -75,7 +77,7 @@ impl DrivesPlan {
         let copy = context.open_copy(Arc::clone(&self.from.store), &self.pin)?;
         let records = context.read_records(&copy)?;
         let (all, own) = with_own(&context, &copy, &records)?;
-        Ok(Opened { context, copy, records, register: Register::read(&all, &own), all })
+        Ok(Opened { context, copy, records, register: Register::read(&all, &own), all, own })
     }
 
     /// Where a drive is mounted when it is plugged in.
