@@ -80,6 +80,9 @@ enum Command {
     Custodian(commands::custodian::Args),
     /// Keep a snapshot whatever the rules say
     Hold(commands::prune::HoldArgs),
+    /// Enrol external drives, bring their copies up to date, keep their register
+    #[command(subcommand)]
+    Drive(commands::drive::Args),
     /// List snapshots
     Snapshots(commands::browse::SnapshotsArgs),
     /// List what lies in a snapshot
@@ -169,6 +172,7 @@ fn dispatch(command: &Command, global: &Global) -> Result<Outcome, OpError> {
         Command::Prune(args) => commands::prune::run(args, session),
         Command::Custodian(args) => commands::custodian::run(args, session),
         Command::Hold(args) => commands::prune::run_hold(args, session),
+        Command::Drive(args) => commands::drive::run(args, session),
         Command::Snapshots(args) => commands::browse::run_snapshots(args, session),
         Command::Ls(args) => commands::browse::run_ls(args, session),
         Command::Find(args) => commands::browse::run_find(args, session),
@@ -195,6 +199,7 @@ const fn command_name(command: &Command) -> &'static str {
         Command::Prune(_) => "prune",
         Command::Custodian(_) => "custodian",
         Command::Hold(_) => "hold",
+        Command::Drive(_) => "drive",
         Command::Snapshots(_) => "snapshots",
         Command::Ls(_) => "ls",
         Command::Find(_) => "find",

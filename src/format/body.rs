@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::format::record::{Head, RecordKind};
+use crate::model::drive::DriveName;
 use crate::model::finding::FindingKind;
 use crate::model::ids::{ObjectHash, SnapshotId, Token, WriterId};
 use crate::model::name::ObjectName;
@@ -165,6 +166,9 @@ pub struct VerifyBody {
     pub findings: u64,
     /// Objects with a finding, the first few hundred: the next push counts them as absent.
     pub objects_found: Vec<FoundObject>,
+    /// The drive, where all of an enrolled one was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drive: Option<DriveName>,
 }
 
 /// An object with something wrong.

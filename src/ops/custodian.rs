@@ -69,7 +69,8 @@ pub fn custodian(care: &CustodianPlan, env: &Env<'_>) -> Result<CustodianReceipt
     let store: Arc<dyn WriteOnceStore> = Arc::clone(&care.store) as Arc<dyn WriteOnceStore>;
     let named = NamedStore { name: care.name.clone(), store };
     let read = ReadPlan { pin: care.pin.clone(), from: named.clone(), names: Names::default(), identities: Vec::new() };
-    let verified = verify(&VerifyPlan { read, depth: Depth::Sealed, share: Share::Within(care.within_secs) }, env)?;
+    let verified =
+        verify(&VerifyPlan { read, depth: Depth::Sealed, share: Share::Within(care.within_secs), repair: false }, env)?;
     let mut receipt =
         CustodianReceipt { findings: verified.findings.clone(), verified, applied: None, planned: None, series: Vec::new() };
     let ruled = !care.rules.series.is_empty() || care.rules.others.is_some();

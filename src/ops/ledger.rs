@@ -13,6 +13,7 @@ use crate::format::body::{
     HeartbeatBody, HoldBody, PruneDoneBody, PrunePlanBody, RestoreDetail, RestoreIntentBody, RestoreOutcomeBody,
     SnapshotBody, VerifyBody,
 };
+use crate::format::drive::{DriveBody, DriveEvent, ExportBody};
 use crate::format::record::{Head, RecordKind};
 use crate::format::wire::from_base64;
 use crate::ledger::book::chain_findings;
@@ -204,9 +205,26 @@ fn summary(record: &Checked, detail: Option<&RestoreDetail>, restores: &BTreeMap
                 format!("drops {} snapshots from {}, by plan {plan}", body.snapshots, body.store)
             }
         }),
+        RecordKind::Export => statement.body_as::<ExportBody>().map(|body| {
+            let sent = human_size(body.bytes);
+            format!("exported {} snapshots to drive {} from {}: {sent} sent", body.snapshots, body.drive, body.from)
+        }),
+        RecordKind::Drive => statement.body_as::<DriveBody>().map(|body| describe_drive(&body)),
         other => Ok(other.to_string()),
     };
     text.unwrap_or_else(|error| format!("{} record that cannot be read: {error}", statement.kind))
+}
+
+fn describe_drive(body: &DriveBody) -> String {
+    let (drive, by) = (&body.drive, &body.operator);
+    match &body.event {
+        DriveEvent::Enrol(_) => format!("{by} enrolled drive {drive}"),
+        DriveEvent::Handover(handover) => {
+            let seal = handover.seal.as_ref().map(|seal| format!(", seal {seal}")).unwrap_or_default();
+            format!("{by}: drive {drive} went to {}{seal}", handover.to)
+        }
+        DriveEvent::Retire(retirement) => format!("{by} retired drive {drive}: {}", retirement.erased),
+    }
 }
 
 fn describe_intent(body: &RestoreIntentBody, detail: Option<&RestoreDetail>) -> String {

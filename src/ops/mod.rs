@@ -18,6 +18,7 @@ pub mod cat;
 pub mod context;
 pub mod custodian;
 pub mod custody;
+pub mod drive;
 pub mod hooks;
 pub mod init;
 pub mod ledger;
@@ -30,6 +31,7 @@ pub mod run;
 pub mod select;
 pub mod status;
 pub mod sync;
+pub mod transfer;
 pub mod verify;
 
 pub use context::Context;
@@ -78,7 +80,7 @@ impl Exit {
         findings.iter().fold(Self::Done, |exit, finding| {
             exit.worst(match finding.kind {
                 FindingKind::Notice => Self::Done,
-                FindingKind::Source | FindingKind::Target | FindingKind::Behind => Self::Findings,
+                FindingKind::Source | FindingKind::Target | FindingKind::Behind | FindingKind::Mended => Self::Findings,
                 FindingKind::Damage | FindingKind::Trust => Self::Alarm,
             })
         })
@@ -100,6 +102,9 @@ pub enum OpError {
     /// It was not done, for the reason given.
     #[error("{0}")]
     NotDone(String),
+    /// What is there is not what it should be: it is not touched.
+    #[error("{0}")]
+    Mismatch(String),
 }
 
 impl OpError {
@@ -112,7 +117,7 @@ impl OpError {
             | Self::Target(TargetError::Full { .. } | TargetError::Unusable { .. } | TargetError::Entry { .. }) => {
                 Exit::NotDone
             }
-            Self::Target(TargetError::Content { .. }) => Exit::Alarm,
+            Self::Mismatch(_) | Self::Target(TargetError::Content { .. }) => Exit::Alarm,
             Self::Vault(error) => match error {
                 VaultError::Store(StoreError::Unreachable(_) | StoreError::Login(_)) => Exit::Unreachable,
                 VaultError::Store(StoreError::HostKey(_) | StoreError::UnknownHostKey(_))

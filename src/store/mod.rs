@@ -168,9 +168,18 @@ pub trait Store: Send + Sync {
         self.location().to_string()
     }
 
-    /// Makes the next read of an object come from the device, where the store keeps a cache that can be told to forget.
-    fn forget_cached(&self, name: &str) {
-        let _ = name;
+    /// Up to `bytes` bytes from the beginning of an object, from the device rather than from a cache of this machine; and
+    /// whether the store could make sure of that.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    fn get_past_cache(&self, name: &str, bytes: u64) -> Result<(Vec<u8>, bool), StoreError> {
+        Ok((self.get(name, 0, bytes)?, false))
+    }
+
+    /// What the room that a file takes is rounded up to.
+    fn unit_bytes(&self) -> u64 {
+        1
     }
 }
 

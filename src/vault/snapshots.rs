@@ -8,6 +8,7 @@ use crate::ledger::{Checked, Standing, check};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{SnapshotId, WriterId};
 use crate::model::limits::RECORD_MAX_BYTES;
+use crate::model::name::ObjectName;
 use crate::model::time::Timestamp;
 use crate::state::{make_private_dir, read_if_there, write_cached};
 use crate::store::StoreError;
@@ -108,12 +109,13 @@ impl RecordReader {
     /// When the store is out of reach.
     pub fn read(&self, copy: &Copy, names: &[String]) -> Result<Records, VaultError> {
         let mut records = Records::default();
+        let mut torn = Vec::new();
         for batch in names.chunks(BATCH) {
             for (name, result) in batch.iter().zip(self.fetch(copy, batch)?) {
                 let checked = match result {
                     Ok(bytes) => check(&copy.trust, name, &bytes).map(|checked| (checked, bytes)),
                     Err(error) => {
-                        records.findings.push(Finding::new(FindingKind::Damage, name, error));
+                        torn.push((FindingKind::Damage, name, error.to_string()));
                         continue;
                     }
                 };
@@ -126,10 +128,17 @@ impl RecordReader {
                     Err(error) => {
                         let text = error.to_string();
                         let message = text.strip_prefix(&format!("{name}: ")).unwrap_or(&text).to_owned();
-                        records.findings.push(Finding::new(FindingKind::Trust, name, message));
+                        torn.push((FindingKind::Trust, name, message));
                     }
                 }
             }
+        }
+        for (kind, name, message) in torn {
+            // A record that was healed lies under a suffix beside what is left of it.
+            let healed = ObjectName::parse_stored(name)
+                .is_ok_and(|(object, _)| records.checked.iter().any(|record| record.name == object));
+            let kind = if healed { FindingKind::Notice } else { kind };
+            records.findings.push(Finding::new(kind, name, message));
         }
         Ok(records)
     }
@@ -185,7 +194,12 @@ fn standing_finding(checked: &Checked) -> Option<Finding> {
             // A station that nobody enrolled may say what it did; it may not make or unmake anything.
             let says_only = matches!(
                 checked.statement.kind,
-                RecordKind::RestoreIntent | RecordKind::RestoreOutcome | RecordKind::Verify | RecordKind::Drill
+                RecordKind::RestoreIntent
+                    | RecordKind::RestoreOutcome
+                    | RecordKind::Verify
+                    | RecordKind::Drill
+                    | RecordKind::Drive
+                    | RecordKind::Export
             );
             let kind = if says_only { FindingKind::Notice } else { FindingKind::Trust };
             Some(Finding::new(kind, &checked.name, message))

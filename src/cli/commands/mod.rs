@@ -3,6 +3,7 @@
 pub mod browse;
 pub mod cat;
 pub mod custodian;
+pub mod drive;
 pub mod init;
 pub mod ledger;
 pub mod manual;

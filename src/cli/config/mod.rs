@@ -8,8 +8,9 @@ use toml::de::DeTable;
 
 use crate::codec::Compression;
 use crate::ledger::RootPin;
+use crate::model::drive::DriveName;
 use crate::model::ids::{Token, VaultId};
-use crate::model::limits::{KIB, MIB};
+use crate::model::limits::{KIB, MIB, PARITY_MAX_PERMILLE};
 use crate::model::rate::Pace;
 use crate::ops::hooks::Hooks;
 use crate::source::SourceConfig;
@@ -32,6 +33,8 @@ use section::{Mistakes, Section};
 pub const DEFAULT_BASE_CACHE_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 /// Average chunk where a source names none.
 pub const DEFAULT_CHUNK_BYTES: usize = 64 * KIB as usize;
+/// A week: how often a drive takes an export where nothing else is said.
+pub const DEFAULT_EXPORT_SECS: u64 = 7 * 86_400;
 /// The job of paths on the command line.
 pub const ADHOC_JOB: &str = "adhoc";
 
@@ -130,6 +133,21 @@ pub struct JobConfig {
     pub targets: Vec<String>,
 }
 
+/// A drive as configured; what it is, its label says.
+#[derive(Debug, Clone, Default)]
+pub struct DriveConfig {
+    /// Where it is mounted when it is plugged in; else where it was when it was enrolled.
+    pub path: Option<PathBuf>,
+    /// Seconds between two exports.
+    pub every_secs: Option<u64>,
+    /// Who may hold it.
+    pub holders: Vec<String>,
+    /// Whether an export unmounts it at the end.
+    pub unmount: bool,
+    /// Parity, in thousandths of what it protects.
+    pub parity_permille: u32,
+}
+
 /// The whole configuration.
 #[derive(Debug, Clone, Default)]
 pub struct Config {
@@ -149,6 +167,8 @@ pub struct Config {
     pub jobs: BTreeMap<String, JobConfig>,
     /// Rules of series by their tokens.
     pub series: BTreeMap<Token, SeriesConfig>,
+    /// Drives by name.
+    pub drives: BTreeMap<DriveName, DriveConfig>,
 }
 
 impl Config {
@@ -212,6 +232,12 @@ impl Config {
                 Err(_) => section.wrong("a series is called by its token: 32 hex digits, as `farkeep init` prints them"),
             }
         }
+        for (name, section) in top.named_tables("drive") {
+            match name.parse::<DriveName>() {
+                Ok(name) => drop(config.drives.insert(name, read_drive(section))),
+                Err(error) => section.wrong(error),
+            }
+        }
         top.finish();
         let problems = mistakes.report(text);
         if problems.is_empty() { Ok(config) } else { Err(problems) }
@@ -242,6 +268,31 @@ fn read_store(section: Section<'_>) -> StoreConfig {
     }
     section.finish();
     store
+}
+
+fn read_drive(section: Section<'_>) -> DriveConfig {
+    let drive = DriveConfig {
+        path: section.text("path").map(PathBuf::from),
+        every_secs: section.duration_secs("every"),
+        holders: section.texts("holders"),
+        unmount: section.flag("unmount").unwrap_or(false),
+        parity_permille: section.parsed("parity", parse_permille).unwrap_or(0),
+    };
+    if drive.path.as_ref().is_some_and(|path| !path.is_absolute()) {
+        section.wrong("path: must be absolute");
+    }
+    section.finish();
+    drive
+}
+
+/// A share such as `5%` or `2.5%`, in thousandths.
+fn parse_permille(text: &str) -> Result<u32, String> {
+    let percent = text.trim().strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+    let permille = percent.map(|percent| (percent * 10.0).round());
+    match permille {
+        Some(permille) if (1.0..=f64::from(PARITY_MAX_PERMILLE)).contains(&permille) => Ok(permille as u32),
+        _ => Err(format!("not a share: {text:?} (write a percentage from 0.1% to {}%)", PARITY_MAX_PERMILLE / 10)),
+    }
 }
 
 /// How fast and when a store may be used.
@@ -458,6 +509,11 @@ kind      = "command"
 command   = ["pg_dump", "-Fc", "-Z0", "events"]
 timeout   = "2h"
 min_bytes = "1 MiB"
+
+[drive.a]
+every   = "7d"
+holders = ["registrar", "deputy"]
+parity  = "5%"
 "#;
 
     #[test]
@@ -465,6 +521,8 @@ min_bytes = "1 MiB"
         let config = Config::parse(GOOD).unwrap_or_else(|e| panic!("{e:?}"));
         assert_eq!(config.host.as_deref(), Some("registry-1"));
         assert_eq!(config.stores["server"].pace.limit(Timestamp(0)), Some(2_500_000));
+        let drive = config.drives.values().next().cloned().unwrap_or_default();
+        assert_eq!((drive.every_secs, drive.holders.len(), drive.parity_permille), (Some(7 * 86_400), 2, 50));
         let job = &config.jobs["nightly"];
         assert_eq!((job.sources.len(), job.every_secs), (2, Some(86_400)));
         let keep = job.keep.as_ref().unwrap_or_else(|| panic!("no rules"));
