@@ -165,7 +165,8 @@ impl RecordReader {
         Some(self.cache.as_ref()?.join(name.strip_prefix("ledger/")?))
     }
 
-    fn keep(&self, name: &str, bytes: &[u8]) {
+    /// Keeps a record that need not be read again.
+    pub fn keep(&self, name: &str, bytes: &[u8]) {
         if let Some(path) = self.path(name)
             && !path.exists()
         {

@@ -38,6 +38,7 @@ use crate::vault::courier::{Courier, LaneReport};
 use crate::vault::inventory::{PageCache, page_names};
 use crate::vault::packer::PackerConfig;
 use crate::vault::snapshot_writer::{SnapshotWriter, WriterConfig, WriterStats};
+use crate::vault::snapshots::RecordReader;
 
 mod prepare;
 
@@ -419,6 +420,7 @@ fn commit(
             None => send_record(side, signed),
         };
         if outcome.is_ok() {
+            RecordReader::new(Some(&context.state.cache())).keep(&signed.name.to_string(), &signed.bytes);
             let heads = [(scribe.writer(), signed.head)].into();
             side.copy.advance_ratchet(&mut context.ratchet, &context.state, &heads)?;
         }

@@ -181,8 +181,13 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Re
             .map(|named| {
                 scope.spawn(move || {
                     let store = std::sync::Arc::clone(&named.store);
-                    let copy = context.open_copy(store, &plan.pin)?;
-                    let presence = Presence::read(named.store.as_ref(), &AREAS)?;
+                    // Both wait for the line and not for one another.
+                    let (copy, presence) = std::thread::scope(|scope| {
+                        let presence = scope.spawn(|| Presence::read(named.store.as_ref(), &AREAS));
+                        let copy = context.open_copy(store, &plan.pin);
+                        (copy, presence.join().unwrap_or_else(|_| Err(StoreError::Protocol("a thread failed".into()))))
+                    });
+                    let (copy, presence) = (copy?, presence?);
                     // Nothing depends on it; a failure shows when the store is written.
                     let _ = named.store.sweep(&Area::Packs.leaf_dirs());
                     Ok::<_, VaultError>((copy, presence))
