@@ -63,10 +63,10 @@ impl ReadPlan {
             None => open_pinned(Arc::clone(&self.from.store), &self.pin, None)?.vault(),
         };
         let mut context = Context::open(env, vault, Locking::Shared)?;
-        let copy = open_pinned(Arc::clone(&self.from.store), &self.pin, Some(&context.state))?;
+        let mut copy = open_pinned(Arc::clone(&self.from.store), &self.pin, Some(&context.state))?;
         copy.check_trust(&context.ratchet)?;
         let rolled_back = copy.book.rolled_back(&copy.store.identity(), context.ratchet.seen());
-        let records = context.read_records(&copy)?;
+        let records = context.read_records(&mut copy)?;
         let snapshots = records.snapshots();
         Ok((Opened { context, copy, records, snapshots }, rolled_back))
     }

@@ -79,16 +79,16 @@ pub fn sync(plan: &SyncPlan, env: &Env<'_>) -> Result<SyncReceipt, OpError> {
         None => open_pinned(Arc::clone(&plan.from.store), &plan.pin, None)?.vault(),
     };
     let mut context = Context::open(env, vault, Locking::Exclusive)?;
-    let from = context.open_copy(Arc::clone(&plan.from.store), &plan.pin)?;
-    let records = context.read_records(&from)?;
+    let mut from = context.open_copy(Arc::clone(&plan.from.store), &plan.pin)?;
+    let records = context.read_records(&mut from)?;
     let pages = PageCache::open(&context.state.cache().join("inventories"))?;
 
     env.step(format!("looking at {}", plan.to.name));
-    let target = open_target(plan, &context, &from)?;
+    let mut target = open_target(plan, &context, &from)?;
     let presence = Presence::read(plan.to.store.as_ref(), &AREAS).map_err(VaultError::from)?;
     let mut findings: Vec<Finding> = records.findings.iter().filter(|f| f.kind.is_alarm()).cloned().collect();
     let wanted = wanted_objects(&from, &records, &pages, &mut findings)?;
-    let suspects = suspects(target.as_ref(), &mut context)?;
+    let suspects = suspects(target.as_mut(), &mut context)?;
     let missing: Vec<Line> =
         wanted.iter().filter(|line| !presence.has(&line.name) || suspects.contains(&line.name)).cloned().collect();
     check_room(plan, &missing)?;
@@ -107,8 +107,8 @@ pub fn sync(plan: &SyncPlan, env: &Env<'_>) -> Result<SyncReceipt, OpError> {
     env.step("sending records");
     let sent_records = send_records(plan, &from, target.as_ref(), &context)?;
     let complete = records.snapshots().len() as u64;
-    let after = open_pinned(Arc::clone(&plan.to.store), &plan.pin, Some(&context.state))?;
-    let after_records = context.read_records(&after)?;
+    let mut after = open_pinned(Arc::clone(&plan.to.store), &plan.pin, Some(&context.state))?;
+    let after_records = context.read_records(&mut after)?;
     let safe = !findings.iter().any(|finding| finding.kind.is_alarm());
     if after_records.snapshots().len() < records.snapshots().len() {
         let message = "holds fewer snapshots than the copy that it was brought up to date from";
@@ -178,7 +178,7 @@ fn wanted_objects(
 }
 
 /// Objects of the target that somebody's verification found damaged: they are sent again, and what fits stays.
-fn suspects(target: Option<&Copy>, context: &mut Context) -> Result<BTreeSet<ObjectName>, OpError> {
+fn suspects(target: Option<&mut Copy>, context: &mut Context) -> Result<BTreeSet<ObjectName>, OpError> {
     let Some(target) = target else { return Ok(BTreeSet::new()) };
     let records = context.read_records(target)?;
     let bodies = records.checked.iter().filter(|record| record.statement.kind == RecordKind::Verify);

@@ -8,6 +8,7 @@ use crate::ledger::{Checked, Standing, check};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{SnapshotId, WriterId};
 use crate::model::limits::RECORD_MAX_BYTES;
+use crate::model::name::ObjectName;
 use crate::model::time::Timestamp;
 use crate::state::{make_private_dir, read_if_there, write_cached};
 use crate::store::StoreError;
@@ -39,6 +40,8 @@ pub struct Records {
     pub checked: Vec<Checked>,
     /// What is wrong with the others, and with those that do not count.
     pub findings: Vec<Finding>,
+    /// Stored names of files that are no records, most often because an upload broke off.
+    pub unfit: Vec<String>,
 }
 
 impl Records {
@@ -49,6 +52,18 @@ impl Records {
         found.sort_by_key(|s| (s.time, s.head.seq));
         found.dedup_by_key(|s| s.id);
         found
+    }
+
+    /// A file that is no record while the record itself lies beside it, under a suffix, is what a broken upload left.
+    fn pardon_debris(&mut self) {
+        let whole: std::collections::BTreeSet<&ObjectName> = self.checked.iter().map(|record| &record.name).collect();
+        for finding in &mut self.findings {
+            let is_whole = |stored: &str| ObjectName::parse_stored(stored).is_ok_and(|(name, _)| whole.contains(&name));
+            if self.unfit.contains(&finding.subject) && is_whole(&finding.subject) {
+                finding.kind = FindingKind::Notice;
+                finding.message = "debris of an upload that broke off; the record lies beside it, whole".to_owned();
+            }
+        }
     }
 
     /// The newest trusted record of each writer: what the next record says that it has seen.
@@ -127,10 +142,12 @@ impl RecordReader {
                         let text = error.to_string();
                         let message = text.strip_prefix(&format!("{name}: ")).unwrap_or(&text).to_owned();
                         records.findings.push(Finding::new(FindingKind::Trust, name, message));
+                        records.unfit.push(name.clone());
                     }
                 }
             }
         }
+        records.pardon_debris();
         Ok(records)
     }
 

@@ -11,8 +11,11 @@
 )]
 
 mod account;
+mod broken;
 mod pace;
 mod probe;
+#[path = "../stores/proxy.rs"]
+mod proxy;
 #[path = "../stores/raw.rs"]
 mod raw;
 mod recipe;

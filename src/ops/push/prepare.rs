@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{NamedStore, PushPlan, missed_finding};
+use super::{NamedStore, PushPlan, RECORD_ROOM_BYTES, ROOM_MIN_BYTES, missed_finding};
 use crate::crypto::identity::Identity;
 use crate::format::body::VerifyBody;
 use crate::format::inventory::Line;
@@ -11,6 +11,7 @@ use crate::ledger::{LedgerError, Scribe, Standing, Trust};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{Token, WriterId};
 use crate::model::name::{Area, ObjectName, Sealed};
+use crate::model::size::human_size;
 use crate::ops::context::Context;
 use crate::ops::{Env, OpError};
 use crate::state::index::ChunkIndex;
@@ -99,7 +100,7 @@ impl Prepared {
             }
             let side = &self.sides[number];
             let store = side.named.store.as_ref();
-            let now = match Presence::read(store, &AREAS) {
+            let now = match list_with_room(&side.named, RECORD_ROOM_BYTES) {
                 Ok(now) => now,
                 Err(error) => {
                     courier.give_up(number, error);
@@ -141,11 +142,12 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     let Some(newest) = prepared.sides.iter().map(|side| side.copy.trust.head()).max_by_key(|head| head.seq) else {
         let all = plan.missed.iter().chain(&prepared.missed);
         let text: Vec<String> = all.clone().map(|(name, error)| format!("{name}: {error}")).collect();
-        let gravest = all.map(|(_, error)| error).find(|error| matches!(error, StoreError::HostKey(_)));
-        return Err(gravest.cloned().unwrap_or_else(|| StoreError::Unreachable(text.join("; "))).into());
+        let gravest = all.clone().map(|(_, error)| error).find(|error| matches!(error, StoreError::HostKey(_)));
+        let full = all.map(|(_, error)| error).find(|error| matches!(error, StoreError::Full { .. }));
+        return Err(gravest.or(full).cloned().unwrap_or_else(|| StoreError::Unreachable(text.join("; "))).into());
     };
     for side in &mut prepared.sides {
-        side.records = context.read_records(&side.copy)?;
+        side.records = context.read_records(&mut side.copy)?;
         prepared.findings.extend(side.records.findings.iter().filter(|f| f.kind.is_alarm()).cloned());
         for (writer, head) in side.records.heads() {
             let slot = prepared.heads.entry(writer).or_insert(head);
@@ -183,7 +185,7 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Re
                     let store = std::sync::Arc::clone(&named.store);
                     // Both wait for the line and not for one another.
                     let (copy, presence) = std::thread::scope(|scope| {
-                        let presence = scope.spawn(|| Presence::read(named.store.as_ref(), &AREAS));
+                        let presence = scope.spawn(|| list_with_room(named, ROOM_MIN_BYTES));
                         let copy = context.open_copy(store, &plan.pin);
                         (copy, presence.join().unwrap_or_else(|_| Err(StoreError::Protocol("a thread failed".into()))))
                     });
@@ -202,7 +204,7 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Re
                 let (records, caught_up_objects) = (Records::default(), 0);
                 prepared.sides.push(Side { named: named.clone(), copy, presence, records, caught_up_objects });
             }
-            Err(VaultError::Store(error)) if error.is_store_wide() && error != StoreError::Interrupted => {
+            Err(VaultError::Store(error)) if stops_one_store(&error) => {
                 prepared.findings.push(missed(&named.name, &error));
                 prepared.missed.push((named.name.clone(), error));
             }
@@ -210,6 +212,31 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Re
         }
     }
     Ok(())
+}
+
+/// Lists a copy, and asks at the same time whether it has room for so much more.
+fn list_with_room(named: &NamedStore, bytes: u64) -> Result<Presence, StoreError> {
+    let store = named.store.as_ref();
+    let (presence, room) = std::thread::scope(|scope| {
+        let room = scope.spawn(|| store.room());
+        let presence = Presence::read(store, &AREAS);
+        (presence, room.join().unwrap_or(Ok(None)))
+    });
+    match room {
+        Ok(Some(free)) if free < bytes => {
+            Err(StoreError::Full { name: named.name.clone(), why: format!("{} are free", human_size(free)) })
+        }
+        _ => presence,
+    }
+}
+
+/// Whether the other stores go on without this one.
+const fn stops_one_store(error: &StoreError) -> bool {
+    match error {
+        StoreError::Interrupted => false,
+        StoreError::Full { .. } => true,
+        error => error.is_store_wide(),
+    }
 }
 
 /// Takes over own records that lie in a copy beyond the local chain. Two statements with one number stop the push.
@@ -276,6 +303,11 @@ fn deliver_own(scribe: &Scribe, prepared: &mut Prepared, _newest_trust: Head) ->
             // A copy that also lacks the objects gets them in `catch_up`; until then the record only says what should be.
             deliver(side.named.store.as_ref(), &name, content, RetryPolicy::DEFAULT)?;
             side.copy.book.add(&name.to_string());
+            // What an upload that broke off has left of it is no alarm any more.
+            prepared.findings.retain(|finding| {
+                !ObjectName::parse_stored(&finding.subject)
+                    .is_ok_and(|(of, _)| of == name && finding.kind == FindingKind::Trust)
+            });
             if let Ok(checked) = crate::ledger::check(&side.copy.trust, &name.to_string(), content) {
                 side.records.checked.push(checked);
             }
