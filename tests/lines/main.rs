@@ -12,6 +12,7 @@
 
 mod account;
 mod broken;
+mod full;
 mod pace;
 mod probe;
 #[path = "../stores/proxy.rs"]
