@@ -50,7 +50,7 @@ pub struct Global {
     /// Print one JSON object instead of text
     #[arg(long, global = true)]
     json: bool,
-    /// Print nothing but errors
+    /// Print nothing but errors and findings, to standard error
     #[arg(long, short, global = true)]
     quiet: bool,
     /// Log what happens to standard error; twice for more
@@ -136,14 +136,21 @@ pub fn run() -> i32 {
     });
     let name = command_name(&cli.command);
     let json = cli.global.json;
-    let outcome = Session::open(&cli.global).and_then(|session| dispatch(&cli.command, &session));
+    let outcome = dispatch(&cli.command, &cli.global);
     match outcome {
         Ok(outcome) => print_outcome(name, &outcome, &cli.global),
         Err(error) => print_error(name, &error, json),
     }
 }
 
-fn dispatch(command: &Command, session: &Session) -> Result<Outcome, OpError> {
+fn dispatch(command: &Command, global: &Global) -> Result<Outcome, OpError> {
+    // What tells how to use the program must work where the configuration does not.
+    match command {
+        Command::Completions(args) => return commands::manual::run_completions(args),
+        Command::Man(args) => return commands::manual::run_man(args),
+        _ => {}
+    }
+    let session = &Session::open(global)?;
     match command {
         Command::Try(args) => commands::trial::run(args, session),
         Command::Init(args) => commands::init::run(args, session),
@@ -212,6 +219,9 @@ fn print_outcome(name: &str, outcome: &Outcome, global: &Global) -> i32 {
         let _ = writeln!(stdout, "{line}");
     } else if !global.quiet {
         let _ = stdout.write_all(outcome.text.as_bytes());
+    } else if outcome.exit != Exit::Done {
+        // Whoever wants to hear of errors only wants to hear of these: cron sends nothing but what is printed.
+        let _ = std::io::stderr().lock().write_all(outcome.text.as_bytes());
     }
     let _ = stdout.flush();
     outcome.exit as i32

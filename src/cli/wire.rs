@@ -140,10 +140,10 @@ pub fn pin(session: &Session, trust: Option<&str>, identities: &[IdentityFile]) 
             let root = RootPin::parse(root).map_err(|e| OpError::Usage(format!("root in the identity file: {e}")))?;
             Ok(VaultPin { vault: vault.and_then(|v| v.parse().ok()), root })
         }
-        None => Err(OpError::Usage(
-            "no pinned root: name it with --trust (a file .root.pub or its fingerprint); a vault is never its own pin"
-                .into(),
-        )),
+        None => Err(OpError::Usage(format!(
+            "no pinned root in {}: name it with --trust (a file .root.pub or its fingerprint); a vault is never its own pin",
+            session.config_path.display()
+        ))),
     }
 }
 

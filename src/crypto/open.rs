@@ -75,7 +75,8 @@ impl Opener {
     #[must_use]
     pub fn stored_range_of(header_bytes: u64, stored_bytes: u64, start: u64, length: u64) -> (u64, u64) {
         // age's reader looks at the end of the file when it is asked to seek to a whole step; one byte earlier it does not.
-        let (start, length) = if start > 0 && start % STEP_BYTES == 0 { (start - 1, length + 1) } else { (start, length) };
+        let (start, length) =
+            if start > 0 && start.is_multiple_of(STEP_BYTES) { (start - 1, length + 1) } else { (start, length) };
         let (offset, bytes) = payload_range(start, length);
         let end = (offset + bytes).min(stored_bytes.saturating_sub(header_bytes));
         (header_bytes + offset, end.saturating_sub(offset))
@@ -103,7 +104,7 @@ impl Opener {
         let mut reader = decryptor.decrypt(std::iter::once(&known as &dyn age::Identity)).map_err(open_error)?;
         let mut plain = vec![0; usize::try_from(length).map_err(|e| damaged(&e))?];
         let mut step = || -> io::Result<()> {
-            if start > 0 && start % STEP_BYTES == 0 {
+            if start > 0 && start.is_multiple_of(STEP_BYTES) {
                 reader.seek(SeekFrom::Start(start - 1))?;
                 reader.read_exact(&mut [0])?;
             } else if start > 0 {

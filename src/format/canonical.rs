@@ -28,7 +28,8 @@ pub fn to_canonical<T: Serialize>(value: &T) -> Result<String, FormatError> {
 pub fn from_canonical<T: DeserializeOwned>(text: &str) -> Result<T, FormatError> {
     let value: Value = serde_json::from_str(text).map_err(|e| FormatError::invalid(WHAT, e))?;
     check(&value)?;
-    if value.to_string() != text {
+    let again = value.to_string();
+    if again != text {
         return Err(FormatError::invalid(WHAT, "not in canonical form"));
     }
     serde_json::from_value(value).map_err(|e| FormatError::invalid(WHAT, e))

@@ -22,7 +22,7 @@ pub struct Line {
 ///
 /// # Errors
 /// When it has more lines than a page may have, a name stands twice, or a hash is not the one in its name.
-pub fn encode(lines: &mut Vec<Line>) -> Result<Vec<u8>, FormatError> {
+pub fn encode(lines: &mut [Line]) -> Result<Vec<u8>, FormatError> {
     lines.sort();
     check(lines)?;
     let text: String = lines.iter().map(|line| format!("{}  {}\n", line.hash, line.name)).collect();
@@ -80,11 +80,11 @@ mod tests {
         let mut lines = vec![pack(9), header.clone(), pack(1)];
         let bytes = encode(&mut lines).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(decode(&bytes), Ok(vec![header.clone(), pack(1), pack(9)]));
-        assert_eq!(encode(&mut vec![]), Ok(vec![]));
+        assert_eq!(encode(&mut []), Ok(vec![]));
 
         assert!(decode(&bytes[..bytes.len() - 1]).is_err(), "cut");
-        assert!(encode(&mut vec![pack(1), pack(1)]).is_err(), "twice");
-        assert!(encode(&mut vec![Line { hash: ObjectHash([2; 32]), ..pack(1) }]).is_err(), "other hash");
+        assert!(encode(&mut [pack(1), pack(1)]).is_err(), "twice");
+        assert!(encode(&mut [Line { hash: ObjectHash([2; 32]), ..pack(1) }]).is_err(), "other hash");
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let reversed: String = text.lines().rev().map(|l| format!("{l}\n")).collect();
         assert!(decode(reversed.as_bytes()).is_err(), "order");

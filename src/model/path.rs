@@ -136,6 +136,12 @@ impl EntryPath {
         Some(Self(rest.to_vec()))
     }
 
+    /// `path` below this one: the reverse of [`Self::below`].
+    #[must_use]
+    pub fn on_top_of(&self, path: &Self) -> Self {
+        Self([self.0.as_slice(), b"/", &path.0].concat())
+    }
+
     /// For people: valid UTF-8 without control characters, escapes where it was not.
     #[must_use]
     pub fn display(&self) -> Cow<'_, str> {
@@ -229,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_directory_is_followed_by_what_lies_below_it() {
-        let mut paths = vec![path("a.b"), path("a/z"), path("a"), path("a-b"), path("a/z/c")];
+        let mut paths = [path("a.b"), path("a/z"), path("a"), path("a-b"), path("a/z/c")];
         paths.sort();
         let printed: Vec<_> = paths.iter().map(|p| p.display().into_owned()).collect();
         assert_eq!(printed, ["a", "a/z", "a/z/c", "a-b", "a.b"]);

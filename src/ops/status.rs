@@ -108,7 +108,7 @@ pub fn status(plan: &StatusPlan, env: &Env<'_>) -> Result<StatusReceipt, OpError
     let mut context = Context::open(env, plan.vault, Locking::Shared)?;
     let mut receipt = StatusReceipt { stores: Vec::new(), findings: Vec::new() };
     for (name, error) in &plan.missed {
-        receipt.missed(name, &error.to_string(), matches!(error, StoreError::HostKey(_)));
+        receipt.missed(name, &error.to_string(), error.is_host_key());
     }
     for named in &plan.stores {
         env.step(format!("looking at {}", named.name));
@@ -119,8 +119,7 @@ pub fn status(plan: &StatusPlan, env: &Env<'_>) -> Result<StatusReceipt, OpError
             }
             Err(VaultError::Interrupted) => return Err(VaultError::Interrupted.into()),
             Err(error) => {
-                let alarm =
-                    !matches!(&error, VaultError::Store(e) if e.is_store_wide() && !matches!(e, StoreError::HostKey(_)));
+                let alarm = !matches!(&error, VaultError::Store(e) if e.is_store_wide() && !e.is_host_key());
                 receipt.missed(&named.name, &error.to_string(), alarm);
             }
         }

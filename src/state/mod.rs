@@ -13,6 +13,7 @@ use rustix::fs::FlockOperation;
 
 use crate::model::ids::VaultId;
 
+pub mod bases;
 pub mod file_cache;
 pub mod index;
 pub mod journal;

@@ -4,7 +4,7 @@
 //! [`Machine`] is one machine: a configuration and a state directory of its own. Everything lies beneath a scratch directory
 //! that goes away with it, and nothing reads the configuration of whoever runs the tests.
 
-#![allow(dead_code, unused_imports, unused_macros, reason = "each test binary takes what it needs")]
+#![allow(dead_code, unused_imports, unused_macros, clippy::useless_vec, reason = "each test binary takes what it needs")]
 
 pub mod background;
 pub mod compare;
@@ -32,7 +32,10 @@ pub use tree::Tree;
 
 /// The arguments of a command line, of whatever kind each of them is.
 macro_rules! args {
-    ($($arg:expr),* $(,)?) => { vec![$(std::ffi::OsString::from($arg)),*] };
+    ($($arg:expr),* $(,)?) => {{
+        let args: Vec<std::ffi::OsString> = vec![$(std::ffi::OsString::from($arg)),*];
+        args
+    }};
 }
 pub(crate) use args;
 

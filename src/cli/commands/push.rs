@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use crate::cli::config::{ADHOC_JOB, DEFAULT_CHUNK_BYTES, DEFAULT_LEVEL, JobConfig, JobSource};
+use crate::cli::config::{ADHOC_JOB, DEFAULT_BASE_CACHE_BYTES, DEFAULT_CHUNK_BYTES, DEFAULT_LEVEL, JobConfig, JobSource};
 use crate::cli::render;
 use crate::cli::wire::{Opening, configured_pin, open_store, resolve};
 use crate::cli::{Outcome, Session};
@@ -105,7 +105,7 @@ fn adhoc(args: &Args, paths: &[&String]) -> Result<JobConfig, OpError> {
     }
     let exclude = ExcludeRules::with_patterns(&args.exclude).map_err(|e| OpError::Usage(e.to_string()))?;
     let source = SourceConfig::Files(FilesConfig { name: "files".into(), roots, exclude });
-    let sources = vec![JobSource { source, chunk_bytes: DEFAULT_CHUNK_BYTES }];
+    let sources = vec![JobSource { source, chunk_bytes: DEFAULT_CHUNK_BYTES, patch: true }];
     Ok(JobConfig { sources, ..JobConfig::default() })
 }
 
@@ -156,6 +156,7 @@ fn push_job(args: &Args, session: &Session, name: &str, job: &JobConfig) -> Resu
             files => files.clone(),
         },
         average_chunk_bytes: source.chunk_bytes,
+        patch: source.patch,
     });
     let mut tags = job.tags.clone();
     tags.extend(args.tag.iter().cloned());
@@ -173,6 +174,7 @@ fn push_job(args: &Args, session: &Session, name: &str, job: &JobConfig) -> Resu
         every_secs: job.every_secs,
         timezone,
         use_file_cache: !args.reread,
+        base_cache_bytes: session.config.base_cache_bytes.unwrap_or(DEFAULT_BASE_CACHE_BYTES),
     };
     push(&plan, &session.env())
 }

@@ -22,6 +22,8 @@ use section::{Mistakes, Section};
 
 /// zstd level where the configuration names none.
 pub const DEFAULT_LEVEL: i32 = 3;
+/// What patch bases may take on this machine's disk where the configuration says nothing.
+pub const DEFAULT_BASE_CACHE_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 /// Average chunk where a source names none.
 pub const DEFAULT_CHUNK_BYTES: usize = 64 * KIB as usize;
 /// The job of paths on the command line.
@@ -63,6 +65,8 @@ pub struct JobSource {
     pub source: SourceConfig,
     /// Average chunk in bytes.
     pub chunk_bytes: usize,
+    /// Whether changed places of its large files may be stored as patches on what earlier pushes stored.
+    pub patch: bool,
 }
 
 /// A job as configured.
@@ -93,6 +97,8 @@ pub struct Config {
     pub root: Option<RootPin>,
     /// What this machine is called in snapshots; the host name otherwise.
     pub host: Option<String>,
+    /// What the blocks that patches are made against may take on this machine's disk, in bytes.
+    pub base_cache_bytes: Option<u64>,
     /// Stores by name.
     pub stores: BTreeMap<String, StoreConfig>,
     /// Jobs by name.
@@ -130,7 +136,7 @@ impl Config {
             return Err(mistakes.report(text));
         }
         let top = Section::new("", 0, root.get_ref(), &mistakes);
-        let mut config = Self { host: top.text("host"), ..Self::default() };
+        let mut config = Self { host: top.text("host"), base_cache_bytes: top.size_or_off("base_cache"), ..Self::default() };
         if let Some(vault) = top.table("vault") {
             config.vault = vault.parsed("id", str::parse::<VaultId>);
             config.root = vault.parsed("root", RootPin::parse);
@@ -153,7 +159,7 @@ fn read_store(section: Section<'_>) -> StoreConfig {
         section.wrong("url is missing");
     }
     let store = StoreConfig {
-        location: section.parsed("url", str::parse::<Location>),
+        location: section.parsed("url", location),
         host_keys: section.texts("host_key"),
         ssh_key: section.text("ssh_key").map(PathBuf::from),
         connections: section.number("connections", 1..=16).and_then(|n| usize::try_from(n).ok()),
@@ -190,6 +196,16 @@ fn read_pace(section: &Section<'_>) -> Pace {
         }
     }
     pace
+}
+
+/// An address that means the same wherever the program is started.
+fn location(text: &str) -> Result<Location, String> {
+    if !text.contains("://") && !text.starts_with('/') {
+        return Err(format!(
+            "{text:?} is a relative path; write sftp://user@host[:port]/path, file:///path, or a path from /"
+        ));
+    }
+    text.parse().map_err(|e: crate::store::location::LocationError| e.to_string())
 }
 
 fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, StoreConfig>) -> JobConfig {
@@ -281,8 +297,9 @@ fn read_source(section: Section<'_>) -> Option<JobSource> {
         }
         None => None,
     };
+    let patch = section.flag("patch").unwrap_or(true);
     section.finish();
-    name.and(source).map(|source| JobSource { source, chunk_bytes: chunk_bytes.unwrap_or(DEFAULT_CHUNK_BYTES) })
+    name.and(source).map(|source| JobSource { source, chunk_bytes: chunk_bytes.unwrap_or(DEFAULT_CHUNK_BYTES), patch })
 }
 
 fn read_files(section: &Section<'_>, name: String) -> FilesConfig {

@@ -111,6 +111,11 @@ impl<'a> Section<'a> {
         self.parsed(key, parse_size)
     }
 
+    /// A size, or 0 for `false`.
+    pub fn size_or_off(&self, key: &str) -> Option<u64> {
+        if self.value(key)?.get_ref().as_bool() == Some(false) { Some(0) } else { self.size(key) }
+    }
+
     /// A duration such as `"26h"`, in seconds.
     pub fn duration_secs(&self, key: &str) -> Option<u64> {
         self.parsed(key, parse_duration_secs)

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::context::{Context, Locking, NamedStore, VaultPin};
 use super::{Env, Event, Exit, OpError};
 use crate::codec::Cutter;
+use crate::crypto::seal::Recipient;
 use crate::crypto::secret::VaultSecret;
 use crate::format::body::SnapshotBody;
 use crate::format::inventory::Line;
@@ -22,10 +23,11 @@ use crate::ledger::Scribe;
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{SnapshotId, VaultId};
 use crate::model::limits::{FORMAT_VERSION, MIB, RECORD_MAX_BYTES};
-use crate::model::name::ObjectName;
+use crate::model::name::{ObjectName, Sealed};
 use crate::model::snapshot::{SnapshotState, Tally};
 use crate::model::time::Timestamp;
 use crate::source::{SourceConfig, SourceError};
+use crate::state::bases::BaseCache;
 use crate::state::index::ChunkIndex;
 use crate::state::journal::Journal;
 use crate::state::keys::{KeyDir, Role};
@@ -39,6 +41,7 @@ use crate::vault::inventory::{PageCache, page_names};
 use crate::vault::packer::PackerConfig;
 use crate::vault::snapshot_writer::{SnapshotWriter, WriterConfig, WriterStats};
 use crate::vault::snapshots::RecordReader;
+use crate::vault::stream_bases::{CapturedStreams, FinishedStream};
 
 mod prepare;
 
@@ -60,6 +63,8 @@ pub struct PlannedSource {
     pub source: SourceConfig,
     /// Average chunk in bytes.
     pub average_chunk_bytes: usize,
+    /// Whether changed places of large files may be stored as patches on what earlier pushes stored.
+    pub patch: bool,
 }
 
 /// What to back up.
@@ -86,6 +91,8 @@ pub struct PushPlan {
     pub timezone: String,
     /// Whether unchanged files may be told by their inode alone.
     pub use_file_cache: bool,
+    /// What the blocks that patches are made against may take on this machine's disk, in bytes; 0 makes no patches.
+    pub base_cache_bytes: u64,
 }
 
 /// What became of one store.
@@ -202,40 +209,20 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     prepare::refresh_index(&mut index, &prepared, &pages, &left, std::slice::from_ref(&index_identity))?;
     let live = prepare::live_packs(&index, &prepared)?;
 
-    let epoch_recipient = trust.recipient()?;
-    let config = WriterConfig {
-        packer: PackerConfig {
-            level: Arc::new(AtomicI32::new(plan.level)),
-            workers: std::thread::available_parallelism().map_or(2, usize::from),
-            recipients: vec![epoch_recipient.clone()],
-        },
-        key: secret.chunk_key(),
-        index_recipients: vec![epoch_recipient, index_identity.recipient()],
-    };
+    let config = writer_config(plan, &secret, trust.recipient()?, index_identity.recipient());
     let stores: Vec<_> = prepared.sides.iter().map(|side| Arc::clone(&side.named.store)).collect();
     let courier = Courier::start(&stores, &context.state.outbox(), RetryPolicy::DEFAULT);
     let mut writer = SnapshotWriter::start(config, &mut index, live, &mut journal, &courier);
-    let captured = capture_all(plan, &mut writer, context, &courier, &prepared, env)?;
+    let bases = BaseCache::open(&context.state.cache().join("bases"), plan.base_cache_bytes)?;
+    let mut captured = capture_all(plan, &mut writer, context, &courier, &prepared, &bases, env)?;
 
     env.step("writing index, manifest and inventory");
     writer.finish_packs()?;
-    let usable = |object: &crate::model::name::Sealed| prepared.has_everywhere(&ObjectName::Index(*object));
+    let streams = CapturedStreams::new(std::mem::take(&mut captured.streams), &writer)?;
+    let usable = |object: &Sealed| prepared.has_everywhere(&ObjectName::Index(*object));
     let indexes = writer.write_indexes(&usable)?;
     let finished = env.clock.now();
-    let manifest = Manifest {
-        format: FORMAT_VERSION,
-        vault: plan.vault,
-        host: env.host.to_owned(),
-        job: plan.job.clone(),
-        tags: plan.tags.clone(),
-        started,
-        finished,
-        timezone: plan.timezone.clone(),
-        farkeep: env!("CARGO_PKG_VERSION").to_owned(),
-        indexes: indexes.iter().map(|object| ObjectName::Index(*object)).collect(),
-        members: captured.members,
-        findings: captured.findings.iter().take(MANIFEST_FINDINGS).cloned().collect(),
-    };
+    let manifest = manifest(plan, env, [started, finished], &indexes, &captured);
     let manifest_name = writer.write_manifest(&manifest)?;
     let mut others: BTreeSet<Line> = prepared.plain_lines().into_iter().collect();
     others.extend(indexes.iter().map(|object| Line { hash: object.hash, name: ObjectName::Index(*object) }));
@@ -247,7 +234,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     for snapshot in prepared.newest_of_each_series() {
         base.extend(page_names(&pages, source_store, &snapshot.body.inventory)?);
     }
-    let mut load = |page: &crate::model::name::Sealed| pages.read(source_store, page);
+    let mut load = |page: &Sealed| pages.read(source_store, page);
     let inventory = writer.write_inventory(&others, &base, &mut load)?;
     for page in inventory.fresh.iter().chain([&inventory.root]) {
         pages.keep(page);
@@ -292,6 +279,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     for cache in captured.caches {
         cache.finish(&placed)?;
     }
+    streams.save(&bases)?;
     let kept: BTreeSet<_> = inventory.kept.iter().copied().chain(base).collect();
     let fresh = inventory.fresh.iter().map(|page| page.name).chain([inventory.root.name]);
     pages.retain(&kept.into_iter().chain(fresh).chain(prepared.inventory_roots()).collect());
@@ -324,6 +312,43 @@ fn probed(prepared: &Prepared, context: &Context) -> Result<BTreeMap<String, Str
     Ok(prepared.sides.iter().filter_map(verdict).collect())
 }
 
+/// How the snapshot's packs and indexes are made.
+fn writer_config(plan: &PushPlan, secret: &VaultSecret, epoch: Recipient, index: Recipient) -> WriterConfig {
+    WriterConfig {
+        packer: PackerConfig {
+            level: Arc::new(AtomicI32::new(plan.level)),
+            workers: std::thread::available_parallelism().map_or(2, usize::from),
+            recipients: vec![epoch.clone()],
+        },
+        key: secret.chunk_key(),
+        index_recipients: vec![epoch, index],
+    }
+}
+
+/// The description of what was captured.
+fn manifest(
+    plan: &PushPlan,
+    env: &Env<'_>,
+    [started, finished]: [Timestamp; 2],
+    indexes: &BTreeSet<Sealed>,
+    captured: &CapturedJob,
+) -> Manifest {
+    Manifest {
+        format: FORMAT_VERSION,
+        vault: plan.vault,
+        host: env.host.to_owned(),
+        job: plan.job.clone(),
+        tags: plan.tags.clone(),
+        started,
+        finished,
+        timezone: plan.timezone.clone(),
+        farkeep: env!("CARGO_PKG_VERSION").to_owned(),
+        indexes: indexes.iter().map(|object| ObjectName::Index(*object)).collect(),
+        members: captured.members.clone(),
+        findings: captured.findings.iter().take(MANIFEST_FINDINGS).cloned().collect(),
+    }
+}
+
 fn not_the_agent(plan: &PushPlan) -> OpError {
     OpError::NotDone(format!(
         "this machine does not hold the agent's keys of vault {}: push runs where `farkeep init` ran, with its state directory",
@@ -340,11 +365,13 @@ fn sum(members: &[Member]) -> Tally {
     })
 }
 
+#[derive(Default)]
 struct CapturedJob {
     members: Vec<Member>,
     findings: Vec<Finding>,
     finding_count: u64,
     caches: Vec<FileCachePlace>,
+    streams: Vec<FinishedStream>,
 }
 
 fn capture_all(
@@ -353,11 +380,12 @@ fn capture_all(
     context: &Context,
     courier: &Courier,
     prepared: &Prepared,
+    bases: &BaseCache,
     env: &Env<'_>,
 ) -> Result<CapturedJob, OpError> {
     let names: Vec<String> = prepared.sides.iter().map(|side| side.named.name.clone()).collect();
     let progress = Told { env, courier, names };
-    let mut job = CapturedJob { members: Vec::new(), findings: Vec::new(), finding_count: 0, caches: Vec::new() };
+    let mut job = CapturedJob::default();
     // Every source is opened before the first is read: a missing root is known before hours of work.
     let mut sources = Vec::new();
     for planned in &plan.sources {
@@ -366,24 +394,27 @@ fn capture_all(
             SourceError::Interrupted => VaultError::Interrupted,
             source => VaultError::Source { member, source },
         })?;
-        sources.push((source, planned.average_chunk_bytes));
+        sources.push((source, planned));
     }
-    for (mut source, average) in sources {
+    for (mut source, planned) in sources {
         env.step(format!("reading {}", source.name()));
         let cache_name = format!("files-{}-{}", plan.job, source.name()).replace('/', "-");
         let config = CaptureConfig {
-            cutter: Cutter::with_average(average),
+            cutter: Cutter::with_average(planned.average_chunk_bytes),
             readers: std::thread::available_parallelism().map_or(4, |n| usize::from(n).clamp(4, 8)),
             cache: plan.use_file_cache.then(|| context.state.cache().join(cache_name)),
+            bases: (planned.patch && plan.base_cache_bytes > 0).then_some(bases),
+            stream_prefix: format!("{}\0{}", plan.job, source.name()),
             cancel: env.cancel,
             clock: env.clock,
             progress: &progress,
         };
-        let Captured { member, findings, finding_count, cache } = capture(source.as_mut(), writer, &config)?;
+        let Captured { member, findings, finding_count, cache, streams } = capture(source.as_mut(), writer, &config)?;
         job.members.push(member);
         job.findings.extend(findings);
         job.finding_count += finding_count;
         job.caches.extend(cache);
+        job.streams.extend(streams);
     }
     Ok(job)
 }

@@ -117,7 +117,6 @@ impl Shared {
 }
 
 /// Writes all selected entries but further names of files and the metadata of directories, which go into the spool.
-#[expect(clippy::too_many_arguments, reason = "the parts of one restore, each of them another floor's")]
 pub fn write(
     plan: &RestorePlan,
     reader: &SnapshotReader,

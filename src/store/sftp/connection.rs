@@ -97,7 +97,11 @@ pub async fn open(hops: &[Hop], keyring: &Keyring, times: &Times) -> Result<Conn
                 refused[hop].push(algorithm);
                 let trust = &hops[hop].trust;
                 if !trust.may_be_of_another_family() || trust.algorithms(&refused[hop]).is_empty() {
-                    return Err(StoreError::HostKey(message));
+                    return Err(if trust.is_blank() {
+                        StoreError::UnknownHostKey(message)
+                    } else {
+                        StoreError::HostKey(message)
+                    });
                 }
             }
             Err(Failure::Other(error)) => {
