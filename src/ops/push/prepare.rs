@@ -31,6 +31,9 @@ use crate::vault::snapshots::{Records, Snapshot};
 /// What is listed of each copy.
 const AREAS: [Area; 6] = [Area::Root, Area::Keys, Area::Packs, Area::Indexes, Area::Manifests, Area::Inventories];
 
+/// Pushes that tell how much room one takes: a week of nights.
+const PUSHES_REMEMBERED: usize = 7;
+
 /// One copy that this push writes to.
 pub struct Side {
     pub named: NamedStore,
@@ -38,6 +41,8 @@ pub struct Side {
     pub presence: Presence,
     pub records: Records,
     pub caught_up_objects: u64,
+    /// Free bytes, where the store tells.
+    pub free_bytes: Option<u64>,
 }
 
 /// All copies that this push writes to.
@@ -102,7 +107,7 @@ impl Prepared {
             let side = &self.sides[number];
             let store = side.named.store.as_ref();
             let now = match list_with_room(&side.named, RECORD_ROOM_BYTES) {
-                Ok(now) => now,
+                Ok((now, _)) => now,
                 Err(error) => {
                     courier.give_up(number, error);
                     continue;
@@ -165,6 +170,7 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     snapshots.sort_by_key(|snapshot| (snapshot.time, snapshot.head.seq, snapshot.id));
     snapshots.dedup_by_key(|snapshot| snapshot.id);
     prepared.snapshots = snapshots;
+    warn_of_little_room(&mut prepared);
     Ok(prepared)
 }
 
@@ -198,9 +204,9 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Re
     });
     for (named, outcome) in plan.stores.iter().zip(opened) {
         match outcome {
-            Ok((copy, presence)) => {
+            Ok((copy, (presence, free_bytes))) => {
                 let (records, caught_up_objects) = (Records::default(), 0);
-                prepared.sides.push(Side { named: named.clone(), copy, presence, records, caught_up_objects });
+                prepared.sides.push(Side { named: named.clone(), copy, presence, records, caught_up_objects, free_bytes });
             }
             Err(VaultError::Store(error)) if stops_one_store(&error) => {
                 prepared.findings.push(missed(&named.name, &error));
@@ -213,7 +219,7 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Re
 }
 
 /// Lists a copy, and asks at the same time whether it has room for so much more.
-fn list_with_room(named: &NamedStore, bytes: u64) -> Result<Presence, StoreError> {
+fn list_with_room(named: &NamedStore, bytes: u64) -> Result<(Presence, Option<u64>), StoreError> {
     let store = named.store.as_ref();
     let (presence, room) = std::thread::scope(|scope| {
         let room = scope.spawn(|| store.room());
@@ -224,7 +230,19 @@ fn list_with_room(named: &NamedStore, bytes: u64) -> Result<Presence, StoreError
         Ok(Some(free)) if free < bytes => {
             Err(StoreError::Full { name: named.name.clone(), why: format!("{} are free", human_size(free)) })
         }
-        _ => presence,
+        room => Ok((presence?, room.ok().flatten())),
+    }
+}
+
+/// Says so when a store has less room than one of the last pushes took.
+fn warn_of_little_room(prepared: &mut Prepared) {
+    let newest = prepared.snapshots.iter().rev().take(PUSHES_REMEMBERED);
+    let Some(usual) = newest.map(|snapshot| snapshot.body.new_bytes).max() else { return };
+    for side in &prepared.sides {
+        if let Some(free) = side.free_bytes.filter(|free| *free < usual) {
+            let message = format!("{} are free, and one of the last pushes took {}", human_size(free), human_size(usual));
+            prepared.findings.push(Finding::new(FindingKind::Notice, &side.named.name, message));
+        }
     }
 }
 

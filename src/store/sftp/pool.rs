@@ -51,7 +51,7 @@ struct State {
     connecting_takes: Duration,
     /// How long the last channel beside another took to open.
     lane_takes: Duration,
-    /// How long operations have waited for busy channels, since one was opened or free.
+    /// How long the first in the queue, whoever it was, has waited for busy channels, since one was opened or free.
     waited: Duration,
 }
 
@@ -134,7 +134,9 @@ impl Pool {
                     ticket.queue(&mut state);
                     let since = Instant::now();
                     state = self.changed.wait_timeout(state, LOOK_AGAIN).unwrap_or_else(PoisonError::into_inner).0;
-                    state.waited += since.elapsed();
+                    if state.queue.front() == ticket.number.as_ref() {
+                        state.waited += since.elapsed();
+                    }
                     continue;
                 }
                 Next::Open(wanted) => wanted,
