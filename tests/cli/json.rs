@@ -117,6 +117,7 @@ fn keep_in_order(schema: &Schema, world: &World) {
     let kinds: Vec<&Value> = shown["records"].as_array().unwrap().iter().map(|record| &record["kind"]).collect();
     assert!(kinds.contains(&&Value::from("restore-intent")), "{kinds:?}");
     result(schema, world.run(args!["ledger", "verify", "--json"]), 0, "ledger", "ledger");
+    result(schema, world.run(args!["probe", "--json"]), 0, "probe", "probe");
     let status = result(schema, world.run(args!["status", "--json"]), 0, "status", "status");
     assert_eq!(status["stores"][0]["verified"][1], "opened");
 }
