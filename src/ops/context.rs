@@ -76,12 +76,14 @@ impl Context {
         Ok(copy)
     }
 
-    /// Reads all records of a copy and moves the ratchet forward to them.
+    /// Reads all records of a copy and moves the ratchet forward to them. What turned out to be no record does not count as
+    /// lying there.
     ///
     /// # Errors
     /// When the store is out of reach or the state cannot be written.
-    pub fn read_records(&mut self, copy: &Copy) -> Result<Records, VaultError> {
+    pub fn read_records(&mut self, copy: &mut Copy) -> Result<Records, VaultError> {
         let records = RecordReader::new(Some(&self.state.cache())).read_all(copy)?;
+        records.unfit.iter().for_each(|name| copy.book.forget(name));
         copy.advance_ratchet(&mut self.ratchet, &self.state, &records.heads())?;
         Ok(records)
     }
@@ -91,8 +93,9 @@ impl Context {
     ///
     /// # Errors
     /// As [`read_records`](Self::read_records).
-    pub fn read_stored_records(&mut self, copy: &Copy) -> Result<Records, VaultError> {
+    pub fn read_stored_records(&mut self, copy: &mut Copy) -> Result<Records, VaultError> {
         let records = RecordReader::new(None).read_all(copy)?;
+        records.unfit.iter().for_each(|name| copy.book.forget(name));
         copy.advance_ratchet(&mut self.ratchet, &self.state, &records.heads())?;
         Ok(records)
     }

@@ -70,7 +70,7 @@ impl ReadPlan {
 
     fn open_with(
         &self,
-        read: impl FnOnce(&mut Context, &Copy) -> Result<Records, VaultError>,
+        read: impl FnOnce(&mut Context, &mut Copy) -> Result<Records, VaultError>,
         env: &Env<'_>,
     ) -> Result<(Opened, Vec<LedgerError>), OpError> {
         env.step(format!("opening {}", self.from.name));
@@ -80,10 +80,10 @@ impl ReadPlan {
             None => open_pinned(Arc::clone(&self.from.store), &self.pin, None)?.vault(),
         };
         let mut context = Context::open(env, vault, Locking::Shared)?;
-        let copy = open_pinned(Arc::clone(&self.from.store), &self.pin, Some(&context.state))?;
+        let mut copy = open_pinned(Arc::clone(&self.from.store), &self.pin, Some(&context.state))?;
         copy.check_trust(&context.ratchet)?;
         let rolled_back = copy.book.rolled_back(&copy.store.identity(), context.ratchet.seen(), |_| true);
-        let records = read(&mut context, &copy)?;
+        let records = read(&mut context, &mut copy)?;
         let mut snapshots = records.snapshots();
         let dropped = Pruned::read(&records, copy.store.as_ref()).map_err(VaultError::from)?.take_dropped(&mut snapshots);
         Ok((Opened { context, copy, records, snapshots, dropped }, rolled_back))

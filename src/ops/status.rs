@@ -150,8 +150,8 @@ fn look(
     named: &NamedStore,
     env: &Env<'_>,
 ) -> Result<(StoreStatus, Vec<Finding>), VaultError> {
-    let copy = context.open_copy(std::sync::Arc::clone(&named.store), &plan.pin)?;
-    let records = context.read_records(&copy)?;
+    let mut copy = context.open_copy(std::sync::Arc::clone(&named.store), &plan.pin)?;
+    let records = context.read_records(&mut copy)?;
     let mut findings: Vec<Finding> = records.findings.iter().filter(|f| f.kind.is_alarm()).cloned().collect();
     let now = env.clock.now();
     let mut by_series: BTreeMap<_, Vec<Snapshot>> = BTreeMap::new();

@@ -65,13 +65,13 @@ pub fn sync(plan: &SyncPlan, env: &Env<'_>) -> Result<SyncReceipt, OpError> {
         None => open_pinned(Arc::clone(&plan.from.store), &plan.pin, None)?.vault(),
     };
     let mut context = Context::open(env, vault, Locking::Exclusive)?;
-    let from = context.open_copy(Arc::clone(&plan.from.store), &plan.pin)?;
-    let records = context.read_records(&from)?;
+    let mut from = context.open_copy(Arc::clone(&plan.from.store), &plan.pin)?;
+    let records = context.read_records(&mut from)?;
     let transfer =
         Transfer { pin: &plan.pin, from: &from, records: &records, to: &plan.to, looking: plan.looking, more_room: &|_| 0 };
     let mut done = transfer.run(&mut context, env)?;
-    let after = open_pinned(Arc::clone(&plan.to.store), &plan.pin, Some(&context.state))?;
-    let after_records = context.read_records(&after)?;
+    let mut after = open_pinned(Arc::clone(&plan.to.store), &plan.pin, Some(&context.state))?;
+    let after_records = context.read_records(&mut after)?;
     let mut safe = done.is_safe();
     if after_records.snapshots().len() < records.snapshots().len() {
         let message = "holds fewer snapshots than the copy that it was brought up to date from";

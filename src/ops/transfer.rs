@@ -105,10 +105,10 @@ impl Transfer<'_> {
         env.step(format!("looking at {}", self.to.name));
         let mut done = Transferred { past_cache: true, ..Transferred::default() };
         self.mend_trunk(&mut done)?;
-        let (target, set_back) = self.open_target(context)?;
+        let (mut target, set_back) = self.open_target(context)?;
         let presence = Presence::read(self.to.store.as_ref(), &AREAS).map_err(VaultError::from)?;
         done.findings.extend(self.records.findings.iter().filter(|f| f.kind.is_alarm()).cloned());
-        let target_records = match &target {
+        let target_records = match &mut target {
             Some(copy) => context.read_records(copy)?,
             None => Records::default(),
         };

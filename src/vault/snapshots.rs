@@ -40,6 +40,8 @@ pub struct Records {
     pub checked: Vec<Checked>,
     /// What is wrong with the others, and with those that do not count.
     pub findings: Vec<Finding>,
+    /// Stored names of files that are no records, most often because an upload broke off.
+    pub unfit: Vec<String>,
 }
 
 impl Records {
@@ -50,6 +52,19 @@ impl Records {
         found.sort_by_key(|s| (s.time, s.head.seq));
         found.dedup_by_key(|s| s.id);
         found
+    }
+
+    /// A file that is no record while the record itself lies beside it, under a suffix, is what a broken upload left.
+    fn pardon_debris(&mut self) {
+        let whole: std::collections::BTreeSet<&ObjectName> = self.checked.iter().map(|record| &record.name).collect();
+        for finding in &mut self.findings {
+            let is_whole = |stored: &str| ObjectName::parse_stored(stored).is_ok_and(|(name, _)| whole.contains(&name));
+            let unread = finding.kind == FindingKind::Damage;
+            if (unread || self.unfit.contains(&finding.subject)) && is_whole(&finding.subject) {
+                finding.kind = FindingKind::Notice;
+                finding.message = "debris of an upload that broke off; the record lies beside it, whole".to_owned();
+            }
+        }
     }
 
     /// The newest trusted record of each writer: what the next record says that it has seen.
@@ -109,13 +124,12 @@ impl RecordReader {
     /// When the store is out of reach.
     pub fn read(&self, copy: &Copy, names: &[String]) -> Result<Records, VaultError> {
         let mut records = Records::default();
-        let mut torn = Vec::new();
         for batch in names.chunks(BATCH) {
             for (name, result) in batch.iter().zip(self.fetch(copy, batch)?) {
                 let checked = match result {
                     Ok(bytes) => check(&copy.trust, name, &bytes).map(|checked| (checked, bytes)),
                     Err(error) => {
-                        torn.push((FindingKind::Damage, name, error.to_string()));
+                        records.findings.push(Finding::new(FindingKind::Damage, name, error));
                         continue;
                     }
                 };
@@ -128,18 +142,13 @@ impl RecordReader {
                     Err(error) => {
                         let text = error.to_string();
                         let message = text.strip_prefix(&format!("{name}: ")).unwrap_or(&text).to_owned();
-                        torn.push((FindingKind::Trust, name, message));
+                        records.findings.push(Finding::new(FindingKind::Trust, name, message));
+                        records.unfit.push(name.clone());
                     }
                 }
             }
         }
-        for (kind, name, message) in torn {
-            // A record that was healed lies under a suffix beside what is left of it.
-            let healed = ObjectName::parse_stored(name)
-                .is_ok_and(|(object, _)| records.checked.iter().any(|record| record.name == object));
-            let kind = if healed { FindingKind::Notice } else { kind };
-            records.findings.push(Finding::new(kind, name, message));
-        }
+        records.pardon_debris();
         Ok(records)
     }
 
@@ -174,7 +183,8 @@ impl RecordReader {
         Some(self.cache.as_ref()?.join(name.strip_prefix("ledger/")?))
     }
 
-    fn keep(&self, name: &str, bytes: &[u8]) {
+    /// Keeps a record that need not be read again.
+    pub fn keep(&self, name: &str, bytes: &[u8]) {
         if let Some(path) = self.path(name)
             && !path.exists()
         {

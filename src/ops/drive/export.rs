@@ -293,8 +293,8 @@ fn sign(
     deliver_missing(&scribe, &after, &signed.name)?;
     read_record(to.store.as_ref(), &signed.name)?;
     // From now on a drive without this record is not this drive as it is.
-    let after = open_pinned(Arc::clone(&to.store), &plan.drives.pin, Some(&opened.context.state))?;
-    opened.context.read_records(&after)?;
+    let mut after = open_pinned(Arc::clone(&to.store), &plan.drives.pin, Some(&opened.context.state))?;
+    opened.context.read_records(&mut after)?;
     Ok(opened.deliver(&signed, env))
 }
 

@@ -74,8 +74,8 @@ impl DrivesPlan {
             None => open_pinned(Arc::clone(&self.from.store), &self.pin, None)?.vault(),
         };
         let mut context = Context::open(env, vault, locking)?;
-        let copy = context.open_copy(Arc::clone(&self.from.store), &self.pin)?;
-        let records = context.read_records(&copy)?;
+        let mut copy = context.open_copy(Arc::clone(&self.from.store), &self.pin)?;
+        let records = context.read_records(&mut copy)?;
         let (all, own) = with_own(&context, &copy, &records)?;
         Ok(Opened { context, copy, records, register: Register::read(&all, &own), all, own })
     }

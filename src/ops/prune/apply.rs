@@ -116,7 +116,7 @@ pub fn apply(request: &ApplyRequest, env: &Env<'_>) -> Result<ApplyReceipt, OpEr
     receipt.dropped = begun.snapshots;
     // Whatever was committed before the drops were signed is seen now, and whoever looks from now on sees them.
     site.copy = site.context.open_copy(Arc::clone(&site.copy.store), &request.pin)?;
-    site.records = site.context.read_records(&site.copy)?;
+    site.records = site.context.read_records(&mut site.copy)?;
     site.pruned = Pruned::read(&site.records, site.copy.store.as_ref())?;
     env.step("looking at what is needed");
     let going = going(&site, &plan, &begun.drops)?;

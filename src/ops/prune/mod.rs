@@ -59,8 +59,8 @@ impl Site {
             None => open_pinned(Arc::clone(&store.store), pin, None)?.vault(),
         };
         let mut context = Context::open(env, vault, Locking::Exclusive)?;
-        let copy = context.open_copy(Arc::clone(&store.store), pin)?;
-        let records = context.read_records(&copy)?;
+        let mut copy = context.open_copy(Arc::clone(&store.store), pin)?;
+        let records = context.read_records(&mut copy)?;
         let pruned = Pruned::read(&records, copy.store.as_ref())?;
         let pages = PageCache::open(&context.state.cache().join("inventories"))?;
         let received = received(copy.store.as_ref())?;

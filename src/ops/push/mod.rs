@@ -22,7 +22,7 @@ use crate::format::record::RecordKind;
 use crate::ledger::Scribe;
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{SnapshotId, VaultId};
-use crate::model::limits::FORMAT_VERSION;
+use crate::model::limits::{FORMAT_VERSION, MIB, RECORD_MAX_BYTES};
 use crate::model::name::{ObjectName, Sealed};
 use crate::model::snapshot::{SnapshotState, Tally};
 use crate::model::time::Timestamp;
@@ -39,6 +39,7 @@ use crate::vault::courier::{Courier, LaneReport};
 use crate::vault::inventory::{PageCache, page_names};
 use crate::vault::packer::PackerConfig;
 use crate::vault::snapshot_writer::{SnapshotWriter, WriterConfig, WriterStats};
+use crate::vault::snapshots::RecordReader;
 use crate::vault::stream_bases::CapturedStreams;
 use crate::vault::thin::ThinPacks;
 
@@ -52,6 +53,10 @@ use prepare::{Prepared, Side};
 const MANIFEST_FINDINGS: usize = 100;
 /// A push whose objects went away under its hands is done again once.
 const ATTEMPTS: u32 = 2;
+/// A store with less room than this is not written to at all: index, manifest and inventory of a small push take so much.
+const ROOM_MIN_BYTES: u64 = MIB;
+/// Nor is the record begun in less: a torn one would stay where the account cannot remove.
+const RECORD_ROOM_BYTES: u64 = 4 * RECORD_MAX_BYTES;
 
 /// A source with where its content is cut.
 #[derive(Debug, Clone)]
@@ -404,6 +409,9 @@ fn commit(
             None => send_record(side, signed),
         };
         if outcome.is_ok() {
+            if let Ok(stored) = &outcome {
+                RecordReader::new(Some(&context.state.cache())).keep(stored, &signed.bytes);
+            }
             let heads = [(scribe.writer(), signed.head)].into();
             side.copy.advance_ratchet(&mut context.ratchet, &context.state, &heads)?;
         }
@@ -429,12 +437,13 @@ fn commit(
     }
 }
 
-fn send_record(side: &Side, signed: &crate::ledger::Signed) -> Result<(), StoreError> {
+/// Gives the name under which it lies there.
+fn send_record(side: &Side, signed: &crate::ledger::Signed) -> Result<String, StoreError> {
     let store = side.named.store.as_ref();
     let delivered = deliver(store, &signed.name, &signed.bytes, RetryPolicy::DEFAULT)?;
     let stored = signed.name.with_suffix(delivered.suffix);
     if store.get(&stored, 0, signed.bytes.len() as u64 + 1)? == signed.bytes {
-        Ok(())
+        Ok(stored)
     } else {
         Err(StoreError::Protocol(format!("{stored}: reads back other bytes than were sent")))
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{NamedStore, PushPlan, missed_finding};
+use super::{NamedStore, PushPlan, RECORD_ROOM_BYTES, ROOM_MIN_BYTES, missed_finding};
 use crate::crypto::identity::Identity;
 use crate::format::body::VerifyBody;
 use crate::format::inventory::Line;
@@ -12,6 +12,7 @@ use crate::ledger::{LedgerError, Scribe, Standing, Trust};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{Token, WriterId};
 use crate::model::name::{Area, ObjectName, Sealed};
+use crate::model::size::human_size;
 use crate::ops::context::Context;
 use crate::ops::{Env, OpError};
 use crate::state::index::ChunkIndex;
@@ -31,6 +32,9 @@ use crate::vault::snapshots::{Records, Snapshot};
 /// What is listed of each copy.
 const AREAS: [Area; 6] = [Area::Root, Area::Keys, Area::Packs, Area::Indexes, Area::Manifests, Area::Inventories];
 
+/// Pushes that tell how much room one takes: a week of nights.
+const PUSHES_REMEMBERED: usize = 7;
+
 /// One copy that this push writes to.
 pub struct Side {
     pub named: NamedStore,
@@ -39,6 +43,8 @@ pub struct Side {
     pub records: Records,
     pub pruned: Pruned,
     pub caught_up_objects: u64,
+    /// Free bytes, where the store tells.
+    pub free_bytes: Option<u64>,
 }
 
 /// All copies that this push writes to.
@@ -121,7 +127,7 @@ impl Prepared {
         let root = ObjectName::Inventory(inventory.root.name);
         for side in &self.sides {
             // A copy that went out of reach meanwhile commits nothing.
-            let Ok(copy) = context.open_copy(std::sync::Arc::clone(&side.named.store), &plan.pin) else { continue };
+            let Ok(mut copy) = context.open_copy(std::sync::Arc::clone(&side.named.store), &plan.pin) else { continue };
             let known = |name: &&str| match ObjectName::parse_stored(name) {
                 Ok((ObjectName::Record { writer, seq, statement }, _)) => {
                     side.copy.book.has(&writer, &Head { seq, hash: statement })
@@ -131,7 +137,7 @@ impl Prepared {
             if copy.book.names().all(|name| known(&name)) {
                 continue;
             }
-            let records = context.read_records(&copy)?;
+            let records = context.read_records(&mut copy)?;
             let mut prune = records.checked.iter().filter(|record| is_prune(&record.statement.kind));
             if prune.all(|record| self.doomed.records.contains(&record.name)) {
                 continue;
@@ -162,8 +168,8 @@ impl Prepared {
             }
             let side = &self.sides[number];
             let store = side.named.store.as_ref();
-            let now = match Presence::read(store, &AREAS) {
-                Ok(now) => now,
+            let now = match list_with_room(&side.named, RECORD_ROOM_BYTES) {
+                Ok((now, _)) => now,
                 Err(error) => {
                     courier.give_up(number, error);
                     continue;
@@ -205,11 +211,12 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     let Some(newest) = prepared.sides.iter().map(|side| side.copy.trust.head()).max_by_key(|head| head.seq) else {
         let all = plan.missed.iter().chain(&prepared.missed);
         let text: Vec<String> = all.clone().map(|(name, error)| format!("{name}: {error}")).collect();
-        let gravest = all.map(|(_, error)| error).find(|error| error.is_host_key());
-        return Err(gravest.cloned().unwrap_or_else(|| StoreError::Unreachable(text.join("; "))).into());
+        let gravest = all.clone().map(|(_, error)| error).find(|error| error.is_host_key());
+        let full = all.map(|(_, error)| error).find(|error| matches!(error, StoreError::Full { .. }));
+        return Err(gravest.or(full).cloned().unwrap_or_else(|| StoreError::Unreachable(text.join("; "))).into());
     };
     for side in &mut prepared.sides {
-        side.records = context.read_records(&side.copy)?;
+        side.records = context.read_records(&mut side.copy)?;
         side.pruned = Pruned::of(&side.records, &side.presence);
         prepared.findings.extend(side.records.findings.iter().filter(|f| f.kind.is_alarm()).cloned());
         for (writer, head) in side.records.heads() {
@@ -228,6 +235,7 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     snapshots.sort_by_key(|snapshot| (snapshot.time, snapshot.head.seq, snapshot.id));
     snapshots.dedup_by_key(|snapshot| snapshot.id);
     prepared.snapshots = snapshots;
+    warn_of_little_room(&mut prepared);
     Ok(prepared)
 }
 
@@ -244,8 +252,13 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Re
             .map(|named| {
                 scope.spawn(move || {
                     let store = std::sync::Arc::clone(&named.store);
-                    let copy = context.open_copy(store, &plan.pin)?;
-                    let presence = Presence::read(named.store.as_ref(), &AREAS)?;
+                    // Both wait for the line and not for one another.
+                    let (copy, presence) = std::thread::scope(|scope| {
+                        let presence = scope.spawn(|| list_with_room(named, ROOM_MIN_BYTES));
+                        let copy = context.open_copy(store, &plan.pin);
+                        (copy, presence.join().unwrap_or_else(|_| Err(StoreError::Protocol("a thread failed".into()))))
+                    });
+                    let (copy, presence) = (copy?, presence?);
                     // Nothing depends on it; a failure shows when the store is written.
                     let _ = named.store.sweep(&Area::Packs.leaf_dirs());
                     Ok::<_, VaultError>((copy, presence))
@@ -256,11 +269,12 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Re
     });
     for (named, outcome) in plan.stores.iter().zip(opened) {
         match outcome {
-            Ok((copy, presence)) => {
+            Ok((copy, (presence, free_bytes))) => {
                 let (records, pruned, caught_up_objects) = (Records::default(), Pruned::default(), 0);
-                prepared.sides.push(Side { named: named.clone(), copy, presence, records, pruned, caught_up_objects });
+                let named = named.clone();
+                prepared.sides.push(Side { named, copy, presence, records, pruned, caught_up_objects, free_bytes });
             }
-            Err(VaultError::Store(error)) if error.is_store_wide() && error != StoreError::Interrupted => {
+            Err(VaultError::Store(error)) if stops_one_store(&error) => {
                 prepared.findings.push(missed(&named.name, &error));
                 prepared.missed.push((named.name.clone(), error));
             }
@@ -268,6 +282,43 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Re
         }
     }
     Ok(())
+}
+
+/// Lists a copy, and asks at the same time whether it has room for so much more.
+fn list_with_room(named: &NamedStore, bytes: u64) -> Result<(Presence, Option<u64>), StoreError> {
+    let store = named.store.as_ref();
+    let (presence, room) = std::thread::scope(|scope| {
+        let room = scope.spawn(|| store.room());
+        let presence = Presence::read(store, &AREAS);
+        (presence, room.join().unwrap_or(Ok(None)))
+    });
+    match room {
+        Ok(Some(free)) if free < bytes => {
+            Err(StoreError::Full { name: named.name.clone(), why: format!("{} are free", human_size(free)) })
+        }
+        room => Ok((presence?, room.ok().flatten())),
+    }
+}
+
+/// Says so when a store has less room than one of the last pushes took.
+fn warn_of_little_room(prepared: &mut Prepared) {
+    let newest = prepared.snapshots.iter().rev().take(PUSHES_REMEMBERED);
+    let Some(usual) = newest.map(|snapshot| snapshot.body.new_bytes).max() else { return };
+    for side in &prepared.sides {
+        if let Some(free) = side.free_bytes.filter(|free| *free < usual) {
+            let message = format!("{} are free, and one of the last pushes took {}", human_size(free), human_size(usual));
+            prepared.findings.push(Finding::new(FindingKind::Notice, &side.named.name, message));
+        }
+    }
+}
+
+/// Whether the other stores go on without this one.
+const fn stops_one_store(error: &StoreError) -> bool {
+    match error {
+        StoreError::Interrupted => false,
+        StoreError::Full { .. } => true,
+        error => error.is_store_wide(),
+    }
 }
 
 /// Takes over own records that lie in a copy beyond the local chain. Two statements with one number stop the push.
@@ -334,6 +385,11 @@ fn deliver_own(scribe: &Scribe, prepared: &mut Prepared, _newest_trust: Head) ->
             // A copy that also lacks the objects gets them in `catch_up`; until then the record only says what should be.
             deliver(side.named.store.as_ref(), &name, content, RetryPolicy::DEFAULT)?;
             side.copy.book.add(&name.to_string());
+            // What an upload that broke off has left of it is no alarm any more.
+            prepared.findings.retain(|finding| {
+                !ObjectName::parse_stored(&finding.subject)
+                    .is_ok_and(|(of, _)| of == name && finding.kind == FindingKind::Trust)
+            });
             if let Ok(checked) = crate::ledger::check(&side.copy.trust, &name.to_string(), content) {
                 side.records.checked.push(checked);
             }
