@@ -14,8 +14,9 @@ use crate::model::entry::{Entry, EntryKind};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::path::EntryPath;
 use crate::ops::{Env, Event, OpError};
+use crate::target::file::TEMPORARY_PREFIX;
 use crate::target::metadata::apply_to_fd;
-use crate::target::{MetadataPolicy, TargetError, TargetRoot};
+use crate::target::{MetadataPolicy, TargetError, TargetRoot, existing};
 use crate::vault::VaultError;
 use crate::vault::catalogue_reader::SnapshotReader;
 
@@ -29,7 +30,7 @@ pub fn finish(
     env: &Env<'_>,
     receipt: &mut RestoreReceipt,
 ) -> Result<(), OpError> {
-    let mut lines = spool.into_lines()?;
+    let (mut lines, absent) = spool.into_lines()?;
     let mut findings = Vec::new();
     // The directories from the root down to where the walk is: their metadata is set as the walk leaves them.
     let mut open: Vec<Entry> = Vec::new();
@@ -51,6 +52,10 @@ pub fn finish(
         }
         match &entry.kind {
             EntryKind::Directory => open.push(entry),
+            EntryKind::HardLink(first) if absent.contains(first) => {
+                let message = format!("not made another name of {first}, which was not restored");
+                findings.push(Finding::new(FindingKind::Target, &entry.path, message));
+            }
             EntryKind::HardLink(first) => match link(root, first, &entry.path) {
                 Ok(()) => {}
                 Err(error) => findings.push(error.into_finding()?),
@@ -99,25 +104,33 @@ fn leave(
     Ok(())
 }
 
-/// Makes `path` another name of the file at `first`.
+/// Makes `path` another name of the file at `first`. What is there keeps its name until the new one takes its place.
 fn link(root: &mut TargetRoot, first: &EntryPath, path: &EntryPath) -> Result<(), TargetError> {
     let io = |e: Errno| TargetError::io(path, e.into());
     let from = root.open_entry(first, OFlags::PATH).map_err(|e| TargetError::io(path, e))?;
     let parent = root.parent_of(path)?;
     let wanted = rustix::fs::fstat(&from).map_err(io)?;
-    // A link that is there already may be the right one.
-    if let Ok(found) = rustix::fs::statat(&*parent, path.name(), AtFlags::SYMLINK_NOFOLLOW) {
-        if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino) {
-            return Ok(());
-        }
-        if FileType::from_raw_mode(found.st_mode) == FileType::Directory {
-            let why = "a directory is in its place".to_owned();
-            return Err(TargetError::Entry { path: path.to_string(), why });
-        }
-        rustix::fs::unlinkat(&*parent, path.name(), AtFlags::empty()).map_err(io)?;
-    }
     let source_dir = root.parent_of(first)?;
-    rustix::fs::linkat(&*source_dir, first.name(), &*parent, path.name(), AtFlags::empty()).map_err(io)
+    let name_it = |name: &[u8]| rustix::fs::linkat(&*source_dir, first.name(), &*parent, name, AtFlags::empty());
+    let found = match rustix::fs::statat(&*parent, path.name(), AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return name_it(path.name()).map_err(io),
+        found => found.map_err(io)?,
+    };
+    // A link that is there already may be the right one.
+    if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino) {
+        return Ok(());
+    }
+    if FileType::from_raw_mode(found.st_mode) == FileType::Directory {
+        let why = "a directory is in its place".to_owned();
+        return Err(TargetError::Entry { path: path.to_string(), why });
+    }
+    let temporary = format!("{TEMPORARY_PREFIX}{:x}-link.tmp", std::process::id());
+    existing::remove(&parent, temporary.as_bytes()).map_err(|e| TargetError::io(path, e))?;
+    name_it(temporary.as_bytes()).map_err(io)?;
+    rustix::fs::renameat(&*parent, temporary.as_bytes(), &*parent, path.name()).map_err(|e| {
+        let _ = rustix::fs::unlinkat(&*parent, temporary.as_bytes(), AtFlags::empty());
+        io(e)
+    })
 }
 
 /// What becomes of names that the snapshot does not hold.
