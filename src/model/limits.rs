@@ -15,6 +15,8 @@ pub const FORMAT_VERSION: u32 = 1;
 
 /// A whole record file: statement line and signature.
 pub const RECORD_MAX_BYTES: u64 = 64 * KIB;
+/// Writers whose heads one record names, about 121 bytes each: half a record, so that the rest has room for what it says.
+pub const HEADS_MAX: usize = 256;
 /// Lines of one inventory page; about 600 KiB of text.
 pub const INVENTORY_PAGE_LINES: usize = 4096;
 /// An inventory page or root as stored: a full page of the longest lines, and room for a root of as many pages.

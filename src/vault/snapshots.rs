@@ -67,11 +67,12 @@ impl Records {
         }
     }
 
-    /// The newest trusted record of each writer: what the next record says that it has seen.
+    /// The newest trusted record of each writer: what the next record says that it has seen. What a station signs that
+    /// nobody enrolled stays out, for anybody could make any number of those.
     #[must_use]
     pub fn heads(&self) -> std::collections::BTreeMap<WriterId, Head> {
         let mut heads = std::collections::BTreeMap::new();
-        for record in &self.checked {
+        for record in self.checked.iter().filter(|record| record.standing == Standing::Trusted) {
             let slot = heads.entry(record.statement.writer).or_insert(record.head);
             if slot.seq < record.head.seq {
                 *slot = record.head;

@@ -4,6 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use farkeep::cli::config::Config;
+use farkeep::state::StateDir;
+use farkeep::state::ratchet::Ratchet;
+
 use crate::rounds;
 use crate::world::tools::must;
 use crate::world::{Random, World, args, assert_same, files_below};
@@ -170,4 +174,34 @@ fn a_machine_that_lost_its_state_says_what_it_lacks() {
     // Reading needs nothing of it.
     world.verify("sealed");
     newest_restores(&world, 0);
+}
+
+#[test]
+fn a_reader_that_overlaps_a_push_does_not_set_back_what_was_seen() {
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.file("a", "one");
+    world.push(&tree.root);
+    let vault = Config::load(&world.agent.config).unwrap().vault.unwrap();
+    let state = StateDir::open(&world.agent.state, vault).unwrap();
+    let before = copy_of(&world.vault, &world.path("before"));
+    // The reader has read what was seen; then somebody pushes; then the reader writes down what it has seen itself.
+    let mut reader = Ratchet::open(&state).unwrap();
+    let seen = reader.seen().clone();
+    tree.file("a", "two");
+    world.push(&tree.root);
+    let pushed = Ratchet::open(&state).unwrap().seen().clone();
+    assert!(pushed.heads.values().all(|head| head.seq == 2) && seen.heads.values().all(|head| head.seq == 1));
+    reader.advance(seen.trust, "another copy", &seen.heads).unwrap();
+    let after = Ratchet::open(&state).unwrap().seen().clone();
+    assert_eq!((after.trust, &after.heads), (pushed.trust, &pushed.heads));
+    assert_eq!(after.stores.len(), pushed.stores.len() + 1);
+    // So a vault that is set back is still refused.
+    copy(&before, &world.vault);
+    world.run(args!["push", &tree.root]).exits(4).says("rolled back");
+}
+
+fn copy_of(from: &Path, to: &Path) -> PathBuf {
+    copy(from, to);
+    to.to_owned()
 }

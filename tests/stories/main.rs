@@ -11,6 +11,7 @@
 )]
 
 mod damage;
+mod deletions;
 mod drives;
 mod keys;
 mod kills;
