@@ -105,7 +105,7 @@ pub fn sync(plan: &SyncPlan, env: &Env<'_>) -> Result<SyncReceipt, OpError> {
     env.step("reading back what was sent");
     let read_back = read_back(plan, &missing, &broken, &mut findings, env)?;
     env.step("sending records");
-    let sent_records = send_records(plan, &from, target.as_ref(), &context)?;
+    let sent_records = send_records(plan, &from, target.as_ref(), &context, &mut findings)?;
     let complete = records.snapshots().len() as u64;
     let mut after = open_pinned(Arc::clone(&plan.to.store), &plan.pin, Some(&context.state))?;
     let after_records = context.read_records(&mut after)?;
@@ -231,7 +231,13 @@ fn read_back(
 }
 
 /// Sends the header, then trust records, then every writer's records in sequence, own ones that lie only here included.
-fn send_records(plan: &SyncPlan, from: &Copy, target: Option<&Copy>, context: &Context) -> Result<u64, OpError> {
+fn send_records(
+    plan: &SyncPlan,
+    from: &Copy,
+    target: Option<&Copy>,
+    context: &Context,
+    findings: &mut Vec<Finding>,
+) -> Result<u64, OpError> {
     let (from_store, to_store) = (plan.from.store.as_ref(), plan.to.store.as_ref());
     let has_trust = |name: &ObjectName| target.is_some_and(|copy| copy.trust.names().any(|n| n == *name));
     let trust: Vec<ObjectName> = from.trust.names().filter(|name| !has_trust(name)).collect();
@@ -256,8 +262,16 @@ fn send_records(plan: &SyncPlan, from: &Copy, target: Option<&Copy>, context: &C
     for mut names in by_writer.into_values() {
         names.sort();
         names.dedup();
-        let names: Vec<ObjectName> = names.into_iter().map(|(_, name)| name).collect();
-        count += copy_records(from_store, to_store, &names)?;
+        for (_, name) in names {
+            match copy_records(from_store, to_store, std::slice::from_ref(&name)) {
+                Ok(sent) => count += sent,
+                // What anybody may have put there keeps no record from the drive that comes after it.
+                Err(VaultError::Damaged { object, why }) => {
+                    findings.push(Finding::new(FindingKind::Damage, object, format!("not copied: {why}")));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
     for scribe in context.scribes(from.vault())? {
         count += send_own(&scribe, plan, from, target)?;

@@ -10,6 +10,7 @@
     reason = "tests"
 )]
 
+mod copies;
 mod damage;
 mod drives;
 mod keys;

@@ -1,0 +1,66 @@
+//! Several copies of one vault, of which one is full, torn or damaged: the others go on, and it is made whole again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::world::{World, args, files_below, flip};
+
+/// The newest record in a copy's ledger.
+fn newest_record(copy: &Path) -> PathBuf {
+    let seq = |path: &PathBuf| -> u64 { path.to_str().unwrap().rsplit('-').nth(1).unwrap().parse().unwrap() };
+    files_below(&copy.join("ledger")).into_iter().max_by_key(seq).unwrap()
+}
+
+fn empty(path: &Path) {
+    fs::remove_file(path).unwrap();
+    fs::write(path, "").unwrap();
+}
+
+#[test]
+fn a_record_that_is_torn_in_one_copy_is_sent_there_again() {
+    let world = World::with_stores(&["a", "b"]);
+    let tree = world.tree("data");
+    tree.ordinary(10, 1);
+    world.push(&tree.root);
+    // Both copies were read, so that this machine remembers the record.
+    world.push(&tree.root);
+    empty(&newest_record(&world.path("b")));
+    world.run(args!["status", "--json"]).says("not delivered");
+    world.push(&tree.root);
+    for store in ["a", "b"] {
+        world.run(args!["ledger", "verify", "--from", store]).ok();
+        let verified = world.run(args!["verify", "--depth", "sealed", "--from", store, "--json"]).ok().json();
+        assert_eq!(verified["snapshots"], 3, "{verified}");
+    }
+}
+
+#[test]
+fn a_record_that_cannot_be_read_keeps_no_newer_one_from_the_drive() {
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.ordinary(10, 1);
+    world.push(&tree.root);
+    let copy = world.path("copy");
+    let sync = args!["sync", &copy, "--from", &world.vault, "--plain-directory", "--trust", world.root_key(), "--json"];
+    let custodian = world.machine("custodian");
+    custodian.run(sync.clone()).ok();
+    // Anybody who may write there puts files of such names in front.
+    let record = newest_record(&world.vault);
+    let name = record.file_name().unwrap().to_str().unwrap().to_owned();
+    let (writer, rest) = name.split_once('-').unwrap();
+    let hash = rest.split_once('-').unwrap().1;
+    fs::write(record.with_file_name(format!("{writer}-2-{}", hash.replace('a', "b"))), "garbage").unwrap();
+    fs::write(record.with_file_name(format!("{writer}-3-{}", hash.replace('c', "d"))), vec![b'x'; 100_000]).unwrap();
+    tree.noise("new", 50_000, 1);
+    world.run(args!["push", &tree.root, "--json"]).exits(4).says(&format!("{writer}-2-"));
+    custodian.run(sync).exits(4).says(&format!("{writer}-2-"));
+    let listed = custodian.run(args!["snapshots", "--from", &copy, "--trust", world.root_key(), "--json"]).ok().json();
+    assert_eq!(listed["snapshots"].as_array().unwrap().len(), 2, "{listed}");
+    // One that was whole when it was first seen here.
+    flip(&record, 40);
+    let late = world.path("late");
+    let sync = args!["sync", &late, "--from", &world.vault, "--plain-directory", "--trust", world.root_key()];
+    custodian.run(sync).exits(4).says(&name).never_says("safe to unplug");
+    let listed = custodian.run(args!["snapshots", "--from", &late, "--trust", world.root_key(), "--json"]).ok().json();
+    assert_eq!(listed["snapshots"].as_array().unwrap().len(), 1, "{listed}");
+}
