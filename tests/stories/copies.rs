@@ -2,8 +2,26 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use crate::world::{World, args, files_below, flip};
+use serde_json::Value;
+
+use crate::world::tools::must;
+use crate::world::{Tree, World, args, assert_same, files_below, flip, needs};
+
+/// Two copies `a` and `b` with one snapshot, and a second that only `a` has.
+fn b_missed_one() -> (World, Tree) {
+    let world = World::with_stores(&["a", "b"]);
+    let tree = world.tree("data");
+    tree.ordinary(10, 1);
+    world.push(&tree.root);
+    let (b, away) = (world.path("b"), world.path("away"));
+    fs::rename(&b, &away).unwrap();
+    tree.noise("second", 200_000, 2);
+    world.run(args!["push", &tree.root]).exits(3).says("MISSED");
+    fs::rename(&away, &b).unwrap();
+    (world, tree)
+}
 
 /// The newest record in a copy's ledger.
 fn newest_record(copy: &Path) -> PathBuf {
@@ -14,6 +32,45 @@ fn newest_record(copy: &Path) -> PathBuf {
 fn empty(path: &Path) {
     fs::remove_file(path).unwrap();
     fs::write(path, "").unwrap();
+}
+
+fn committed(receipt: &Value, store: &str) -> bool {
+    let stores = receipt["jobs"][0]["stores"].as_array().unwrap();
+    stores.iter().find(|receipt| receipt["store"] == store).unwrap()["committed"].as_bool().unwrap()
+}
+
+fn restores(world: &World, tree: &Tree, store: &str) {
+    let back = world.path(&format!("back-{store}"));
+    world.run(args!["restore", "latest", "--from", store, "--into", &back, "--identity", &world.identity]).ok();
+    assert_same(&tree.root, &tree.below(&back));
+    fs::remove_dir_all(back).unwrap();
+}
+
+#[test]
+fn a_store_that_takes_no_record_keeps_nothing_from_the_others() {
+    needs!(root);
+    needs!("rsync");
+    let (world, tree) = b_missed_one();
+    // The ledger of the second copy lies on a file system without room: the record that it missed does not fit there.
+    let (ledger, kept) = (world.path("b/ledger"), world.path("ledger of b"));
+    must(Command::new("cp").arg("-a").arg(&ledger).arg(&kept));
+    must(Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(&ledger));
+    for record in files_below(&kept) {
+        fs::copy(&record, ledger.join(record.file_name().unwrap())).unwrap();
+    }
+    // It ends when there is no room left.
+    let _ = fs::write(ledger.join("fill"), vec![1; 128 << 10]);
+    tree.noise("third", 200_000, 3);
+    let pushed = world.run(args!["push", &tree.root, "--json"]);
+    must(Command::new("umount").arg(&ledger));
+    let receipt = pushed.exits(3).json();
+    assert!(committed(&receipt, "a") && !committed(&receipt, "b"), "{receipt}");
+    restores(&world, &tree, "a");
+    // With room again it gets all that it missed.
+    world.push(&tree.root);
+    let verified = world.run(args!["verify", "--depth", "sealed", "--from", "b", "--json"]).ok().json();
+    assert_eq!(verified["snapshots"], 4, "{verified}");
+    restores(&world, &tree, "b");
 }
 
 #[test]

@@ -145,15 +145,11 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
         prepared.findings.push(missed(name, error));
     }
     open_sides(plan, context, &mut prepared)?;
-    let Some(newest) = prepared.sides.iter().map(|side| side.copy.trust.head()).max_by_key(|head| head.seq) else {
-        let all = plan.missed.iter().chain(&prepared.missed);
-        let text: Vec<String> = all.clone().map(|(name, error)| format!("{name}: {error}")).collect();
-        let gravest = all.clone().map(|(_, error)| error).find(|error| error.is_host_key());
-        let full = all.map(|(_, error)| error).find(|error| matches!(error, StoreError::Full { .. }));
-        return Err(gravest.or(full).cloned().unwrap_or_else(|| StoreError::Unreachable(text.join("; "))).into());
-    };
-    for side in &mut prepared.sides {
-        side.records = context.read_records(&mut side.copy)?;
+    read_records(&mut prepared, context)?;
+    if prepared.sides.is_empty() {
+        return Err(none_left(plan, &prepared));
+    }
+    for side in &prepared.sides {
         prepared.findings.extend(side.records.findings.iter().filter(|f| f.kind.is_alarm()).cloned());
         for (writer, head) in side.records.heads() {
             let slot = prepared.heads.entry(writer).or_insert(head);
@@ -164,14 +160,49 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     }
     adopt_own(scribe, &prepared)?;
     check_enrolled(scribe, prepared.trust())?;
-    deliver_own(scribe, &mut prepared, newest)?;
+    deliver_own(scribe, &mut prepared)?;
     catch_up(&mut prepared, context, env)?;
+    if prepared.sides.is_empty() {
+        return Err(none_left(plan, &prepared));
+    }
     let mut snapshots: Vec<Snapshot> = prepared.sides.iter().flat_map(|side| side.records.snapshots()).collect();
     snapshots.sort_by_key(|snapshot| (snapshot.time, snapshot.head.seq, snapshot.id));
     snapshots.dedup_by_key(|snapshot| snapshot.id);
     prepared.snapshots = snapshots;
     warn_of_little_room(&mut prepared);
     Ok(prepared)
+}
+
+/// What to say when no store is left to push to.
+fn none_left(plan: &PushPlan, prepared: &Prepared) -> OpError {
+    let all = plan.missed.iter().chain(&prepared.missed);
+    let text: Vec<String> = all.clone().map(|(name, error)| format!("{name}: {error}")).collect();
+    let gravest = all.clone().map(|(_, error)| error).find(|error| error.is_host_key());
+    let full = all.map(|(_, error)| error).find(|error| matches!(error, StoreError::Full { .. }));
+    gravest.or(full).cloned().unwrap_or_else(|| StoreError::Unreachable(text.join("; "))).into()
+}
+
+/// Goes on without a copy.
+fn drop_side(prepared: &mut Prepared, number: usize, error: StoreError) {
+    let side = prepared.sides.remove(number);
+    prepared.findings.push(missed(&side.named.name, &error));
+    prepared.missed.push((side.named.name, error));
+}
+
+/// Reads the records of every copy; one that went out of reach meanwhile is left out.
+fn read_records(prepared: &mut Prepared, context: &mut Context) -> Result<(), OpError> {
+    let mut number = 0;
+    while let Some(side) = prepared.sides.get_mut(number) {
+        match context.read_records(&mut side.copy) {
+            Ok(records) => {
+                side.records = records;
+                number += 1;
+            }
+            Err(VaultError::Store(error)) if stops_one_store(&error) => drop_side(prepared, number, error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 fn missed(name: &str, error: &StoreError) -> Finding {
@@ -302,38 +333,44 @@ fn check_enrolled(scribe: &Scribe, trust: &Trust) -> Result<(), OpError> {
     Err(OpError::NotDone(why.into()))
 }
 
-/// Sends own records, of a push that died between signing and sending, to copies that lack them: the same bytes.
-fn deliver_own(scribe: &Scribe, prepared: &mut Prepared, _newest_trust: Head) -> Result<(), OpError> {
-    for name in scribe.names()? {
-        let mut bytes = None;
-        for side in &mut prepared.sides {
-            let ObjectName::Record { writer, seq, statement } = &name else { continue };
-            let head = Head { seq: *seq, hash: *statement };
-            if side.copy.book.has(writer, &head) || prepared_elsewhere(&side.records, &name) {
-                continue;
+/// Sends own records, of a push that died between signing and sending, to copies that lack them: the same bytes. A copy that
+/// does not take them is left out; the others go on.
+fn deliver_own(scribe: &Scribe, prepared: &mut Prepared) -> Result<(), OpError> {
+    let mut number = 0;
+    while let Some(side) = prepared.sides.get_mut(number) {
+        match deliver_own_to(scribe, side) {
+            Ok(sent) => {
+                // What an upload that broke off has left of them is no alarm any more.
+                prepared.findings.retain(|finding| {
+                    !ObjectName::parse_stored(&finding.subject)
+                        .is_ok_and(|(of, _)| sent.contains(&of) && finding.kind == FindingKind::Trust)
+                });
+                number += 1;
             }
-            let content = match &bytes {
-                Some(content) => content,
-                None => bytes.insert(scribe.read(&name)?),
-            };
-            // A copy that also lacks the objects gets them in `catch_up`; until then the record only says what should be.
-            deliver(side.named.store.as_ref(), &name, content, RetryPolicy::DEFAULT)?;
-            side.copy.book.add(&name.to_string());
-            // What an upload that broke off has left of it is no alarm any more.
-            prepared.findings.retain(|finding| {
-                !ObjectName::parse_stored(&finding.subject)
-                    .is_ok_and(|(of, _)| of == name && finding.kind == FindingKind::Trust)
-            });
-            if let Ok(checked) = crate::ledger::check(&side.copy.trust, &name.to_string(), content) {
-                side.records.checked.push(checked);
-            }
+            Err(VaultError::Store(error)) if error != StoreError::Interrupted => drop_side(prepared, number, error),
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(())
 }
 
-fn prepared_elsewhere(records: &Records, name: &ObjectName) -> bool {
-    records.checked.iter().any(|record| record.name == *name)
+fn deliver_own_to(scribe: &Scribe, side: &mut Side) -> Result<BTreeSet<ObjectName>, VaultError> {
+    let held: BTreeSet<ObjectName> = side.records.checked.iter().map(|record| record.name.clone()).collect();
+    let mut sent = BTreeSet::new();
+    for name in scribe.names()? {
+        if held.contains(&name) {
+            continue;
+        }
+        let content = scribe.read(&name)?;
+        // A copy that also lacks the objects gets them in `catch_up`; until then the record only says what should be.
+        deliver(side.named.store.as_ref(), &name, &content, RetryPolicy::DEFAULT)?;
+        side.copy.book.add(&name.to_string());
+        if let Ok(checked) = crate::ledger::check(&side.copy.trust, &name.to_string(), &content) {
+            side.records.checked.push(checked);
+        }
+        sent.insert(name);
+    }
+    Ok(sent)
 }
 
 /// Sends a copy that was away what other copies hold: objects of snapshots first, then records.
