@@ -121,3 +121,31 @@ fn a_record_that_cannot_be_read_keeps_no_newer_one_from_the_drive() {
     let listed = custodian.run(args!["snapshots", "--from", &late, "--trust", world.root_key(), "--json"]).ok().json();
     assert_eq!(listed["snapshots"].as_array().unwrap().len(), 1, "{listed}");
 }
+
+#[test]
+fn a_pack_that_could_not_be_copied_is_no_hole_to_build_on_and_is_sent_when_it_is_whole_again() {
+    needs!("rsync");
+    let (world, tree) = b_missed_one();
+    // A pack of the second snapshot is damaged in the only copy that has it.
+    let relative = |copy: &str, path: &PathBuf| path.strip_prefix(world.path(copy)).unwrap().to_owned();
+    let in_b: Vec<PathBuf> = files_below(&world.path("b/packs")).iter().map(|path| relative("b", path)).collect();
+    let only_a = |path: &&PathBuf| !in_b.contains(&relative("a", path));
+    let in_a = files_below(&world.path("a/packs"));
+    let pack = in_a.iter().filter(only_a).max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    let name = relative("a", pack);
+    flip(pack, 1000);
+    let receipt = world.run(args!["push", &tree.root, "--json"]).exits(4).says(name.to_str().unwrap()).json();
+    assert!(committed(&receipt, "a") && committed(&receipt, "b"), "{receipt}");
+    for store in ["a", "b"] {
+        restores(&world, &tree, store);
+    }
+    // The snapshot in between is not whole there, and says so; its chain of records is.
+    world.run(args!["ledger", "verify", "--from", "b"]).ok();
+    world.run(args!["verify", "--from", "b"]).exits(4).says("inventories/").never_says("record removed");
+    // Somebody mends it.
+    flip(pack, 1000);
+    world.push(&tree.root);
+    assert!(world.path("b").join(name).exists());
+    let verified = world.run(args!["verify", "--depth", "sealed", "--from", "b", "--json"]).ok().json();
+    assert_eq!(verified["snapshots"], 4, "{verified}");
+}

@@ -42,6 +42,7 @@ use crate::vault::snapshot_writer::{SnapshotWriter, WriterConfig, WriterStats};
 use crate::vault::snapshots::RecordReader;
 use crate::vault::stream_bases::{CapturedStreams, FinishedStream};
 
+mod catch_up;
 mod prepare;
 
 use prepare::{Prepared, Side};

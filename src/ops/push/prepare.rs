@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::catch_up::catch_up;
 use super::{NamedStore, PushPlan, RECORD_ROOM_BYTES, ROOM_MIN_BYTES, missed_finding};
 use crate::crypto::identity::Identity;
 use crate::format::body::VerifyBody;
@@ -25,7 +26,6 @@ use crate::vault::courier::Courier;
 use crate::vault::index_sync::import;
 use crate::vault::inventory::{Inventory, PageCache, each_line};
 use crate::vault::presence::Presence;
-use crate::vault::replicate::{copy_objects, copy_records};
 use crate::vault::snapshots::{Records, Snapshot};
 
 /// What is listed of each copy.
@@ -183,7 +183,7 @@ fn none_left(plan: &PushPlan, prepared: &Prepared) -> OpError {
 }
 
 /// Goes on without a copy.
-fn drop_side(prepared: &mut Prepared, number: usize, error: StoreError) {
+pub fn drop_side(prepared: &mut Prepared, number: usize, error: StoreError) {
     let side = prepared.sides.remove(number);
     prepared.findings.push(missed(&side.named.name, &error));
     prepared.missed.push((side.named.name, error));
@@ -371,82 +371,6 @@ fn deliver_own_to(scribe: &Scribe, side: &mut Side) -> Result<BTreeSet<ObjectNam
         sent.insert(name);
     }
     Ok(sent)
-}
-
-/// Sends a copy that was away what other copies hold: objects of snapshots first, then records.
-fn catch_up(prepared: &mut Prepared, context: &Context, env: &Env<'_>) -> Result<(), OpError> {
-    if prepared.sides.len() < 2 {
-        return Ok(());
-    }
-    let pages = PageCache::open(&context.state.cache().join("inventories"))?;
-    for target in 0..prepared.sides.len() {
-        for source in 0..prepared.sides.len() {
-            if source == target {
-                continue;
-            }
-            let outcome = catch_up_from(prepared, source, target, &pages, env);
-            match outcome {
-                Ok(sent) => prepared.sides[target].caught_up_objects += sent,
-                Err(VaultError::Interrupted) => return Err(VaultError::Interrupted.into()),
-                Err(error) => {
-                    let name = prepared.sides[target].named.name.clone();
-                    prepared.findings.push(missed_finding(&name, &error));
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-fn catch_up_from(
-    prepared: &mut Prepared,
-    source: usize,
-    target: usize,
-    pages: &PageCache,
-    env: &Env<'_>,
-) -> Result<u64, VaultError> {
-    let (from, to) = (&prepared.sides[source], &prepared.sides[target]);
-    let missing_records: Vec<ObjectName> = from
-        .records
-        .checked
-        .iter()
-        .filter(|record| !to.copy.book.has(&record.statement.writer, &record.head))
-        .map(|record| record.name.clone())
-        .collect();
-    // Snapshots whose record or whose objects the target lacks.
-    let mut lines: BTreeSet<Line> = BTreeSet::new();
-    for snapshot in from.records.snapshots() {
-        let behind = !to.copy.book.has(&snapshot.writer, &snapshot.head) || !to.presence.has(&snapshot.body.inventory);
-        if behind && from.presence.has(&snapshot.body.inventory) {
-            each_line(pages, from.named.store.as_ref(), &snapshot.body.inventory, &mut |line| {
-                if !matches!(line.name, ObjectName::Trust { .. })
-                    && !to.presence.has(&line.name)
-                    && from.presence.has(&line.name)
-                {
-                    lines.insert(line.clone());
-                }
-            })?;
-        }
-    }
-    let missing_trust: Vec<ObjectName> =
-        from.copy.trust.names().filter(|name| !to.copy.trust.names().any(|n| n == *name)).collect();
-    if lines.is_empty() && missing_records.is_empty() && missing_trust.is_empty() {
-        return Ok(0);
-    }
-    env.step(format!("bringing {} up to date from {}", to.named.name, from.named.name));
-    let (from_store, to_store) = (from.named.store.as_ref(), to.named.store.as_ref());
-    let count = lines.len() as u64;
-    let names: Vec<ObjectName> = lines.iter().map(|line| line.name.clone()).collect();
-    let (_, findings) = copy_objects(from_store, to_store, lines.into_iter().collect(), env.cancel, &|_| {})?;
-    copy_records(from_store, to_store, &missing_trust)?;
-    copy_records(from_store, to_store, &missing_records)?;
-    prepared.findings.extend(findings);
-    let to = &mut prepared.sides[target];
-    to.presence.add_all(&names);
-    for name in missing_records {
-        to.copy.book.add(&name.to_string());
-    }
-    Ok(count)
 }
 
 /// Imports the index objects of the newest snapshots, and the packs that a push which died had already sent.
