@@ -36,7 +36,7 @@ use crate::store::deliver::{RetryPolicy, deliver};
 use crate::vault::VaultError;
 use crate::vault::capture::{CaptureConfig, Captured, FileCachePlace, Progress, capture};
 use crate::vault::courier::{Courier, LaneReport};
-use crate::vault::inventory::{PageCache, page_names};
+use crate::vault::inventory::PageCache;
 use crate::vault::packer::PackerConfig;
 use crate::vault::snapshot_writer::{SnapshotWriter, WriterConfig, WriterStats};
 use crate::vault::snapshots::RecordReader;
@@ -230,10 +230,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
         others.insert(Line { hash, name: manifest_name.clone() });
     }
     let source_store = prepared.sides[0].named.store.as_ref();
-    let mut base = Vec::new();
-    for snapshot in prepared.newest_of_each_series() {
-        base.extend(page_names(&pages, source_store, &snapshot.body.inventory)?);
-    }
+    let base = prepared.sound_pages(&pages)?;
     let mut load = |page: &Sealed| pages.read(source_store, page);
     let inventory = writer.write_inventory(&others, &base, &mut load)?;
     for page in inventory.fresh.iter().chain([&inventory.root]) {

@@ -24,7 +24,7 @@ use crate::vault::VaultError;
 use crate::vault::copy::Copy;
 use crate::vault::courier::Courier;
 use crate::vault::index_sync::import;
-use crate::vault::inventory::{Inventory, PageCache, each_line};
+use crate::vault::inventory::{Inventory, PageCache, each_line, page_names};
 use crate::vault::presence::Presence;
 use crate::vault::snapshots::{Records, Snapshot};
 
@@ -89,6 +89,36 @@ impl Prepared {
     pub fn inventory_roots(&self) -> Vec<Sealed> {
         let roots = self.newest_of_each_series().into_iter().map(|snapshot| snapshot.body.inventory.clone());
         roots.filter_map(|name| if let ObjectName::Inventory(sealed) = name { Some(sealed) } else { None }).collect()
+    }
+
+    /// Pages of the newest inventories of which every line lies in every copy, and nothing is found against it: only such can
+    /// be used again. A page that cannot be read is made anew.
+    pub fn sound_pages(&self, cache: &PageCache) -> Result<Vec<Sealed>, VaultError> {
+        let store = self.sides[0].named.store.as_ref();
+        let suspects = found_objects(self);
+        let sound = |line: &Line| match &line.name {
+            ObjectName::Pack(pack) => self.has_everywhere(&line.name) && !suspects.contains(pack),
+            // They are remembered here and checked when a copy is opened.
+            ObjectName::Trust { .. } => true,
+            name => self.has_everywhere(name),
+        };
+        let mut pages = BTreeSet::new();
+        for snapshot in self.newest_of_each_series() {
+            match page_names(cache, store, &snapshot.body.inventory) {
+                Ok(names) => pages.extend(names),
+                Err(VaultError::Damaged { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let mut found = Vec::new();
+        for page in pages.into_iter().filter(|page| self.has_everywhere(&ObjectName::Inventory(*page))) {
+            match cache.read(store, &page) {
+                Ok(lines) if lines.iter().all(sound) => found.push(page),
+                Ok(_) | Err(VaultError::Damaged { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
     }
 
     /// Lists every copy again: a copy that lacks something that the snapshot needs is given up. False when none is left.
