@@ -25,6 +25,7 @@ pub mod reading;
 pub mod restore;
 pub mod select;
 pub mod status;
+pub mod suspicion;
 pub mod sync;
 pub mod verify;
 

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::catch_up::catch_up;
 use super::{NamedStore, PushPlan, RECORD_ROOM_BYTES, ROOM_MIN_BYTES, missed_finding};
 use crate::crypto::identity::Identity;
-use crate::format::body::VerifyBody;
 use crate::format::inventory::Line;
 use crate::format::record::{Head, RecordKind};
 use crate::format::table::PackKind;
@@ -15,6 +14,7 @@ use crate::model::ids::{Token, WriterId};
 use crate::model::name::{Area, ObjectName, Sealed};
 use crate::model::size::human_size;
 use crate::ops::context::Context;
+use crate::ops::suspicion::suspects;
 use crate::ops::{Env, OpError};
 use crate::state::index::ChunkIndex;
 use crate::state::journal::Entry;
@@ -479,29 +479,9 @@ fn drop_what_lies_on_holes(index: &ChunkIndex, live: &mut [bool]) -> Result<(), 
     }
 }
 
-/// Packs that the newest verification of a store, by anyone trusted, speaks against.
+/// Packs of any copy that a verification by anyone trusted speaks against.
 fn found_objects(prepared: &Prepared) -> BTreeSet<Sealed> {
-    let mut newest: BTreeMap<(WriterId, String), (u64, VerifyBody)> = BTreeMap::new();
-    for record in prepared.sides.iter().flat_map(|side| &side.records.checked) {
-        if record.standing != Standing::Trusted || record.statement.kind != RecordKind::Verify {
-            continue;
-        }
-        let Ok(body) = record.statement.body_as::<VerifyBody>() else { continue };
-        // A look at names and sizes says nothing against an earlier look at content.
-        if body.depth == "list" && body.objects_found.is_empty() {
-            continue;
-        }
-        let key = (record.statement.writer, body.store.clone());
-        let slot = newest.entry(key).or_insert_with(|| (record.head.seq, body.clone()));
-        if slot.0 < record.head.seq {
-            *slot = (record.head.seq, body);
-        }
-    }
-    let found = newest.into_values().flat_map(|(_, body)| body.objects_found);
-    found
-        .filter_map(|object| match ObjectName::parse_stored(&object.object) {
-            Ok((ObjectName::Pack(pack), _)) => Some(pack),
-            _ => None,
-        })
-        .collect()
+    let records = prepared.sides.iter().flat_map(|side| &side.records.checked);
+    let found = suspects(records, |record| record.standing == Standing::Trusted).into_values().flatten();
+    found.filter_map(|name| if let ObjectName::Pack(pack) = name { Some(pack) } else { None }).collect()
 }
