@@ -9,13 +9,14 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::context::{Context, Locking, NamedStore, VaultPin, open_pinned};
+use super::suspicion::suspects;
 use super::{Env, Event, Exit, OpError};
 use crate::crypto::hash::hash;
-use crate::format::body::VerifyBody;
 use crate::format::inventory::Line;
-use crate::format::record::{Head, RecordKind};
-use crate::ledger::Scribe;
+use crate::format::record::Head;
+use crate::ledger::{Checked, Scribe, Standing};
 use crate::model::finding::{Finding, FindingKind};
+use crate::model::ids::WriterId;
 use crate::model::name::{Area, ObjectName};
 use crate::model::size::human_size;
 use crate::store::deliver::{RetryPolicy, deliver};
@@ -88,9 +89,9 @@ pub fn sync(plan: &SyncPlan, env: &Env<'_>) -> Result<SyncReceipt, OpError> {
     let presence = Presence::read(plan.to.store.as_ref(), &AREAS).map_err(VaultError::from)?;
     let mut findings: Vec<Finding> = records.findings.iter().filter(|f| f.kind.is_alarm()).cloned().collect();
     let wanted = wanted_objects(&from, &records, &pages, &mut findings)?;
-    let suspects = suspects(target.as_mut(), &mut context)?;
+    let suspected = suspected(target.as_mut(), &mut context)?;
     let missing: Vec<Line> =
-        wanted.iter().filter(|line| !presence.has(&line.name) || suspects.contains(&line.name)).cloned().collect();
+        wanted.iter().filter(|line| !presence.has(&line.name) || suspected.contains(&line.name)).cloned().collect();
     check_room(plan, &missing)?;
 
     let bytes = missing.iter().filter_map(|line| line.name.bytes()).sum();
@@ -109,11 +110,11 @@ pub fn sync(plan: &SyncPlan, env: &Env<'_>) -> Result<SyncReceipt, OpError> {
     let complete = records.snapshots().len() as u64;
     let mut after = open_pinned(Arc::clone(&plan.to.store), &plan.pin, Some(&context.state))?;
     let after_records = context.read_records(&mut after)?;
-    let safe = !findings.iter().any(|finding| finding.kind.is_alarm());
     if after_records.snapshots().len() < records.snapshots().len() {
         let message = "holds fewer snapshots than the copy that it was brought up to date from";
         findings.push(Finding::new(FindingKind::Behind, &plan.to.name, message));
     }
+    let safe = !findings.iter().any(|finding| finding.kind.is_alarm() || finding.kind == FindingKind::Behind);
     Ok(SyncReceipt {
         from: from.name(),
         to: after.name(),
@@ -177,18 +178,14 @@ fn wanted_objects(
     Ok(lines)
 }
 
-/// Objects of the target that somebody's verification found damaged: they are sent again, and what fits stays.
-fn suspects(target: Option<&mut Copy>, context: &mut Context) -> Result<BTreeSet<ObjectName>, OpError> {
+/// Objects of the target that a verification found damaged, by somebody trusted or by this machine: they are sent again, and
+/// what fits stays.
+fn suspected(target: Option<&mut Copy>, context: &mut Context) -> Result<BTreeSet<ObjectName>, OpError> {
     let Some(target) = target else { return Ok(BTreeSet::new()) };
     let records = context.read_records(target)?;
-    let bodies = records.checked.iter().filter(|record| record.statement.kind == RecordKind::Verify);
-    let found = bodies.filter_map(|record| record.statement.body_as::<VerifyBody>().ok());
-    Ok(found
-        .filter(|body| body.store == target.name())
-        .flat_map(|body| body.objects_found)
-        .filter_map(|object| ObjectName::parse_stored(&object.object).ok())
-        .map(|(name, _)| name)
-        .collect())
+    let own: Vec<WriterId> = context.scribes(target.vault())?.iter().map(Scribe::writer).collect();
+    let counts = |record: &Checked| record.standing == Standing::Trusted || own.contains(&record.statement.writer);
+    Ok(suspects(records.checked.iter(), counts).remove(&target.name()).unwrap_or_default())
 }
 
 fn check_room(plan: &SyncPlan, missing: &[Line]) -> Result<(), OpError> {
