@@ -164,8 +164,11 @@ pub struct VerifyBody {
     pub bytes: u64,
     /// How many findings in all.
     pub findings: u64,
-    /// Objects with a finding, the first few hundred: the next push counts them as absent.
+    /// Objects with a finding, a few hundred in a record: the next push counts them as absent.
     pub objects_found: Vec<FoundObject>,
+    /// Whether everything was read and every object with a finding is named: what was found before counts no more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub whole: bool,
     /// The drive, where all of an enrolled one was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drive: Option<DriveName>,

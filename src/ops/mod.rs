@@ -30,6 +30,7 @@ pub mod restore;
 pub mod run;
 pub mod select;
 pub mod status;
+pub mod suspicion;
 pub mod sync;
 pub mod transfer;
 pub mod verify;

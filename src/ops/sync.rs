@@ -72,12 +72,11 @@ pub fn sync(plan: &SyncPlan, env: &Env<'_>) -> Result<SyncReceipt, OpError> {
     let mut done = transfer.run(&mut context, env)?;
     let mut after = open_pinned(Arc::clone(&plan.to.store), &plan.pin, Some(&context.state))?;
     let after_records = context.read_records(&mut after)?;
-    let mut safe = done.is_safe();
     if after_records.snapshots().len() < records.snapshots().len() {
         let message = "holds fewer snapshots than the copy that it was brought up to date from";
         done.findings.push(Finding::new(FindingKind::Behind, &plan.to.name, message));
-        safe = false;
     }
+    let safe = done.is_safe() && !done.findings.iter().any(|finding| finding.kind == FindingKind::Behind);
     Ok(SyncReceipt {
         from: from.name(),
         to: after.name(),

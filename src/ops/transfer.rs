@@ -4,16 +4,16 @@
 //! was cut off in between holds no snapshot that it cannot give back, and the next run goes on where it stopped. Nothing is
 //! ever removed or changed: where a damaged object has its name, the good one lies under a suffix.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::context::{Context, NamedStore, VaultPin, open_pinned};
+use super::suspicion::suspects;
 use super::{Env, Event, OpError};
 use crate::crypto::hash::hash;
-use crate::format::body::VerifyBody;
 use crate::format::header::Header;
 use crate::format::inventory::Line;
-use crate::format::record::{Head, RecordKind};
+use crate::format::record::Head;
 use crate::ledger::{LedgerError, Scribe, check};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::limits::RECORD_MAX_BYTES;
@@ -256,20 +256,11 @@ impl Transfer<'_> {
         Ok(Doubts { to_read, everything })
     }
 
-    /// Objects of the target that the newest verification by each writer found damaged.
+    /// Objects of the target that stand under suspicion.
     fn spoken_against(&self, target: &Records) -> BTreeSet<ObjectName> {
         let name = self.to.store.location().to_string();
-        let mut newest: BTreeMap<_, (u64, VerifyBody)> = BTreeMap::new();
-        for record in target.checked.iter().filter(|record| record.statement.kind == RecordKind::Verify) {
-            let Ok(body) = record.statement.body_as::<VerifyBody>() else { continue };
-            let silent = body.depth == "list" && body.objects_found.is_empty();
-            let slot = newest.get(&record.statement.writer).map_or(0, |(seq, _)| *seq);
-            if body.store == name && !silent && slot < record.head.seq {
-                newest.insert(record.statement.writer, (record.head.seq, body));
-            }
-        }
-        let found = newest.into_values().flat_map(|(_, body)| body.objects_found);
-        found.filter_map(|object| Some(ObjectName::parse_stored(&object.object).ok()?.0)).collect()
+        // Whose word it is does not matter: it is only looked at again.
+        suspects(target.checked.iter(), |_| true).remove(&name).unwrap_or_default()
     }
 
     fn examine(&self, lines: Vec<Line>, step: &str, env: &Env<'_>) -> Result<Examined, OpError> {

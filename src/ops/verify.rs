@@ -5,25 +5,29 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::reading::{Opened, ReadPlan};
+use super::suspicion::suspects;
 use super::{Env, Event, Exit, OpError};
 use crate::format::body::{FoundObject, VerifyBody};
 use crate::format::record::RecordKind;
+use crate::ledger::{Checked, Standing};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::ObjectHash;
 use crate::model::name::ObjectName;
 use crate::model::time::Timestamp;
 use crate::state::keys::{KeyDir, Role};
-use crate::store::deliver::{RetryPolicy, deliver};
 use crate::vault::VaultError;
 use crate::vault::catalogue_reader::SnapshotReader;
 use crate::vault::inventory::PageCache;
+use crate::vault::objects::read_object;
 use crate::vault::parity::mend;
 use crate::vault::unlock::unlock;
 use crate::vault::verify::sealed::{ReadTimes, Share};
-use crate::vault::verify::{Listed, Looked, Watch, list, opened, sealed};
+use crate::vault::verify::{FINDINGS_MAX, Listed, Looked, Watch, list, opened, sealed};
 
-/// Objects that a verify record names.
+/// Objects that a verify record names; where more were found, further records follow.
 const RECORD_OBJECTS_MAX: usize = 200;
+/// Records of one verification: together they name as many objects as it keeps findings.
+const RECORDS_MAX: usize = FINDINGS_MAX / RECORD_OBJECTS_MAX;
 /// A root leads to pages, pages to the rest: nothing is hidden deeper than that.
 const REPAIR_ROUNDS: usize = 3;
 
@@ -256,32 +260,66 @@ fn role_here(found: &Opened) -> Result<Role, OpError> {
 
 /// Signs what was found, and delivers it if the copy takes it: the next push reads it.
 fn record(plan: &VerifyPlan, found: &Opened, receipt: &VerifyReceipt, env: &Env<'_>) -> Result<bool, OpError> {
-    let mut objects: BTreeMap<String, FindingKind> = BTreeMap::new();
+    let mut objects: BTreeMap<ObjectName, FoundObject> = BTreeMap::new();
     for finding in receipt.findings.iter().filter(|finding| finding.kind.is_alarm()) {
-        if ObjectName::parse_stored(&finding.subject).is_ok() {
-            objects.insert(finding.subject.clone(), finding.kind);
+        if let Ok((name, _)) = ObjectName::parse_stored(&finding.subject) {
+            let object = finding.subject.clone();
+            objects.entry(name).or_insert(FoundObject { object, kind: finding.kind });
         }
     }
-    let body = VerifyBody {
-        depth: plan.depth.word().to_owned(),
-        store: receipt.store.clone(),
-        started: receipt.started,
-        snapshots: receipt.snapshots,
-        objects: receipt.objects,
-        bytes: receipt.bytes,
-        findings: receipt.findings.iter().filter(|finding| finding.kind != FindingKind::Notice).count() as u64,
-        objects_found: objects
-            .into_iter()
-            .take(RECORD_OBJECTS_MAX)
-            .map(|(object, kind)| FoundObject { object, kind })
-            .collect(),
-        drive: super::drive::drive_of(&found.copy).filter(|_| plan.share == Share::All && plan.depth > Depth::List),
-    };
+    let all_read = plan.depth > Depth::List && plan.share == Share::All;
+    if all_read {
+        still_damaged(found, receipt, &mut objects)?;
+    }
+    let objects: Vec<FoundObject> = objects.into_values().collect();
+    let parts: Vec<&[FoundObject]> =
+        if objects.is_empty() { vec![&[]] } else { objects.chunks(RECORD_OBJECTS_MAX).take(RECORDS_MAX).collect() };
+    let drive = super::drive::drive_of(&found.copy).filter(|_| all_read);
     let mut scribe = found.context.scribe(role_here(found)?, env, found.copy.vault())?;
     super::custody::adopt_own(&mut scribe, &found.copy, &found.records)?;
-    let context = found.context.record_context(env, found.copy.trust.head(), found.records.heads());
-    let signed = scribe.write(RecordKind::Verify, &body, context)?;
-    let sent = super::custody::deliver_missing(&scribe, &found.copy, &signed.name)
-        .and_then(|()| Ok(deliver(found.copy.store.as_ref(), &signed.name, &signed.bytes, RetryPolicy::ONCE)?));
-    Ok(sent.is_ok())
+    let mut last = None;
+    for part in &parts {
+        let body = VerifyBody {
+            depth: plan.depth.word().to_owned(),
+            store: receipt.store.clone(),
+            started: receipt.started,
+            snapshots: receipt.snapshots,
+            objects: receipt.objects,
+            bytes: receipt.bytes,
+            findings: receipt.findings.iter().filter(|finding| finding.kind != FindingKind::Notice).count() as u64,
+            objects_found: part.to_vec(),
+            whole: all_read && parts.len() == 1,
+            drive: drive.clone(),
+        };
+        let context = found.context.record_context(env, found.copy.trust.head(), found.records.heads());
+        last = Some(scribe.write(RecordKind::Verify, &body, context)?.name);
+    }
+    Ok(last.is_some_and(|name| super::custody::deliver_missing(&scribe, &found.copy, &name).is_ok()))
+}
+
+/// Objects that stand under suspicion and that no snapshot needs any more were not read with the others: they are now, so
+/// that what counts as right was seen to be.
+fn still_damaged(
+    found: &Opened,
+    receipt: &VerifyReceipt,
+    objects: &mut BTreeMap<ObjectName, FoundObject>,
+) -> Result<(), OpError> {
+    let trusted = |record: &Checked| record.standing == Standing::Trusted;
+    let Some(names) = suspects(found.records.checked.iter(), trusted).remove(&receipt.store) else { return Ok(()) };
+    for name in names.into_iter().filter(|name| name.content_hash().is_some()) {
+        if objects.contains_key(&name) || matches!(name, ObjectName::Record { .. } | ObjectName::Trust { .. }) {
+            continue;
+        }
+        match read_object(found.copy.store.as_ref(), &name) {
+            Ok(_) => {}
+            // Nothing is built on what is not there.
+            Err(VaultError::Damaged { why, .. }) if why == "it is missing" => {}
+            Err(VaultError::Damaged { .. }) => {
+                let object = FoundObject { object: name.to_string(), kind: FindingKind::Damage };
+                objects.insert(name, object);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }

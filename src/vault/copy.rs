@@ -51,10 +51,10 @@ impl Copy {
         let header = Header::decode(&header_bytes).map_err(super::in_object(&ObjectName::Header))?;
         let mut book = Book::default();
         let mut trust_names = Vec::new();
-        for name in names {
+        for (name, bytes) in names {
             match ObjectName::parse_stored(&name) {
                 Ok((ObjectName::Trust { .. }, _)) if trust_names.len() < TRUST_RECORDS_MAX => trust_names.push(name),
-                Ok(_) => book.add(&name),
+                Ok(_) => book.add_listed(&name, bytes),
                 Err(_) => {}
             }
         }
@@ -184,10 +184,10 @@ fn read_header(store: &dyn Store) -> Result<Vec<u8>, VaultError> {
     }
 }
 
-fn list_records(store: &dyn Store) -> Result<Vec<String>, StoreError> {
+fn list_records(store: &dyn Store) -> Result<Vec<(String, u64)>, StoreError> {
     let mut names = Vec::new();
     let dirs = [Area::Trust.dir().to_owned(), Area::Ledger.dir().to_owned()];
-    store.list(&dirs, &mut |listed| names.push(listed.name))?;
+    store.list(&dirs, &mut |listed| names.push((listed.name, listed.bytes)))?;
     Ok(names)
 }
 

@@ -22,7 +22,7 @@ use crate::state::journal::{Entry, Journal};
 use crate::vault::VaultError;
 use crate::vault::courier::Courier;
 use crate::vault::index_sync::{OBJECT_TARGET_BYTES, entry_bytes, seal_index};
-use crate::vault::inventory::{Inventory, InventoryBuilder};
+use crate::vault::inventory::{Inventory, InventoryBuilder, Use};
 use crate::vault::list_stream::ChunkSink;
 use crate::vault::packer::{BlockSerial, PackSink, Packer, PackerConfig, SealedPack};
 use crate::vault::patch_plan::BlockPlan;
@@ -367,8 +367,9 @@ impl<'a> SnapshotWriter<'a> {
                 *page,
                 &lines,
                 |line| match &line.name {
-                    ObjectName::Pack(pack) => core.index.number_of(pack).is_some_and(|n| core.needed[n as usize] > 0),
-                    _ => others.contains(line),
+                    ObjectName::Pack(pack) => core.use_of(pack),
+                    _ if others.contains(line) => Use::Needed,
+                    _ => Use::Spare,
                 },
                 |line| match &line.name {
                     ObjectName::Pack(pack) => {
@@ -382,10 +383,9 @@ impl<'a> SnapshotWriter<'a> {
                 },
             );
         }
-        let mut rest = Vec::new();
-        for number in self.core.needed_packs().filter(|number| !listed_packs[*number as usize]) {
-            rest.push(number);
-        }
+        // What a page lists counts as needed, and so does what it is built on.
+        let mut rest = self.core.bases_of_listed(&listed_packs)?;
+        rest.extend(self.core.needed_packs().filter(|number| !listed_packs[*number as usize]));
         let index = &*self.core.index;
         let mut failed = None;
         let packs = rest.into_iter().filter_map(|number| match index.pack(number) {
@@ -419,6 +419,38 @@ impl ChunkSink for SnapshotWriter<'_> {
 impl Core<'_> {
     fn needed_packs(&self) -> impl Iterator<Item = PackNumber> + use<'_> {
         (0_u32..).zip(&self.needed).filter(|(_, bytes)| **bytes > 0).map(|(number, _)| number)
+    }
+
+    /// What a pack of an earlier page is to this snapshot. A patch that is listed brings its bases with it, so they must be
+    /// known and there.
+    fn use_of(&self, pack: &Sealed) -> Use {
+        let Some(number) = self.index.number_of(pack) else { return Use::Unfit };
+        if self.needed[number as usize] > 0 {
+            return Use::Needed;
+        }
+        match self.index.pack(number) {
+            Ok(info) if info.kind != PackKind::Patch || self.live[number as usize] => Use::Spare,
+            _ => Use::Unfit,
+        }
+    }
+
+    /// The packs, themselves not listed, that listed patches are built on, and so on down.
+    fn bases_of_listed(&self, listed: &[bool]) -> Result<BTreeSet<PackNumber>, VaultError> {
+        let mut open: Vec<PackNumber> = (0..).zip(listed).filter(|(_, listed)| **listed).map(|(number, _)| number).collect();
+        let mut bases = BTreeSet::new();
+        while let Some(number) = open.pop() {
+            if self.index.pack(number)?.kind != PackKind::Patch {
+                continue;
+            }
+            for base in &self.index.table(number)?.base_packs {
+                let base = self.index.number_of(base);
+                let base = base.ok_or_else(|| VaultError::internal("a page lists a patch whose bases are not known"))?;
+                if !listed[base as usize] && bases.insert(base) {
+                    open.push(base);
+                }
+            }
+        }
+        Ok(bases)
     }
 
     fn deliver(&mut self, name: &ObjectName, bytes: Vec<u8>) -> Result<(), VaultError> {

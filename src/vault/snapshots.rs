@@ -158,8 +158,12 @@ impl RecordReader {
         let mut wanted = Vec::new();
         for name in names {
             let cached = self.path(name).and_then(|path| read_if_there(&path, RECORD_MAX_BYTES).ok().flatten());
-            // What the folder holds counts only when it is the record that its name promises.
-            let cached = cached.filter(|bytes| check(&copy.trust, name, bytes).is_ok());
+            // What the folder holds counts only when it is the record that its name promises, and when this copy holds as
+            // many bytes: of two copies one can hold the record and the other what an upload left of it.
+            let cached = cached.filter(|bytes| {
+                copy.book.listed_bytes(name).is_none_or(|listed| listed == bytes.len() as u64)
+                    && check(&copy.trust, name, bytes).is_ok()
+            });
             if cached.is_none() {
                 wanted.push((name.clone(), RECORD_MAX_BYTES));
             }

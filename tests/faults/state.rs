@@ -80,6 +80,29 @@ fn objects_that_the_vault_lost_are_sent_again() {
 }
 
 #[test]
+fn one_lost_object_of_a_page_that_is_needed_otherwise_does_not_end_all_pushes() {
+    let world = World::new();
+    let tree = world.tree("data");
+    // Each night adds a pack that stays needed, until a page lists many of them.
+    for night in 0..45 {
+        tree.noise(&format!("night{night}"), 30_000, night);
+        world.push(&tree.root);
+    }
+    let oldest_first = |area: &str| {
+        let mut objects = world.objects(area);
+        objects.sort_by_key(|path| fs::metadata(path).unwrap().modified().unwrap());
+        objects
+    };
+    for (number, area) in ["packs", "inventories"].into_iter().enumerate() {
+        fs::remove_file(&oldest_first(area)[number * 60]).unwrap();
+        tree.file("changed", format!("{number}"));
+        world.push(&tree.root);
+        newest_is_complete(&world, area);
+        newest_restores(&world, number);
+    }
+}
+
+#[test]
 fn torn_objects_are_not_believed_either() {
     let world = World::new();
     let tree = world.tree("data");

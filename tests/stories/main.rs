@@ -10,6 +10,7 @@
     reason = "tests"
 )]
 
+mod copies;
 mod damage;
 mod deletions;
 mod drives;

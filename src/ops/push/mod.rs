@@ -36,13 +36,14 @@ use crate::state::probes::Probes;
 use crate::store::StoreError;
 use crate::store::deliver::{RetryPolicy, deliver};
 use crate::vault::courier::{Courier, LaneReport};
-use crate::vault::inventory::{PageCache, page_names};
+use crate::vault::inventory::PageCache;
 use crate::vault::packer::PackerConfig;
 use crate::vault::snapshot_writer::{SnapshotWriter, WriterConfig, WriterStats};
 use crate::vault::snapshots::RecordReader;
 use crate::vault::stream_bases::CapturedStreams;
 use crate::vault::thin::ThinPacks;
 
+mod catch_up;
 mod members;
 mod prepare;
 
@@ -250,11 +251,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
         others.insert(Line { hash, name: manifest_name.clone() });
     }
     let source_store = prepared.sides[0].named.store.as_ref();
-    let mut base = Vec::new();
-    for snapshot in prepared.newest_of_each_series() {
-        base.extend(page_names(&pages, source_store, &snapshot.body.inventory)?);
-    }
-    base.retain(|page| prepared.may_refer_to(&ObjectName::Inventory(*page)));
+    let base = prepared.sound_pages(&pages)?;
     let mut load = |page: &Sealed| pages.read(source_store, page);
     let inventory = writer.write_inventory(&others, &base, &mut load)?;
     for page in inventory.fresh.iter().chain([&inventory.root]) {
@@ -266,11 +263,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     courier.flush()?;
 
     env.step("looking again at what arrived");
-    if !prepared.check_arrived(&inventory, &pages, &courier)? {
-        journal.clear()?;
-        return Ok(None);
-    }
-    if prepared.newly_doomed(context, plan, &inventory, &pages)? {
+    if !prepared.check_arrived(&inventory, &pages, &courier)? || prepared.newly_doomed(context, plan, &inventory, &pages)? {
         journal.clear()?;
         return Ok(None);
     }

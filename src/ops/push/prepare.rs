@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::catch_up::catch_up;
 use super::{NamedStore, PushPlan, RECORD_ROOM_BYTES, ROOM_MIN_BYTES, missed_finding};
 use crate::crypto::identity::Identity;
-use crate::format::body::VerifyBody;
 use crate::format::inventory::Line;
 use crate::format::record::{Head, RecordKind};
 use crate::format::table::PackKind;
@@ -14,6 +14,7 @@ use crate::model::ids::{Token, WriterId};
 use crate::model::name::{Area, ObjectName, Sealed};
 use crate::model::size::human_size;
 use crate::ops::context::Context;
+use crate::ops::suspicion::suspects;
 use crate::ops::{Env, OpError};
 use crate::state::index::ChunkIndex;
 use crate::state::journal::Entry;
@@ -23,10 +24,9 @@ use crate::vault::VaultError;
 use crate::vault::copy::Copy;
 use crate::vault::courier::Courier;
 use crate::vault::index_sync::import;
-use crate::vault::inventory::{Inventory, PageCache, each_line};
+use crate::vault::inventory::{Inventory, PageCache, each_line, page_names};
 use crate::vault::presence::Presence;
 use crate::vault::pruned::Pruned;
-use crate::vault::replicate::{copy_objects, copy_records};
 use crate::vault::snapshots::{Records, Snapshot};
 
 /// What is listed of each copy.
@@ -153,6 +153,36 @@ impl Prepared {
         Ok(false)
     }
 
+    /// Pages of the newest inventories of which every line lies in every copy, and nothing is found against it: only such can
+    /// be used again. A page that cannot be read is made anew.
+    pub fn sound_pages(&self, cache: &PageCache) -> Result<Vec<Sealed>, VaultError> {
+        let store = self.sides[0].named.store.as_ref();
+        let suspects = found_objects(self);
+        let sound = |line: &Line| match &line.name {
+            ObjectName::Pack(pack) => self.may_refer_to(&line.name) && !suspects.contains(pack),
+            // They are remembered here and checked when a copy is opened.
+            ObjectName::Trust { .. } => true,
+            name => self.may_refer_to(name),
+        };
+        let mut pages = BTreeSet::new();
+        for snapshot in self.newest_of_each_series() {
+            match page_names(cache, store, &snapshot.body.inventory) {
+                Ok(names) => pages.extend(names),
+                Err(VaultError::Damaged { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let mut found = Vec::new();
+        for page in pages.into_iter().filter(|page| self.may_refer_to(&ObjectName::Inventory(*page))) {
+            match cache.read(store, &page) {
+                Ok(lines) if lines.iter().all(sound) => found.push(page),
+                Ok(_) | Err(VaultError::Damaged { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
     /// Lists every copy again: a copy that lacks something that the snapshot needs is given up. False when none is left.
     pub fn check_arrived(
         &mut self,
@@ -208,16 +238,11 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
         prepared.findings.push(missed(name, error));
     }
     open_sides(plan, context, &mut prepared)?;
-    let Some(newest) = prepared.sides.iter().map(|side| side.copy.trust.head()).max_by_key(|head| head.seq) else {
-        let all = plan.missed.iter().chain(&prepared.missed);
-        let text: Vec<String> = all.clone().map(|(name, error)| format!("{name}: {error}")).collect();
-        let gravest = all.clone().map(|(_, error)| error).find(|error| error.is_host_key());
-        let full = all.map(|(_, error)| error).find(|error| matches!(error, StoreError::Full { .. }));
-        return Err(gravest.or(full).cloned().unwrap_or_else(|| StoreError::Unreachable(text.join("; "))).into());
-    };
-    for side in &mut prepared.sides {
-        side.records = context.read_records(&mut side.copy)?;
-        side.pruned = Pruned::of(&side.records, &side.presence);
+    read_records(&mut prepared, context)?;
+    if prepared.sides.is_empty() {
+        return Err(none_left(plan, &prepared));
+    }
+    for side in &prepared.sides {
         prepared.findings.extend(side.records.findings.iter().filter(|f| f.kind.is_alarm()).cloned());
         for (writer, head) in side.records.heads() {
             let slot = prepared.heads.entry(writer).or_insert(head);
@@ -228,8 +253,11 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     }
     adopt_own(scribe, &prepared)?;
     check_enrolled(scribe, prepared.trust())?;
-    deliver_own(scribe, &mut prepared, newest)?;
+    deliver_own(scribe, &mut prepared)?;
     catch_up(&mut prepared, context, env)?;
+    if prepared.sides.is_empty() {
+        return Err(none_left(plan, &prepared));
+    }
     prepared.doomed = doomed(&prepared, context)?;
     let mut snapshots: Vec<Snapshot> = prepared.sides.iter().flat_map(|side| side.records.snapshots()).collect();
     snapshots.sort_by_key(|snapshot| (snapshot.time, snapshot.head.seq, snapshot.id));
@@ -237,6 +265,39 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     prepared.snapshots = snapshots;
     warn_of_little_room(&mut prepared);
     Ok(prepared)
+}
+
+/// What to say when no store is left to push to.
+fn none_left(plan: &PushPlan, prepared: &Prepared) -> OpError {
+    let all = plan.missed.iter().chain(&prepared.missed);
+    let text: Vec<String> = all.clone().map(|(name, error)| format!("{name}: {error}")).collect();
+    let gravest = all.clone().map(|(_, error)| error).find(|error| error.is_host_key());
+    let full = all.map(|(_, error)| error).find(|error| matches!(error, StoreError::Full { .. }));
+    gravest.or(full).cloned().unwrap_or_else(|| StoreError::Unreachable(text.join("; "))).into()
+}
+
+/// Goes on without a copy.
+pub fn drop_side(prepared: &mut Prepared, number: usize, error: StoreError) {
+    let side = prepared.sides.remove(number);
+    prepared.findings.push(missed(&side.named.name, &error));
+    prepared.missed.push((side.named.name, error));
+}
+
+/// Reads the records of every copy; one that went out of reach meanwhile is left out.
+fn read_records(prepared: &mut Prepared, context: &mut Context) -> Result<(), OpError> {
+    let mut number = 0;
+    while let Some(side) = prepared.sides.get_mut(number) {
+        match context.read_records(&mut side.copy) {
+            Ok(records) => {
+                side.pruned = Pruned::of(&records, &side.presence);
+                side.records = records;
+                number += 1;
+            }
+            Err(VaultError::Store(error)) if stops_one_store(&error) => drop_side(prepared, number, error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 fn missed(name: &str, error: &StoreError) -> Finding {
@@ -368,38 +429,44 @@ fn check_enrolled(scribe: &Scribe, trust: &Trust) -> Result<(), OpError> {
     Err(OpError::NotDone(why.into()))
 }
 
-/// Sends own records, of a push that died between signing and sending, to copies that lack them: the same bytes.
-fn deliver_own(scribe: &Scribe, prepared: &mut Prepared, _newest_trust: Head) -> Result<(), OpError> {
-    for name in scribe.names()? {
-        let mut bytes = None;
-        for side in &mut prepared.sides {
-            let ObjectName::Record { writer, seq, statement } = &name else { continue };
-            let head = Head { seq: *seq, hash: *statement };
-            if side.copy.book.has(writer, &head) || prepared_elsewhere(&side.records, &name) {
-                continue;
+/// Sends own records, of a push that died between signing and sending, to copies that lack them: the same bytes. A copy that
+/// does not take them is left out; the others go on.
+fn deliver_own(scribe: &Scribe, prepared: &mut Prepared) -> Result<(), OpError> {
+    let mut number = 0;
+    while let Some(side) = prepared.sides.get_mut(number) {
+        match deliver_own_to(scribe, side) {
+            Ok(sent) => {
+                // What an upload that broke off has left of them is no alarm any more.
+                prepared.findings.retain(|finding| {
+                    !ObjectName::parse_stored(&finding.subject)
+                        .is_ok_and(|(of, _)| sent.contains(&of) && finding.kind == FindingKind::Trust)
+                });
+                number += 1;
             }
-            let content = match &bytes {
-                Some(content) => content,
-                None => bytes.insert(scribe.read(&name)?),
-            };
-            // A copy that also lacks the objects gets them in `catch_up`; until then the record only says what should be.
-            deliver(side.named.store.as_ref(), &name, content, RetryPolicy::DEFAULT)?;
-            side.copy.book.add(&name.to_string());
-            // What an upload that broke off has left of it is no alarm any more.
-            prepared.findings.retain(|finding| {
-                !ObjectName::parse_stored(&finding.subject)
-                    .is_ok_and(|(of, _)| of == name && finding.kind == FindingKind::Trust)
-            });
-            if let Ok(checked) = crate::ledger::check(&side.copy.trust, &name.to_string(), content) {
-                side.records.checked.push(checked);
-            }
+            Err(VaultError::Store(error)) if error != StoreError::Interrupted => drop_side(prepared, number, error),
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(())
 }
 
-fn prepared_elsewhere(records: &Records, name: &ObjectName) -> bool {
-    records.checked.iter().any(|record| record.name == *name)
+fn deliver_own_to(scribe: &Scribe, side: &mut Side) -> Result<BTreeSet<ObjectName>, VaultError> {
+    let held: BTreeSet<ObjectName> = side.records.checked.iter().map(|record| record.name.clone()).collect();
+    let mut sent = BTreeSet::new();
+    for name in scribe.names()? {
+        if held.contains(&name) {
+            continue;
+        }
+        let content = scribe.read(&name)?;
+        // A copy that also lacks the objects gets them in `catch_up`; until then the record only says what should be.
+        deliver(side.named.store.as_ref(), &name, &content, RetryPolicy::DEFAULT)?;
+        side.copy.book.add(&name.to_string());
+        if let Ok(checked) = crate::ledger::check(&side.copy.trust, &name.to_string(), &content) {
+            side.records.checked.push(checked);
+        }
+        sent.insert(name);
+    }
+    Ok(sent)
 }
 
 /// Reads the pending prune plans of every copy.
@@ -416,85 +483,6 @@ fn doomed(prepared: &Prepared, context: &Context) -> Result<Doomed, OpError> {
 
 const fn is_prune(kind: &RecordKind) -> bool {
     matches!(kind, RecordKind::PrunePlan | RecordKind::PruneDone)
-}
-
-/// Sends a copy that was away what other copies hold: objects of snapshots first, then records.
-fn catch_up(prepared: &mut Prepared, context: &Context, env: &Env<'_>) -> Result<(), OpError> {
-    if prepared.sides.len() < 2 {
-        return Ok(());
-    }
-    let pages = PageCache::open(&context.state.cache().join("inventories"))?;
-    for target in 0..prepared.sides.len() {
-        for source in 0..prepared.sides.len() {
-            if source == target {
-                continue;
-            }
-            let outcome = catch_up_from(prepared, source, target, &pages, env);
-            match outcome {
-                Ok(sent) => prepared.sides[target].caught_up_objects += sent,
-                Err(VaultError::Interrupted) => return Err(VaultError::Interrupted.into()),
-                Err(error) => {
-                    let name = prepared.sides[target].named.name.clone();
-                    prepared.findings.push(missed_finding(&name, &error));
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-fn catch_up_from(
-    prepared: &mut Prepared,
-    source: usize,
-    target: usize,
-    pages: &PageCache,
-    env: &Env<'_>,
-) -> Result<u64, VaultError> {
-    let (from, to) = (&prepared.sides[source], &prepared.sides[target]);
-    let missing_records: Vec<ObjectName> = from
-        .records
-        .checked
-        .iter()
-        .filter(|record| !to.copy.book.has(&record.statement.writer, &record.head))
-        .map(|record| record.name.clone())
-        .collect();
-    // Snapshots whose record or whose objects the target lacks.
-    let mut lines: BTreeSet<Line> = BTreeSet::new();
-    let mut snapshots = from.records.snapshots();
-    from.pruned.take_dropped(&mut snapshots);
-    snapshots.retain(|snapshot| !to.pruned.is_dropped(snapshot));
-    for snapshot in snapshots {
-        let behind = !to.copy.book.has(&snapshot.writer, &snapshot.head) || !to.presence.has(&snapshot.body.inventory);
-        if behind && from.presence.has(&snapshot.body.inventory) {
-            each_line(pages, from.named.store.as_ref(), &snapshot.body.inventory, &mut |line| {
-                if !matches!(line.name, ObjectName::Trust { .. })
-                    && !to.presence.has(&line.name)
-                    && from.presence.has(&line.name)
-                {
-                    lines.insert(line.clone());
-                }
-            })?;
-        }
-    }
-    let missing_trust: Vec<ObjectName> =
-        from.copy.trust.names().filter(|name| !to.copy.trust.names().any(|n| n == *name)).collect();
-    if lines.is_empty() && missing_records.is_empty() && missing_trust.is_empty() {
-        return Ok(0);
-    }
-    env.step(format!("bringing {} up to date from {}", to.named.name, from.named.name));
-    let (from_store, to_store) = (from.named.store.as_ref(), to.named.store.as_ref());
-    let count = lines.len() as u64;
-    let names: Vec<ObjectName> = lines.iter().map(|line| line.name.clone()).collect();
-    let (_, findings) = copy_objects(from_store, to_store, lines.into_iter().collect(), env.cancel, &|_| {})?;
-    copy_records(from_store, to_store, &missing_trust)?;
-    copy_records(from_store, to_store, &missing_records)?;
-    prepared.findings.extend(findings);
-    let to = &mut prepared.sides[target];
-    to.presence.add_all(&names);
-    for name in missing_records {
-        to.copy.book.add(&name.to_string());
-    }
-    Ok(count)
 }
 
 /// Imports the index objects of the newest snapshots, and the packs that a push which died had already sent.
@@ -574,29 +562,9 @@ fn drop_what_lies_on_holes(index: &ChunkIndex, live: &mut [bool]) -> Result<(), 
     }
 }
 
-/// Packs that the newest verification of a store, by anyone trusted, speaks against.
+/// Packs of any copy that a verification by anyone trusted speaks against.
 fn found_objects(prepared: &Prepared) -> BTreeSet<Sealed> {
-    let mut newest: BTreeMap<(WriterId, String), (u64, VerifyBody)> = BTreeMap::new();
-    for record in prepared.sides.iter().flat_map(|side| &side.records.checked) {
-        if record.standing != Standing::Trusted || record.statement.kind != RecordKind::Verify {
-            continue;
-        }
-        let Ok(body) = record.statement.body_as::<VerifyBody>() else { continue };
-        // A look at names and sizes says nothing against an earlier look at content.
-        if body.depth == "list" && body.objects_found.is_empty() {
-            continue;
-        }
-        let key = (record.statement.writer, body.store.clone());
-        let slot = newest.entry(key).or_insert_with(|| (record.head.seq, body.clone()));
-        if slot.0 < record.head.seq {
-            *slot = (record.head.seq, body);
-        }
-    }
-    let found = newest.into_values().flat_map(|(_, body)| body.objects_found);
-    found
-        .filter_map(|object| match ObjectName::parse_stored(&object.object) {
-            Ok((ObjectName::Pack(pack), _)) => Some(pack),
-            _ => None,
-        })
-        .collect()
+    let records = prepared.sides.iter().flat_map(|side| &side.records.checked);
+    let found = suspects(records, |record| record.standing == Standing::Trusted).into_values().flatten();
+    found.filter_map(|name| if let ObjectName::Pack(pack) = name { Some(pack) } else { None }).collect()
 }
