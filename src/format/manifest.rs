@@ -1,5 +1,7 @@
 //! The manifest: the sealed description of one snapshot, from which all of it is found.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::format::FormatError;
@@ -51,7 +53,7 @@ pub struct Manifest {
 pub struct Member {
     /// Its name.
     pub name: String,
-    /// Its kind: files, command.
+    /// Its kind, as in the configuration.
     pub kind: String,
     /// The roots that it was read from, for files.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "paths")]
@@ -66,6 +68,12 @@ pub struct Member {
     pub tally: Tally,
     /// Where its catalogue is.
     pub catalogue: Catalogue,
+    /// Programs and servers that gave it, with their versions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tools: BTreeMap<String, String>,
+    /// Counts and hashes by which a restored target is compared.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub proof: BTreeMap<String, String>,
 }
 
 /// Paths as text where they are UTF-8, else as `{"b64": ...}`.

@@ -28,6 +28,19 @@ impl Book {
         }
     }
 
+    /// Takes a stored name out again: what lies there turned out not to be the record.
+    pub fn forget(&mut self, stored_name: &str) {
+        if let Ok((ObjectName::Record { writer, seq, .. }, _)) = ObjectName::parse_stored(stored_name)
+            && let Some(chain) = self.chains.get_mut(&writer)
+            && let Some(here) = chain.get_mut(&seq)
+        {
+            here.retain(|(_, name)| name != stored_name);
+            if here.is_empty() {
+                chain.remove(&seq);
+            }
+        }
+    }
+
     /// The writers that have records here.
     pub fn writers(&self) -> impl Iterator<Item = WriterId> + '_ {
         self.chains.keys().copied()

@@ -32,6 +32,13 @@ pub const INDEX_OBJECTS_MAX: usize = 32;
 /// A header, a key file, a recovery script or page.
 pub const SMALL_OBJECT_MAX_BYTES: u64 = MIB;
 
+/// Objects that one parity object protects, together: what a machine can hold while it mends.
+pub const PARITY_GROUP_BYTES: u64 = 64 * MIB;
+/// A parity object as stored: half of its group, and its table twice.
+pub const PARITY_MAX_BYTES: u64 = 48 * MIB;
+/// Parity of more than so many thousandths of what it protects is refused: a second drive is better then.
+pub const PARITY_MAX_PERMILLE: u32 = 500;
+
 /// The one size class of full packs: bytes of the age plaintext.
 pub const PACK_CLASS_BYTES: u64 = 16 * MIB;
 /// A pack as stored: the class, 16 bytes for each 64 KiB of it, and the age header.

@@ -60,6 +60,8 @@ pub struct Ending {
     pub findings: u64,
     /// The error, where one ended it.
     pub error: Option<String>,
+    /// What was found at each restored system: kept sealed.
+    pub report: Option<serde_json::Value>,
 }
 
 impl<'a> Custody<'a> {
@@ -108,6 +110,14 @@ impl<'a> Custody<'a> {
     /// # Errors
     /// When it cannot be made durable here.
     pub fn end(mut self, ending: &Ending, env: &Env<'_>) -> Result<Vec<Finding>, OpError> {
+        let sealed_report = match &ending.report {
+            Some(report) => {
+                let report = serde_json::to_vec(report).map_err(VaultError::internal)?;
+                let sealed = seal(&[&report], &[self.copy.trust.recipient()?]).map_err(VaultError::internal)?;
+                Some(to_base64(&sealed.bytes))
+            }
+            None => None,
+        };
         let body = RestoreOutcomeBody {
             intent: self.intent,
             outcome: ending.outcome.to_owned(),
@@ -115,6 +125,7 @@ impl<'a> Custody<'a> {
             bytes: ending.bytes,
             findings: ending.findings,
             error: ending.error.clone(),
+            sealed_report,
         };
         let record_context = self.context.record_context(env, self.copy.trust.head(), self.records.heads());
         let signed = self.scribe.write(RecordKind::RestoreOutcome, &body, record_context)?;

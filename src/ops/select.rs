@@ -5,6 +5,7 @@ use jiff::tz::TimeZone;
 
 use crate::crypto::secret::VaultSecret;
 use crate::model::ids::Token;
+use crate::model::snapshot::SnapshotState;
 use crate::model::time::Timestamp;
 use crate::vault::VaultError;
 use crate::vault::snapshots::Snapshot;
@@ -25,6 +26,8 @@ pub struct SnapshotQuery {
     pub host: Option<String>,
     /// The zone in which dates are read.
     pub timezone: Option<String>,
+    /// Only snapshots that are whole; one that is named by its id is taken as it is.
+    pub whole_only: bool,
 }
 
 /// What tells names from tokens: the secrets, and the names that are known here.
@@ -74,7 +77,10 @@ pub fn select<'a>(
             (None, _) => Err(none(format!("{text}: no snapshot begins so; `farkeep snapshots` lists them"))),
         };
     }
-    let in_series = narrow(query, snapshots, names)?;
+    let mut in_series = narrow(query, snapshots, names)?;
+    if query.whole_only {
+        in_series.retain(|s| s.body.state == SnapshotState::Good);
+    }
     let candidates: Vec<&Snapshot> = if text == "latest" {
         in_series
     } else if let Some(tag) = text.strip_prefix("tag:") {
@@ -83,10 +89,14 @@ pub fn select<'a>(
         }
         in_series.into_iter().filter(|s| names.has_tag(s, tag)).collect()
     } else {
-        let day = day_of(text, now, &zone).ok_or_else(|| {
+        let days = days_of(text, now, &zone).ok_or_else(|| {
             none(format!("{text:?}: not a snapshot (write latest, an id prefix, 2026-11-17, a weekday, or tag:NAME)"))
         })?;
-        in_series.into_iter().filter(|s| date_of(s.time, &zone) == Some(day)).collect()
+        // Of a weekday that is today, last week's counts until today's is there.
+        let of_day = |day: &Date| -> Vec<&Snapshot> {
+            in_series.iter().copied().filter(|s| date_of(s.time, &zone) == Some(*day)).collect()
+        };
+        days.iter().map(of_day).find(|found| !found.is_empty()).unwrap_or_default()
     };
     let newest = candidates.last().copied().ok_or_else(|| {
         let job = query.job.as_ref().map(|job| format!(" of job {job:?}")).unwrap_or_default();
@@ -152,15 +162,15 @@ fn date_of(time: Timestamp, zone: &TimeZone) -> Option<Date> {
     Some(jiff::Timestamp::from_second(time.0).ok()?.to_zoned(zone.clone()).date())
 }
 
-/// The day that a date or weekday means.
-fn day_of(text: &str, now: Timestamp, zone: &TimeZone) -> Option<Date> {
+/// The days that a date or weekday may mean, the likeliest first.
+fn days_of(text: &str, now: Timestamp, zone: &TimeZone) -> Option<Vec<Date>> {
     if let Ok(date) = text.parse::<Date>() {
-        return Some(date);
+        return Some(vec![date]);
     }
     let today = date_of(now, zone)?;
     match text.to_ascii_lowercase().as_str() {
-        "today" => return Some(today),
-        "yesterday" => return today.yesterday().ok(),
+        "today" => return Some(vec![today]),
+        "yesterday" => return Some(vec![today.yesterday().ok()?]),
         _ => {}
     }
     let wanted = match text.to_ascii_lowercase().as_str() {
@@ -173,9 +183,8 @@ fn day_of(text: &str, now: Timestamp, zone: &TimeZone) -> Option<Date> {
         "sun" | "sunday" => Weekday::Sunday,
         _ => return None,
     };
-    (0..WEEKDAY_WITHIN_DAYS)
-        .filter_map(|days| today.checked_sub(jiff::Span::new().days(days)).ok())
-        .find(|day| day.weekday() == wanted)
+    let back = (0..=WEEKDAY_WITHIN_DAYS).filter_map(|days| today.checked_sub(jiff::Span::new().days(days)).ok());
+    Some(back.filter(|day| day.weekday() == wanted).collect())
 }
 
 #[cfg(test)]
@@ -185,7 +194,7 @@ mod tests {
     use crate::format::record::Head;
     use crate::model::ids::{ObjectHash, WriterId};
     use crate::model::name::ObjectName;
-    use crate::model::snapshot::{SnapshotState, Tally};
+    use crate::model::snapshot::Tally;
 
     fn secret() -> VaultSecret {
         VaultSecret::from_text(&"ab".repeat(32)).unwrap_or_else(|e| panic!("{e}"))
@@ -221,8 +230,12 @@ mod tests {
         let all = [snapshot(1, NOW.0 - 9 * DAY, "a"), snapshot(2, NOW.0 - 3 * DAY, "a"), snapshot(3, NOW.0 - DAY, "a")];
         let both: Vec<Snapshot> = all.into_iter().chain([snapshot(4, NOW.0 - DAY, "b")]).collect();
         let names = Names { secrets: vec![secret()], series: vec![("h".into(), "a".into()), ("h".into(), "b".into())] };
-        let query =
-            SnapshotQuery { text: text.into(), job: job.map(str::to_owned), host: None, timezone: Some("UTC".into()) };
+        let query = SnapshotQuery {
+            text: text.into(),
+            job: job.map(str::to_owned),
+            timezone: Some("UTC".into()),
+            ..SnapshotQuery::default()
+        };
         select(&query, &both, &names, NOW).map(|s| s.id.0[0]).map_err(|e| e.to_string())
     }
 

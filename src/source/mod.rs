@@ -5,6 +5,7 @@
 //! whole is a [`SourceError`] and voids its job; what is wrong with one entry is a finding.
 
 use std::io;
+use std::sync::Arc;
 
 use crate::model::entry::{Entry, Metadata};
 use crate::model::finding::Finding;
@@ -12,7 +13,16 @@ use crate::model::path::EntryPath;
 use crate::state::file_cache::StatKey;
 
 pub mod command;
+pub mod engine;
 pub mod files;
+pub mod limits;
+pub mod secret;
+pub mod spool;
+pub mod tool;
+pub mod work;
+
+use engine::{Account, Engine, EngineSource};
+use work::Work;
 
 /// A source could not give what was asked of it: its job has no snapshot.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +44,14 @@ pub enum SourceError {
         /// The program.
         command: String,
         /// What it did, its last words included.
+        why: String,
+    },
+    /// A server refused, or is not as it must be.
+    #[error("{system}: {why}")]
+    System {
+        /// The server, without secrets.
+        system: String,
+        /// What it said.
         why: String,
     },
     /// What came is not what was declared: too small, too large, wrong start.
@@ -143,11 +161,12 @@ pub trait Content: Send {
 
 /// A source as it is configured.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "there are as many as sources in a configuration")]
 pub enum SourceConfig {
     /// Files of this machine.
     Files(files::FilesConfig),
-    /// A command's output.
-    Command(command::CommandConfig),
+    /// What an engine knows to back up and bring back.
+    Engine(Arc<dyn Engine>),
 }
 
 impl SourceConfig {
@@ -156,7 +175,7 @@ impl SourceConfig {
     pub fn name(&self) -> &str {
         match self {
             Self::Files(config) => &config.name,
-            Self::Command(config) => &config.name,
+            Self::Engine(engine) => engine.name(),
         }
     }
 
@@ -164,10 +183,10 @@ impl SourceConfig {
     ///
     /// # Errors
     /// When it cannot be had at all.
-    pub fn open(&self) -> Result<Box<dyn Source>, SourceError> {
+    pub fn open(&self, work: &Work) -> Result<Box<dyn Source>, SourceError> {
         Ok(match self {
             Self::Files(config) => Box::new(files::FilesSource::open(config.clone())?),
-            Self::Command(config) => Box::new(command::CommandSource::new(config.clone())?),
+            Self::Engine(engine) => Box::new(EngineSource::open(engine.as_ref(), work)?),
         })
     }
 }
@@ -177,7 +196,7 @@ pub trait Source: Send {
     /// Its name: the member of the job.
     fn name(&self) -> &str;
 
-    /// Its kind: files, command.
+    /// Its kind, as in the configuration.
     fn kind(&self) -> &'static str;
 
     /// The paths that it reads from, for files.
@@ -198,4 +217,9 @@ pub trait Source: Send {
     /// # Errors
     /// When the source as a whole has failed.
     fn finish(&mut self) -> Result<Vec<Finding>, SourceError>;
+
+    /// After [`Source::finish`]: what is to be recorded of it.
+    fn account(&mut self) -> Account {
+        Account::default()
+    }
 }

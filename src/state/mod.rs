@@ -110,6 +110,18 @@ impl StateDir {
         self.part("outbox")
     }
 
+    /// What is still to be undone of hooks that ran: kept.
+    #[must_use]
+    pub fn hooks(&self) -> PathBuf {
+        self.part("hooks")
+    }
+
+    /// Plaintext that a run works with: emptied before and after it.
+    #[must_use]
+    pub fn scratch(&self) -> PathBuf {
+        self.part("scratch")
+    }
+
     /// Index, file cache, base cache: may go at any time.
     #[must_use]
     pub fn cache(&self) -> PathBuf {

@@ -18,6 +18,12 @@ pub use file::FileSink;
 pub use metadata::MetadataPolicy;
 pub use root::TargetRoot;
 
+/// Free bytes on the file system of a path, where that can be told.
+#[must_use]
+pub fn free_bytes(path: &std::path::Path) -> Option<u64> {
+    rustix::fs::statvfs(path).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
 /// Why an entry could not be restored.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {

@@ -58,10 +58,11 @@ impl Copy {
                 Err(_) => {}
             }
         }
-        let mut records = read_all(store.as_ref(), &trust_names)?;
-        if let Some(state) = state {
-            records.extend(remembered_trust(state)?);
-        }
+        let mut records = state.map(remembered_trust).transpose()?.unwrap_or_default();
+        // What is remembered whole need not come over the line again: its signature is verified below like any other.
+        let is_remembered = |name: &String| records.iter().any(|(known, bytes)| known == name && fits_name(name, bytes));
+        trust_names.retain(|name| !is_remembered(name));
+        records.extend(read_all(store.as_ref(), &trust_names)?);
         records.sort();
         records.dedup();
         let trust = Trust::verify(header.vault, pin, &records)?;
@@ -237,6 +238,10 @@ fn chain_records(trust: &Trust, records: Vec<(String, Vec<u8>)>) -> Vec<(ObjectN
         }
     }
     chain.into_iter().collect()
+}
+
+fn fits_name(stored: &str, bytes: &[u8]) -> bool {
+    ObjectName::parse_stored(stored).is_ok_and(|(name, _)| statement_fits(&name, bytes))
 }
 
 fn statement_fits(name: &ObjectName, bytes: &[u8]) -> bool {

@@ -26,6 +26,7 @@ use crate::vault::inventory::{Inventory, InventoryBuilder};
 use crate::vault::list_stream::ChunkSink;
 use crate::vault::packer::{BlockSerial, PackSink, Packer, PackerConfig, SealedPack};
 use crate::vault::patch_plan::BlockPlan;
+use crate::vault::thin::is_thin;
 
 /// zstd level of the manifest: it is small.
 const MANIFEST_LEVEL: i32 = 9;
@@ -207,6 +208,28 @@ impl<'a> SnapshotWriter<'a> {
         &self.core.placed
     }
 
+    /// Packs of which this snapshot needs so little that the next one should not build on them. Patches and what they are
+    /// built on are not among them: to leave one behind would cost every patch above it.
+    ///
+    /// # Errors
+    /// When the local index cannot be read.
+    pub fn thin_packs(&self) -> Result<BTreeSet<Sealed>, VaultError> {
+        let core = &self.core;
+        let (mut thin, mut bases) = (BTreeSet::new(), BTreeSet::new());
+        for number in core.needed_packs() {
+            let (info, table) = (core.index.pack(number)?, core.index.table(number)?);
+            if info.kind == PackKind::Patch {
+                bases.extend(table.base_packs.iter().copied());
+                continue;
+            }
+            let all = table.blocks.iter().map(|block| u64::from(block.raw_bytes)).sum();
+            if is_thin(core.needed[number as usize], all) {
+                thin.insert(info.pack);
+            }
+        }
+        Ok(thin.difference(&bases).copied().collect())
+    }
+
     /// Where a block of this push lies, once its pack is sealed.
     ///
     /// # Errors
@@ -300,6 +323,12 @@ impl<'a> SnapshotWriter<'a> {
             objects.insert(sealed.name);
         }
         self.core.index.flush()?;
+        // Whoever restores knows these objects and nothing else: a pack that none of them lists would be lost.
+        for pack in self.core.needed_packs() {
+            if !self.core.index.object_of(pack)?.is_some_and(|object| objects.contains(&object)) {
+                return Err(VaultError::internal("a needed pack is in no index object of the snapshot"));
+            }
+        }
         Ok(objects)
     }
 

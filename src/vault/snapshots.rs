@@ -8,6 +8,7 @@ use crate::ledger::{Checked, Standing, check};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{SnapshotId, WriterId};
 use crate::model::limits::RECORD_MAX_BYTES;
+use crate::model::name::ObjectName;
 use crate::model::time::Timestamp;
 use crate::state::{make_private_dir, read_if_there, write_cached};
 use crate::store::StoreError;
@@ -39,6 +40,8 @@ pub struct Records {
     pub checked: Vec<Checked>,
     /// What is wrong with the others, and with those that do not count.
     pub findings: Vec<Finding>,
+    /// Stored names of files that are no records, most often because an upload broke off.
+    pub unfit: Vec<String>,
 }
 
 impl Records {
@@ -49,6 +52,19 @@ impl Records {
         found.sort_by_key(|s| (s.time, s.head.seq));
         found.dedup_by_key(|s| s.id);
         found
+    }
+
+    /// A file that is no record while the record itself lies beside it, under a suffix, is what a broken upload left.
+    fn pardon_debris(&mut self) {
+        let whole: std::collections::BTreeSet<&ObjectName> = self.checked.iter().map(|record| &record.name).collect();
+        for finding in &mut self.findings {
+            let is_whole = |stored: &str| ObjectName::parse_stored(stored).is_ok_and(|(name, _)| whole.contains(&name));
+            let unread = finding.kind == FindingKind::Damage;
+            if (unread || self.unfit.contains(&finding.subject)) && is_whole(&finding.subject) {
+                finding.kind = FindingKind::Notice;
+                finding.message = "debris of an upload that broke off; the record lies beside it, whole".to_owned();
+            }
+        }
     }
 
     /// The newest trusted record of each writer: what the next record says that it has seen. What a station signs that
@@ -128,10 +144,12 @@ impl RecordReader {
                         let text = error.to_string();
                         let message = text.strip_prefix(&format!("{name}: ")).unwrap_or(&text).to_owned();
                         records.findings.push(Finding::new(FindingKind::Trust, name, message));
+                        records.unfit.push(name.clone());
                     }
                 }
             }
         }
+        records.pardon_debris();
         Ok(records)
     }
 
@@ -166,7 +184,8 @@ impl RecordReader {
         Some(self.cache.as_ref()?.join(name.strip_prefix("ledger/")?))
     }
 
-    fn keep(&self, name: &str, bytes: &[u8]) {
+    /// Keeps a record that need not be read again.
+    pub fn keep(&self, name: &str, bytes: &[u8]) {
         if let Some(path) = self.path(name)
             && !path.exists()
         {
@@ -186,7 +205,12 @@ fn standing_finding(checked: &Checked) -> Option<Finding> {
             // A station that nobody enrolled may say what it did; it may not make or unmake anything.
             let says_only = matches!(
                 checked.statement.kind,
-                RecordKind::RestoreIntent | RecordKind::RestoreOutcome | RecordKind::Verify | RecordKind::Drill
+                RecordKind::RestoreIntent
+                    | RecordKind::RestoreOutcome
+                    | RecordKind::Verify
+                    | RecordKind::Drill
+                    | RecordKind::Drive
+                    | RecordKind::Export
             );
             let kind = if says_only { FindingKind::Notice } else { FindingKind::Trust };
             Some(Finding::new(kind, &checked.name, message))

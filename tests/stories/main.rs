@@ -19,6 +19,7 @@ mod ledger;
 mod memory;
 mod nights;
 mod pushes;
+mod readers;
 mod restores;
 mod server;
 #[path = "../world/mod.rs"]

@@ -2,12 +2,16 @@
 
 pub mod browse;
 pub mod cat;
+pub mod custodian;
+pub mod drive;
 pub mod init;
 pub mod ledger;
 pub mod manual;
 pub mod probe;
+pub mod prune;
 pub mod push;
 pub mod restore;
+pub mod run;
 pub mod serve;
 pub mod sshd_config;
 pub mod status;
@@ -33,7 +37,13 @@ pub fn query(args: &restore::SnapshotArgs, session: &Session) -> SnapshotQuery {
     let job = args.job.as_ref().and_then(|job| session.config.jobs.get(job));
     let only = session.config.jobs.values().next().filter(|_| session.config.jobs.len() == 1);
     let timezone = job.or(only).and_then(|job| job.timezone.clone());
-    SnapshotQuery { text: args.snapshot.clone(), job: args.job.clone(), host: args.host.clone(), timezone }
+    SnapshotQuery {
+        text: args.snapshot.clone(),
+        job: args.job.clone(),
+        host: args.host.clone(),
+        timezone,
+        whole_only: false,
+    }
 }
 
 /// Host and job names that this machine can tell from their tokens: on the agent, those of its configuration.

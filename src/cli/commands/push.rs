@@ -3,17 +3,18 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use crate::cli::config::{ADHOC_JOB, DEFAULT_BASE_CACHE_BYTES, DEFAULT_CHUNK_BYTES, JobConfig, JobSource};
+use crate::cli::config::{ADHOC_JOB, DEFAULT_BASE_CACHE_BYTES, JobConfig, JobSource};
 use crate::cli::render;
 use crate::cli::wire::{Opening, configured_pin, open_store, resolve};
 use crate::cli::{Outcome, Session};
 use crate::codec::Compression;
 use crate::model::size::human_size;
-use crate::model::time::{Clock, SystemClock};
 use crate::ops::push::{PlannedSource, PushPlan, PushReceipt, push};
 use crate::ops::{Exit, OpError};
 use crate::source::SourceConfig;
 use crate::source::files::{ExcludeRules, FilesConfig};
+use crate::state::StateError;
+use crate::vault::VaultError;
 
 /// Arguments of `farkeep push`.
 #[derive(Debug, clap::Args)]
@@ -30,6 +31,9 @@ pub struct Args {
     /// With paths: leave out what this pattern matches (gitignore syntax)
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<String>,
+    /// Take this member's size as it is, however it compares with the last good snapshot
+    #[arg(long, value_name = "MEMBER")]
+    accept_size: Vec<String>,
     /// Read every file, also those that look unchanged
     #[arg(long)]
     reread: bool,
@@ -49,11 +53,13 @@ pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
                 describe(&mut text, &receipt);
                 receipts.push(serde_json::to_value(&receipt).unwrap_or_default());
             }
-            Err(error) if matches!(error.exit(), Exit::Interrupted | Exit::Usage | Exit::Busy) => return Err(error),
+            Err(error @ OpError::Vault(VaultError::State(StateError::Busy(_)))) => return Err(error),
+            Err(error) if matches!(error.exit(), Exit::Interrupted | Exit::Usage) => return Err(error),
             Err(error) => {
                 // One job that fails does not keep the others from being backed up.
                 exit = exit.worst(error.exit());
-                let _ = writeln!(text, "{name}: FAILED: {error}");
+                let what = if error.exit() == Exit::Busy { "skipped" } else { "FAILED" };
+                let _ = writeln!(text, "{name}: {what}: {error}");
                 receipts.push(serde_json::json!({"job": name, "error": error.to_string(), "exit": error.exit() as i32}));
                 failed.get_or_insert(error);
             }
@@ -106,7 +112,7 @@ fn adhoc(args: &Args, paths: &[&String]) -> Result<JobConfig, OpError> {
     }
     let exclude = ExcludeRules::with_patterns(&args.exclude).map_err(|e| OpError::Usage(e.to_string()))?;
     let source = SourceConfig::Files(FilesConfig { name: "files".into(), roots, exclude });
-    let sources = vec![JobSource { source, chunk_bytes: DEFAULT_CHUNK_BYTES, patch: true }];
+    let sources = vec![JobSource::plain(source)];
     Ok(JobConfig { sources, ..JobConfig::default() })
 }
 
@@ -146,23 +152,15 @@ fn push_job(args: &Args, session: &Session, name: &str, job: &JobConfig) -> Resu
             Err(error) => missed.push((name, error)),
         }
     }
-    let now = SystemClock.now();
     let sources = job.sources.iter().map(|source| PlannedSource {
-        source: match &source.source {
-            SourceConfig::Command(config) => {
-                let mut config = config.clone();
-                config.now = now;
-                SourceConfig::Command(config)
-            }
-            files => files.clone(),
-        },
+        source: source.source.clone(),
         average_chunk_bytes: source.chunk_bytes,
+        limits: source.limits.clone(),
+        hooks: source.hooks.clone(),
         patch: source.patch,
     });
     let mut tags = job.tags.clone();
     tags.extend(args.tag.iter().cloned());
-    let timezone =
-        job.timezone.clone().unwrap_or_else(|| jiff::tz::TimeZone::system().iana_name().unwrap_or("UTC").to_owned());
     let plan = PushPlan {
         vault,
         pin,
@@ -173,11 +171,18 @@ fn push_job(args: &Args, session: &Session, name: &str, job: &JobConfig) -> Resu
         sources: sources.collect(),
         compression: job.compression.unwrap_or(Compression::Auto),
         every_secs: job.every_secs,
-        timezone,
+        timezone: timezone(job),
         use_file_cache: !args.reread,
+        accept_size: args.accept_size.clone(),
+        hooks: job.hooks.clone(),
         base_cache_bytes: session.config.base_cache_bytes.unwrap_or(DEFAULT_BASE_CACHE_BYTES),
     };
     push(&plan, &session.env())
+}
+
+/// The zone in which a job's dates are read.
+pub(super) fn timezone(job: &JobConfig) -> String {
+    job.timezone.clone().unwrap_or_else(|| jiff::tz::TimeZone::system().iana_name().unwrap_or("UTC").to_owned())
 }
 
 fn describe(text: &mut String, receipt: &PushReceipt) {

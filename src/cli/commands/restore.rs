@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use super::run::{Common, RunArgs};
 use crate::cli::passphrase::IdentityArgs;
 use crate::cli::render;
 use crate::cli::session::Session;
@@ -40,7 +41,7 @@ pub struct CopyArgs {
 
 /// Arguments of `farkeep restore`.
 #[derive(Debug, clap::Args)]
-#[command(group(clap::ArgGroup::new("where").required(true).args(["into", "in_place"])))]
+#[command(group(clap::ArgGroup::new("where").required(true).args(["into", "in_place", "run"])))]
 pub struct Args {
     #[command(flatten)]
     snapshot: SnapshotArgs,
@@ -84,10 +85,24 @@ pub struct Args {
     /// Case number, for the ledger
     #[arg(long, value_name = "ID")]
     ticket: Option<String>,
+    #[command(flatten)]
+    run: RunArgs,
 }
 
 /// Runs it.
 pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
+    if args.run.wanted() {
+        let common = Common {
+            snapshot: &args.snapshot,
+            copy: &args.copy,
+            identity: &args.identity,
+            members: &args.member,
+            dry_run: args.dry_run,
+            reason: args.reason.clone(),
+            ticket: args.ticket.clone(),
+        };
+        return super::run::run(&args.run, &common, session);
+    }
     let strip = match &args.strip {
         None => None,
         Some(text) => {

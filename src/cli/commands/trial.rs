@@ -20,6 +20,7 @@ use crate::model::ids::VaultId;
 use crate::model::pattern::Selection;
 use crate::model::size::human_size;
 use crate::ops::context::{NamedStore, VaultPin};
+use crate::ops::hooks::Hooks;
 use crate::ops::init::{InitPlan, init};
 use crate::ops::push::{PlannedSource, PushPlan, PushReceipt, push};
 use crate::ops::reading::ReadPlan;
@@ -29,6 +30,7 @@ use crate::ops::verify::{Depth, VerifyPlan, verify};
 use crate::ops::{Env, Exit, OpError};
 use crate::source::SourceConfig;
 use crate::source::files::{ExcludeRules, FilesConfig};
+use crate::source::limits::Limits;
 use crate::store::Location;
 use crate::store::sftp::serve::{Layout, Running, ServeOptions, Server};
 use crate::store::sftp::{SftpOptions, SftpStore};
@@ -183,6 +185,7 @@ impl Trial {
                     identity_out: identity_file.clone(),
                     passphrase: None,
                     recipients: Vec::new(),
+                    custodian: None,
                 };
                 init(&plan, &[], &env)
             },
@@ -209,7 +212,7 @@ impl Trial {
             [("verify list", Depth::List), ("verify sealed", Depth::Sealed), ("verify opened", Depth::Opened)]
         {
             let keys = if depth == Depth::Opened { &identities[..] } else { &[] };
-            let plan = VerifyPlan { read: reading(keys), depth, share: Share::All };
+            let plan = VerifyPlan { read: reading(keys), depth, share: Share::All, repair: false };
             let found = report.timed(
                 name,
                 session,
@@ -262,7 +265,7 @@ impl Trial {
         (report.compared, report.differences) = (compared, differences);
 
         let object = flip_one_byte(&self.path("server/vault/packs"), pushed.new_packs)?;
-        let plan = VerifyPlan { read: reading(&[]), depth: Depth::Sealed, share: Share::All };
+        let plan = VerifyPlan { read: reading(&[]), depth: Depth::Sealed, share: Share::All, repair: false };
         let found = report.timed(
             "flip one byte",
             session,
@@ -297,12 +300,16 @@ fn push_plan(
             source: SourceConfig::Files(source),
             average_chunk_bytes: DEFAULT_CHUNK_BYTES,
             patch: true,
+            limits: Limits::default(),
+            hooks: Hooks::default(),
         }],
         compression: Compression::Auto,
         every_secs: None,
         timezone: "UTC".into(),
         use_file_cache: true,
         base_cache_bytes: 0,
+        accept_size: Vec::new(),
+        hooks: Hooks::default(),
     })
 }
 

@@ -8,23 +8,33 @@ use toml::de::DeTable;
 
 use crate::codec::Compression;
 use crate::ledger::RootPin;
-use crate::model::ids::VaultId;
-use crate::model::limits::{KIB, MIB};
+use crate::model::drive::DriveName;
+use crate::model::ids::{Token, VaultId};
+use crate::model::limits::{KIB, MIB, PARITY_MAX_PERMILLE};
 use crate::model::rate::Pace;
-use crate::model::time::Timestamp;
+use crate::ops::hooks::Hooks;
 use crate::source::SourceConfig;
-use crate::source::command::CommandConfig;
-use crate::source::files::{ExcludeRules, FilesConfig};
+use crate::source::limits::Limits;
 use crate::store::Location;
 
+mod keep;
+mod kinds;
+mod member;
 mod section;
 
+pub use keep::KeepConfig;
+pub use member::Choices;
+
+use keep::read_keep;
+use member::{add_service, read_hooks, read_limits, read_restore_hooks, read_vars};
 use section::{Mistakes, Section};
 
 /// What patch bases may take on this machine's disk where the configuration says nothing.
 pub const DEFAULT_BASE_CACHE_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 /// Average chunk where a source names none.
 pub const DEFAULT_CHUNK_BYTES: usize = 64 * KIB as usize;
+/// A week: how often a drive takes an export where nothing else is said.
+pub const DEFAULT_EXPORT_SECS: u64 = 7 * 86_400;
 /// The job of paths on the command line.
 pub const ADHOC_JOB: &str = "adhoc";
 
@@ -55,6 +65,17 @@ pub struct StoreConfig {
     pub timeout_secs: Option<u64>,
     /// A local directory that need not be a mounted drive.
     pub plain_directory: bool,
+    /// What this copy keeps, of every job, in place of the jobs' own rules.
+    pub keep: Option<KeepConfig>,
+}
+
+/// What a custodian, who knows no names, keeps of a series.
+#[derive(Debug, Clone)]
+pub struct SeriesConfig {
+    /// The rules.
+    pub keep: Option<KeepConfig>,
+    /// IANA name of the zone in which its days begin.
+    pub timezone: Option<String>,
 }
 
 /// A source of a job as configured.
@@ -64,8 +85,25 @@ pub struct JobSource {
     pub source: SourceConfig,
     /// Average chunk in bytes.
     pub chunk_bytes: usize,
+    /// What the member must be.
+    pub limits: Limits,
+    /// Around its backup.
+    pub hooks: Hooks,
+    /// Around its restore.
+    pub restore_hooks: Hooks,
+    /// Whether the target that was chosen says where it goes; true for the place that it comes from.
+    pub has_target: bool,
     /// Whether changed places of its large files may be stored as patches on what earlier pushes stored.
     pub patch: bool,
+}
+
+impl JobSource {
+    /// A source with nothing said about it.
+    #[must_use]
+    pub fn plain(source: SourceConfig) -> Self {
+        let (limits, hooks, restore_hooks) = (Limits::default(), Hooks::default(), Hooks::default());
+        Self { source, chunk_bytes: DEFAULT_CHUNK_BYTES, limits, hooks, restore_hooks, has_target: true, patch: true }
+    }
 }
 
 /// A job as configured.
@@ -81,8 +119,33 @@ pub struct JobConfig {
     pub every_secs: Option<u64>,
     /// How hard to compress.
     pub compression: Option<Compression>,
+    /// What every copy keeps of it that has no rules of its own.
+    pub keep: Option<KeepConfig>,
     /// Its sources.
     pub sources: Vec<JobSource>,
+    /// Around its pushes.
+    pub hooks: Hooks,
+    /// Around its restores.
+    pub restore_hooks: Hooks,
+    /// Its variables, by what they stand for now.
+    pub vars: BTreeMap<String, String>,
+    /// The further targets that it can be restored to.
+    pub targets: Vec<String>,
+}
+
+/// A drive as configured; what it is, its label says.
+#[derive(Debug, Clone, Default)]
+pub struct DriveConfig {
+    /// Where it is mounted when it is plugged in; else where it was when it was enrolled.
+    pub path: Option<PathBuf>,
+    /// Seconds between two exports.
+    pub every_secs: Option<u64>,
+    /// Who may hold it.
+    pub holders: Vec<String>,
+    /// Whether an export unmounts it at the end.
+    pub unmount: bool,
+    /// Parity, in thousandths of what it protects.
+    pub parity_permille: u32,
 }
 
 /// The whole configuration.
@@ -102,6 +165,10 @@ pub struct Config {
     pub stores: BTreeMap<String, StoreConfig>,
     /// Jobs by name.
     pub jobs: BTreeMap<String, JobConfig>,
+    /// Rules of series by their tokens.
+    pub series: BTreeMap<Token, SeriesConfig>,
+    /// Drives by name.
+    pub drives: BTreeMap<DriveName, DriveConfig>,
 }
 
 impl Config {
@@ -110,13 +177,21 @@ impl Config {
     /// # Errors
     /// Every mistake in it, with its line.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::load_with(path, &Choices::default())
+    }
+
+    /// Reads the file at `path` as it is with choices made.
+    ///
+    /// # Errors
+    /// Every mistake in it, with its line; choices that it does not know.
+    pub fn load_with(path: &Path, choices: &Choices) -> Result<Self, ConfigError> {
         let shown = path.display().to_string();
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(e) => return Err(ConfigError { path: shown, problems: vec![e.to_string()] }),
         };
-        let mut config = Self::parse(&text).map_err(|problems| ConfigError { path: shown, problems })?;
+        let mut config = Self::parse_with(&text, choices).map_err(|problems| ConfigError { path: shown, problems })?;
         config.path = Some(path.to_owned());
         Ok(config)
     }
@@ -126,6 +201,10 @@ impl Config {
     /// # Errors
     /// Every mistake in it, with its line.
     pub fn parse(text: &str) -> Result<Self, Vec<String>> {
+        Self::parse_with(text, &Choices::default())
+    }
+
+    fn parse_with(text: &str, choices: &Choices) -> Result<Self, Vec<String>> {
         let (root, errors) = DeTable::parse_recoverable(text);
         let mistakes = Rc::new(Mistakes::default());
         for error in &errors {
@@ -145,7 +224,19 @@ impl Config {
             config.stores.insert(name, read_store(section));
         }
         for (name, section) in top.named_tables("job") {
-            config.jobs.insert(name.clone(), read_job(&name, section, &config.stores));
+            config.jobs.insert(name.clone(), read_job(&name, section, &config.stores, choices));
+        }
+        for (token, section) in top.named_tables("series") {
+            match token.parse::<Token>() {
+                Ok(token) => drop(config.series.insert(token, read_series(section))),
+                Err(_) => section.wrong("a series is called by its token: 32 hex digits, as `farkeep init` prints them"),
+            }
+        }
+        for (name, section) in top.named_tables("drive") {
+            match name.parse::<DriveName>() {
+                Ok(name) => drop(config.drives.insert(name, read_drive(section))),
+                Err(error) => section.wrong(error),
+            }
         }
         top.finish();
         let problems = mistakes.report(text);
@@ -165,6 +256,7 @@ fn read_store(section: Section<'_>) -> StoreConfig {
         pace: read_pace(&section),
         timeout_secs: section.duration_secs("timeout"),
         plain_directory: section.flag("plain_directory").unwrap_or(false),
+        keep: read_keep(&section),
     };
     if matches!(store.location, Some(Location::Directory(_))) && !store.pace.is_free() {
         section.wrong("limit and window are for sftp:// stores; a drive is written as fast as it takes");
@@ -176,6 +268,31 @@ fn read_store(section: Section<'_>) -> StoreConfig {
     }
     section.finish();
     store
+}
+
+fn read_drive(section: Section<'_>) -> DriveConfig {
+    let drive = DriveConfig {
+        path: section.text("path").map(PathBuf::from),
+        every_secs: section.duration_secs("every"),
+        holders: section.texts("holders"),
+        unmount: section.flag("unmount").unwrap_or(false),
+        parity_permille: section.parsed("parity", parse_permille).unwrap_or(0),
+    };
+    if drive.path.as_ref().is_some_and(|path| !path.is_absolute()) {
+        section.wrong("path: must be absolute");
+    }
+    section.finish();
+    drive
+}
+
+/// A share such as `5%` or `2.5%`, in thousandths.
+fn parse_permille(text: &str) -> Result<u32, String> {
+    let percent = text.trim().strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+    let permille = percent.map(|percent| (percent * 10.0).round());
+    match permille {
+        Some(permille) if (1.0..=f64::from(PARITY_MAX_PERMILLE)).contains(&permille) => Ok(permille as u32),
+        _ => Err(format!("not a share: {text:?} (write a percentage from 0.1% to {}%)", PARITY_MAX_PERMILLE / 10)),
+    }
 }
 
 /// How fast and when a store may be used.
@@ -207,7 +324,7 @@ fn location(text: &str) -> Result<Location, String> {
     text.parse().map_err(|e: crate::store::location::LocationError| e.to_string())
 }
 
-fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, StoreConfig>) -> JobConfig {
+fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, StoreConfig>, choices: &Choices) -> JobConfig {
     if name == ADHOC_JOB {
         section.wrong("this name belongs to pushes of paths on the command line");
     }
@@ -218,15 +335,39 @@ fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, StoreCon
         tags: section.texts("tags"),
         every_secs: section.duration_secs("every"),
         compression: read_compression(&section),
-        sources: Vec::new(),
+        keep: read_keep(&section),
+        ..JobConfig::default()
     };
+    let vars = read_vars(&section, choices);
+    let filled = section.filled(None, &vars);
+    (job.hooks, job.restore_hooks) = (read_hooks(&filled), read_restore_hooks(&filled));
+    let targets = read_targets(&filled, choices, &mut job);
+    job.targets = targets.keys().cloned().collect();
+    job.vars = vars.as_ref().clone();
     for store in &job.stores {
         if !stores.contains_key(store) {
             section.wrong(format!("stores: there is no [store.{store}]"));
         }
     }
     for source in section.list_of_tables("source") {
-        job.sources.extend(read_source(source));
+        let of_source =
+            |sources: &BTreeMap<String, Section<'_>>| source.peek("name").is_some_and(|n| sources.contains_key(&n));
+        let mut read = read_source(source.filled(None, &vars));
+        for (target, sources) in targets.iter().filter(|(_, sources)| of_source(sources)) {
+            let over = source.peek("name").and_then(|name| sources.get(&name));
+            let mut there = read_source(source.filled(over, &vars));
+            if choices.target.as_ref() == Some(target) {
+                // Hooks of this place belong to this place: another target has its own or none.
+                let mut restore_hooks = over.map(read_restore_hooks).unwrap_or_default();
+                over.into_iter().for_each(|over| add_service(over, &mut Hooks::default(), &mut restore_hooks));
+                there.iter_mut().for_each(|there| there.restore_hooks = restore_hooks.clone());
+                read = there;
+            }
+        }
+        let chosen = choices.target.as_ref().and_then(|target| targets.get(target));
+        job.sources.extend(
+            read.map(|read| JobSource { has_target: choices.target.is_none() || chosen.is_some_and(of_source), ..read }),
+        );
     }
     if job.sources.is_empty() {
         section.wrong("no [[source]] that can be used: there is nothing to back up");
@@ -234,6 +375,12 @@ fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, StoreCon
     check_members(&section, &job.sources);
     section.finish();
     job
+}
+
+fn read_series(section: Section<'_>) -> SeriesConfig {
+    let series = SeriesConfig { keep: read_keep(&section), timezone: section.parsed("timezone", check_timezone) };
+    section.finish();
+    series
 }
 
 fn check_timezone(text: &str) -> Result<String, String> {
@@ -282,6 +429,25 @@ fn check_members(section: &Section<'_>, sources: &[JobSource]) {
     }
 }
 
+/// Further targets by name: for each source that can go there, the keys that differ.
+fn read_targets<'a>(
+    section: &Section<'a>,
+    choices: &Choices,
+    job: &mut JobConfig,
+) -> BTreeMap<String, BTreeMap<String, Section<'a>>> {
+    let mut targets = BTreeMap::new();
+    for (name, target) in section.table("target").map(|targets| targets.sections()).unwrap_or_default() {
+        let restore_hooks = read_restore_hooks(&target);
+        let sources = target.named_tables("source");
+        target.finish();
+        if choices.target.as_ref() == Some(&name) {
+            job.restore_hooks = restore_hooks;
+        }
+        targets.insert(name, sources.into_iter().collect());
+    }
+    targets
+}
+
 fn read_source(section: Section<'_>) -> Option<JobSource> {
     let name = section.required_text("name");
     let kind = section.required_text("kind");
@@ -295,68 +461,22 @@ fn read_source(section: Section<'_>) -> Option<JobSource> {
             None
         }
     });
-    let source = match kind.as_deref() {
-        Some("files") => Some(SourceConfig::Files(read_files(&section, name.clone().unwrap_or_default()))),
-        Some("command") => Some(SourceConfig::Command(read_command(&section, name.clone().unwrap_or_default()))),
-        Some(other) => {
-            section.wrong(format!("kind {other:?} is not known; there are files and command"));
-            // The other keys cannot be judged without it.
-            return None;
-        }
-        None => None,
-    };
+    let limits = read_limits(&section);
+    let (mut hooks, mut restore_hooks) = (read_hooks(&section), read_restore_hooks(&section));
+    add_service(&section, &mut hooks, &mut restore_hooks);
+    let kind = kind?;
+    // Without a known kind the other keys cannot be judged.
+    let source = kinds::read(&kind, &section, name.as_deref().unwrap_or_default())?;
     let patch = section.flag("patch").unwrap_or(true);
     section.finish();
-    name.and(source).map(|source| JobSource { source, chunk_bytes: chunk_bytes.unwrap_or(DEFAULT_CHUNK_BYTES), patch })
-}
-
-fn read_files(section: &Section<'_>, name: String) -> FilesConfig {
-    let roots: Vec<PathBuf> = section.texts("paths").into_iter().map(PathBuf::from).collect();
-    if roots.is_empty() {
-        section.wrong("paths is missing or empty");
-    }
-    for root in &roots {
-        if !root.is_absolute() || root.components().any(|c| c == std::path::Component::ParentDir) {
-            section.wrong(format!("paths: {} must be an absolute path without ..", root.display()));
-        }
-    }
-    let patterns = section.texts("exclude");
-    let mut exclude = match ExcludeRules::with_patterns(&patterns) {
-        Ok(rules) => rules,
-        Err(error) => {
-            section.wrong(error);
-            ExcludeRules::default()
-        }
-    };
-    exclude.caches = section.flag("exclude_caches").unwrap_or(false);
-    exclude.markers = section.texts("exclude_if_present");
-    exclude.one_file_system = section.flag("one_file_system").unwrap_or(false);
-    exclude.max_file_bytes = section.size("max_file_size");
-    FilesConfig { name, roots, exclude }
-}
-
-fn read_command(section: &Section<'_>, name: String) -> CommandConfig {
-    let argv = section.texts("command");
-    if argv.is_empty() {
-        section.wrong("command is missing: a list of program and arguments");
-    }
-    let filename = section.text("filename").unwrap_or_else(|| "stdout".to_owned());
-    if filename.is_empty() || filename.contains('/') || filename.starts_with('.') {
-        section.wrong(format!("filename {filename:?}: a plain name without /"));
-    }
-    CommandConfig {
-        name,
-        argv,
-        filename,
-        timeout_secs: section.duration_secs("timeout"),
-        min_bytes: section.size("min_bytes").unwrap_or(1),
-        now: Timestamp(0),
-    }
+    let chunk_bytes = chunk_bytes.unwrap_or(DEFAULT_CHUNK_BYTES);
+    name.map(|_| JobSource { source, chunk_bytes, limits, hooks, restore_hooks, has_target: true, patch })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::time::Timestamp;
 
     const GOOD: &str = r#"
 host = "registry-1"
@@ -375,6 +495,7 @@ limit    = "20 Mbit/s"
 stores   = ["server"]
 timezone = "Africa/Nairobi"
 every    = "24h"
+keep     = { daily = 7, weekly = 8, min_snapshots = 3 }
 
 [[job.nightly.source]]
 name    = "attachments"
@@ -388,6 +509,11 @@ kind      = "command"
 command   = ["pg_dump", "-Fc", "-Z0", "events"]
 timeout   = "2h"
 min_bytes = "1 MiB"
+
+[drive.a]
+every   = "7d"
+holders = ["registrar", "deputy"]
+parity  = "5%"
 "#;
 
     #[test]
@@ -395,11 +521,14 @@ min_bytes = "1 MiB"
         let config = Config::parse(GOOD).unwrap_or_else(|e| panic!("{e:?}"));
         assert_eq!(config.host.as_deref(), Some("registry-1"));
         assert_eq!(config.stores["server"].pace.limit(Timestamp(0)), Some(2_500_000));
+        let drive = config.drives.values().next().cloned().unwrap_or_default();
+        assert_eq!((drive.every_secs, drive.holders.len(), drive.parity_permille), (Some(7 * 86_400), 2, 50));
         let job = &config.jobs["nightly"];
         assert_eq!((job.sources.len(), job.every_secs), (2, Some(86_400)));
-        assert!(
-            matches!(&job.sources[1].source, SourceConfig::Command(c) if c.min_bytes == MIB && c.timeout_secs == Some(7200))
-        );
+        let keep = job.keep.as_ref().unwrap_or_else(|| panic!("no rules"));
+        assert_eq!((keep.periods.daily, keep.periods.weekly, keep.periods.last, keep.min_snapshots), (7, 8, 0, 3));
+        let limits = &job.sources[1].limits;
+        assert_eq!((limits.min_bytes, limits.timeout_secs), (Some(MIB), Some(7200)));
     }
 
     #[test]
@@ -426,6 +555,7 @@ min_bytes = "1 MiB"
             .replace("limit    = \"20 Mbit/s\"", "limit    = \"fast\"")
             .replace("every    = \"24h\"", "evry     = \"24h\"")
             .replace("stores   = [\"server\"]", "stores   = [\"sever\"]")
+            .replace("weekly = 8", "wekly = 8")
             .replace("timeout   = \"2h\"", "timeout   = 7200")
             .replace("paths   = [\"/data/minio\"]", "paths   = [\"data\"]");
         let problems = Config::parse(&bad).err().unwrap_or_default();
@@ -433,8 +563,9 @@ min_bytes = "1 MiB"
             ("line 12:", "limit"),
             ("line 14:", "[store.sever]"),
             ("line 17:", "evry"),
-            ("line 19:", "absolute"),
-            ("line 29:", "timeout"),
+            ("line 20:", "absolute"),
+            ("line 30:", "timeout"),
+            ("line 18:", "wekly"),
         ];
         assert_eq!(problems.len(), expect.len(), "{problems:#?}");
         for (line, word) in expect {

@@ -1,7 +1,7 @@
 //! Reading a TOML table key by key, collecting every mistake with its line instead of stopping at the first.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use toml::Spanned;
@@ -25,6 +25,7 @@ impl Mistakes {
     pub fn report(&self, text: &str) -> Vec<String> {
         let mut found = self.found.borrow().clone();
         found.sort();
+        found.dedup();
         let line = |at: usize| text.as_bytes()[..at.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1;
         found.iter().map(|(at, message)| format!("line {}: {message}", line(*at))).collect()
     }
@@ -36,13 +37,31 @@ pub struct Section<'a> {
     pub name: String,
     at: usize,
     table: &'a DeTable<'a>,
-    asked: RefCell<BTreeSet<String>>,
+    /// Keys that stand in for those of `table`.
+    over: Option<&'a DeTable<'a>>,
+    /// What `{name}` in a text stands for.
+    vars: Rc<BTreeMap<String, String>>,
+    asked: Rc<RefCell<BTreeSet<String>>>,
     mistakes: Rc<Mistakes>,
 }
 
 impl<'a> Section<'a> {
     pub fn new(name: impl Into<String>, at: usize, table: &'a DeTable<'a>, mistakes: &Rc<Mistakes>) -> Self {
-        Self { name: name.into(), at, table, asked: RefCell::default(), mistakes: Rc::clone(mistakes) }
+        let (vars, asked, mistakes) = (Rc::default(), Rc::default(), Rc::clone(mistakes));
+        Self { name: name.into(), at, table, over: None, vars, asked, mistakes }
+    }
+
+    /// The same with the keys of `over` in place of its own, and `{name}` in its texts filled in from `vars`.
+    pub fn filled(&self, over: Option<&Section<'a>>, vars: &Rc<BTreeMap<String, String>>) -> Self {
+        let mut filled = Self::new(self.name.clone(), self.at, self.table, &self.mistakes);
+        filled.over = over.map(|over| over.table);
+        filled.asked = Rc::clone(&self.asked);
+        filled.vars = Rc::clone(vars);
+        filled
+    }
+
+    fn fill(&self, text: &str) -> String {
+        self.vars.iter().fold(text.to_owned(), |text, (name, value)| text.replace(&format!("{{{name}}}"), value))
     }
 
     /// Notes a mistake of the section as a whole.
@@ -62,14 +81,15 @@ impl<'a> Section<'a> {
     /// The value of `key`.
     pub fn value(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
         self.asked.borrow_mut().insert(key.to_owned());
-        self.table.iter().find(|(k, _)| k.get_ref() == key).map(|(_, value)| value)
+        let find = |table: &'a DeTable<'a>| table.iter().find(|(k, _)| k.get_ref() == key).map(|(_, value)| value);
+        self.over.and_then(find).or_else(|| find(self.table))
     }
 
     /// A text.
     pub fn text(&self, key: &str) -> Option<String> {
         let value = self.value(key)?;
         match value.get_ref().as_str() {
-            Some(text) => Some(text.to_owned()),
+            Some(text) => Some(self.fill(text)),
             None => {
                 self.wrong_at(value.span().start, key, "must be a text in quotes");
                 None
@@ -150,8 +170,12 @@ impl<'a> Section<'a> {
     pub fn texts(&self, key: &str) -> Vec<String> {
         let Some(value) = self.value(key) else { return Vec::new() };
         if let Some(text) = value.get_ref().as_str() {
-            return vec![text.to_owned()];
+            return vec![self.fill(text)];
         }
+        self.texts_of(key, value)
+    }
+
+    fn texts_of(&self, key: &str, value: &Spanned<DeValue<'a>>) -> Vec<String> {
         let Some(items) = value.get_ref().as_array() else {
             self.wrong_at(value.span().start, key, "must be a list of texts");
             return Vec::new();
@@ -159,11 +183,46 @@ impl<'a> Section<'a> {
         let mut texts = Vec::new();
         for item in items {
             match item.get_ref().as_str() {
-                Some(text) => texts.push(text.to_owned()),
+                Some(text) => texts.push(self.fill(text)),
                 None => self.wrong_at(item.span().start, key, "must be a list of texts"),
             }
         }
         texts
+    }
+
+    /// Commands, each a list of program and arguments: one such list, or a list of them.
+    pub fn commands(&self, key: &str) -> Vec<Vec<String>> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let Some(items) = value.get_ref().as_array() else {
+            self.wrong_at(value.span().start, key, "must be a list: [\"program\", \"argument\"], or several such lists");
+            return Vec::new();
+        };
+        let commands = if items.iter().any(|item| item.get_ref().as_array().is_some()) {
+            items.iter().map(|item| self.texts_of(key, item)).collect()
+        } else {
+            vec![self.texts_of(key, value)]
+        };
+        if commands.iter().any(|command| command.first().is_none_or(String::is_empty)) {
+            self.wrong_at(value.span().start, key, "names no program");
+        }
+        commands
+    }
+
+    /// The text of a key, as it stands there; says nothing of mistakes, which whoever reads it properly will.
+    pub fn peek(&self, key: &str) -> Option<String> {
+        self.table.iter().find(|(k, _)| k.get_ref() == key)?.1.get_ref().as_str().map(str::to_owned)
+    }
+
+    /// Every key with its table.
+    pub fn sections(&self) -> Vec<(String, Section<'a>)> {
+        let keys: Vec<String> = self.table.iter().map(|(key, _)| key.get_ref().to_string()).collect();
+        keys.into_iter().filter_map(|key| self.table(&key).map(|section| (key, section))).collect()
+    }
+
+    /// Every key with its text.
+    pub fn all_texts(&self) -> BTreeMap<String, String> {
+        let keys: Vec<String> = self.table.iter().map(|(key, _)| key.get_ref().to_string()).collect();
+        keys.into_iter().filter_map(|key| self.text(&key).map(|text| (key, text))).collect()
     }
 
     /// The tables below `key`, by name: `[store.server]`.
@@ -210,7 +269,11 @@ impl<'a> Section<'a> {
         let value = self.value(key)?;
         let full = if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) };
         match value.get_ref().as_table() {
-            Some(table) => Some(Section::new(full, value.span().start, table, &self.mistakes)),
+            Some(table) => {
+                let mut below = Section::new(full, value.span().start, table, &self.mistakes);
+                below.vars = Rc::clone(&self.vars);
+                Some(below)
+            }
             None => {
                 self.wrong_at(value.span().start, key, "must be a table");
                 None
@@ -221,7 +284,7 @@ impl<'a> Section<'a> {
     /// Ends the section: a key that nobody asked for is a mistake, most often of spelling.
     pub fn finish(self) {
         let asked = self.asked.borrow();
-        for (key, _) in self.table {
+        for (key, _) in self.table.iter().chain(self.over.into_iter().flatten()) {
             if !asked.contains(key.get_ref().as_ref()) {
                 let known: Vec<&str> = asked.iter().map(String::as_str).collect();
                 let place = if self.name.is_empty() { String::new() } else { format!(" in [{}]", self.name) };

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::context::{Context, Locking, NamedStore, VaultPin};
-use super::{Env, Event, Exit, OpError};
-use crate::codec::{Compression, Cutter};
+use super::hooks::{self, Hooks};
+use super::{Env, Exit, OpError};
+use crate::codec::Compression;
 use crate::crypto::seal::Recipient;
 use crate::crypto::secret::VaultSecret;
 use crate::format::body::SnapshotBody;
@@ -21,11 +22,12 @@ use crate::format::record::RecordKind;
 use crate::ledger::Scribe;
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{SnapshotId, VaultId};
-use crate::model::limits::FORMAT_VERSION;
+use crate::model::limits::{FORMAT_VERSION, MIB, RECORD_MAX_BYTES};
 use crate::model::name::{ObjectName, Sealed};
 use crate::model::snapshot::{SnapshotState, Tally};
 use crate::model::time::Timestamp;
-use crate::source::{SourceConfig, SourceError};
+use crate::source::SourceConfig;
+use crate::source::limits::Limits;
 use crate::state::bases::BaseCache;
 use crate::state::index::ChunkIndex;
 use crate::state::journal::Journal;
@@ -33,22 +35,28 @@ use crate::state::keys::{KeyDir, Role};
 use crate::state::probes::Probes;
 use crate::store::StoreError;
 use crate::store::deliver::{RetryPolicy, deliver};
-use crate::vault::VaultError;
-use crate::vault::capture::{CaptureConfig, Captured, FileCachePlace, Progress, capture};
 use crate::vault::courier::{Courier, LaneReport};
 use crate::vault::inventory::{PageCache, page_names};
 use crate::vault::packer::PackerConfig;
 use crate::vault::snapshot_writer::{SnapshotWriter, WriterConfig, WriterStats};
-use crate::vault::stream_bases::{CapturedStreams, FinishedStream};
+use crate::vault::snapshots::RecordReader;
+use crate::vault::stream_bases::CapturedStreams;
+use crate::vault::thin::ThinPacks;
 
+mod members;
 mod prepare;
 
+use members::{Baseline, CapturedJob, capture_all};
 use prepare::{Prepared, Side};
 
 /// Findings that stand in the manifest.
 const MANIFEST_FINDINGS: usize = 100;
 /// A push whose objects went away under its hands is done again once.
 const ATTEMPTS: u32 = 2;
+/// A store with less room than this is not written to at all: index, manifest and inventory of a small push take so much.
+const ROOM_MIN_BYTES: u64 = MIB;
+/// Nor is the record begun in less: a torn one would stay where the account cannot remove.
+const RECORD_ROOM_BYTES: u64 = 4 * RECORD_MAX_BYTES;
 
 /// A source with where its content is cut.
 #[derive(Debug, Clone)]
@@ -57,6 +65,10 @@ pub struct PlannedSource {
     pub source: SourceConfig,
     /// Average chunk in bytes.
     pub average_chunk_bytes: usize,
+    /// What the member must be.
+    pub limits: Limits,
+    /// Around its capture.
+    pub hooks: Hooks,
     /// Whether changed places of large files may be stored as patches on what earlier pushes stored.
     pub patch: bool,
 }
@@ -85,6 +97,10 @@ pub struct PushPlan {
     pub timezone: String,
     /// Whether unchanged files may be told by their inode alone.
     pub use_file_cache: bool,
+    /// Members whose size is taken as it is, however it compares with the last good snapshot.
+    pub accept_size: Vec<String>,
+    /// Around the capture of all members.
+    pub hooks: Hooks,
     /// What the blocks that patches are made against may take on this machine's disk, in bytes; 0 makes no patches.
     pub base_cache_bytes: u64,
 }
@@ -164,10 +180,14 @@ impl PushReceipt {
 /// When a source fails, no store can be reached, or anything stands against the vault's trust. Then there is no snapshot.
 pub fn push(plan: &PushPlan, env: &Env<'_>) -> Result<PushReceipt, OpError> {
     let mut context = Context::open(env, plan.vault, Locking::Exclusive)?;
+    let undone = hooks::recover(&context.state, env)?;
     let mut attempt = 1;
     loop {
         match push_once(plan, &mut context, env)? {
-            Some(receipt) => return Ok(receipt),
+            Some(mut receipt) => {
+                receipt.findings.extend(undone);
+                return Ok(receipt);
+            }
             None if attempt < ATTEMPTS => {
                 env.step("objects went away while the push ran: once more");
                 attempt += 1;
@@ -201,19 +221,25 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     let (mut journal, left) = Journal::open(&context.state)?;
     env.step("bringing the index up to date");
     prepare::refresh_index(&mut index, &prepared, &pages, &left, std::slice::from_ref(&index_identity))?;
-    let live = prepare::live_packs(&index, &prepared)?;
+    let thin = ThinPacks::of(&context.state.cache(), &plan.job);
+    let live = prepare::live_packs(&index, &prepared, &thin.read())?;
 
     let config = writer_config(plan, &secret, trust.recipient()?, index_identity.recipient());
     let stores: Vec<_> = prepared.sides.iter().map(|side| Arc::clone(&side.named.store)).collect();
     let courier = Courier::start(&stores, &context.state.outbox(), RetryPolicy::DEFAULT);
     let mut writer = SnapshotWriter::start(config, &mut index, live, &mut journal, &courier);
     let bases = BaseCache::open(&context.state.cache().join("bases"), plan.base_cache_bytes)?;
-    let mut captured = capture_all(plan, &mut writer, context, &courier, &prepared, &bases, env)?;
+    let series = secret.series(env.host, &plan.job);
+    let baseline = Baseline::read(&context.state, &series, plan, &prepared)?;
+    let mut entered = plan.hooks.enter(&format!("job {}", plan.job), &context.state, env)?;
+    let captured = capture_all(plan, &mut writer, context, &courier, &prepared, &baseline, &bases, env);
+    let mut hook_findings = entered.undo();
+    let mut captured = captured?;
 
     env.step("writing index, manifest and inventory");
     writer.finish_packs()?;
     let streams = CapturedStreams::new(std::mem::take(&mut captured.streams), &writer)?;
-    let usable = |object: &Sealed| prepared.has_everywhere(&ObjectName::Index(*object));
+    let usable = |object: &Sealed| prepared.may_refer_to(&ObjectName::Index(*object));
     let indexes = writer.write_indexes(&usable)?;
     let finished = env.clock.now();
     let manifest = manifest(plan, env, [started, finished], &indexes, &captured);
@@ -228,18 +254,23 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     for snapshot in prepared.newest_of_each_series() {
         base.extend(page_names(&pages, source_store, &snapshot.body.inventory)?);
     }
+    base.retain(|page| prepared.may_refer_to(&ObjectName::Inventory(*page)));
     let mut load = |page: &Sealed| pages.read(source_store, page);
     let inventory = writer.write_inventory(&others, &base, &mut load)?;
     for page in inventory.fresh.iter().chain([&inventory.root]) {
         pages.keep(page);
     }
-    let placed = writer.placed().to_vec();
+    let (placed, found_thin) = (writer.placed().to_vec(), writer.thin_packs()?);
     let stats = writer.stats();
     drop(writer);
     courier.flush()?;
 
     env.step("looking again at what arrived");
     if !prepared.check_arrived(&inventory, &pages, &courier)? {
+        journal.clear()?;
+        return Ok(None);
+    }
+    if prepared.newly_doomed(context, plan, &inventory, &pages)? {
         journal.clear()?;
         return Ok(None);
     }
@@ -252,7 +283,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
         inventory: ObjectName::Inventory(inventory.root.name),
         epochs: vec![trust.epoch().n],
         generation,
-        series: secret.series(env.host, &plan.job),
+        series,
         tags: plan.tags.iter().map(|tag| secret.tag(tag)).collect(),
         state,
         started,
@@ -270,6 +301,8 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     let stores = commit(plan, context, &prepared, &courier, &scribe, &signed)?;
     drop(courier);
     journal.clear()?;
+    thin.write(&found_thin);
+    Baseline::keep(&context.state, &series, signed.head.hash, state, &manifest.members)?;
     for cache in captured.caches {
         cache.finish(&placed)?;
     }
@@ -278,8 +311,8 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     let fresh = inventory.fresh.iter().map(|page| page.name).chain([inventory.root.name]);
     pages.retain(&kept.into_iter().chain(fresh).chain(prepared.inventory_roots()).collect());
 
-    let mut findings = prepared.findings;
-    findings.extend(captured.findings);
+    hook_findings.extend(entered.leave(true));
+    let findings = [prepared.findings, captured.findings, captured.hook_findings, hook_findings].concat();
     Ok(Some(PushReceipt {
         snapshot: signed.head.hash,
         seq: signed.head.seq,
@@ -359,79 +392,6 @@ fn sum(members: &[Member]) -> Tally {
     })
 }
 
-#[derive(Default)]
-struct CapturedJob {
-    members: Vec<Member>,
-    findings: Vec<Finding>,
-    finding_count: u64,
-    caches: Vec<FileCachePlace>,
-    streams: Vec<FinishedStream>,
-}
-
-fn capture_all(
-    plan: &PushPlan,
-    writer: &mut SnapshotWriter<'_>,
-    context: &Context,
-    courier: &Courier,
-    prepared: &Prepared,
-    bases: &BaseCache,
-    env: &Env<'_>,
-) -> Result<CapturedJob, OpError> {
-    let names: Vec<String> = prepared.sides.iter().map(|side| side.named.name.clone()).collect();
-    let progress = Told { env, courier, names };
-    let mut job = CapturedJob::default();
-    // Every source is opened before the first is read: a missing root is known before hours of work.
-    let mut sources = Vec::new();
-    for planned in &plan.sources {
-        let member = planned.source.name().to_owned();
-        let source = planned.source.open().map_err(|source| match source {
-            SourceError::Interrupted => VaultError::Interrupted,
-            source => VaultError::Source { member, source },
-        })?;
-        sources.push((source, planned));
-    }
-    for (mut source, planned) in sources {
-        env.step(format!("reading {}", source.name()));
-        let cache_name = format!("files-{}-{}", plan.job, source.name()).replace('/', "-");
-        let config = CaptureConfig {
-            cutter: Cutter::with_average(planned.average_chunk_bytes),
-            readers: std::thread::available_parallelism().map_or(4, |n| usize::from(n).clamp(4, 8)),
-            cache: plan.use_file_cache.then(|| context.state.cache().join(cache_name)),
-            bases: (planned.patch && plan.base_cache_bytes > 0).then_some(bases),
-            stream_prefix: format!("{}\0{}", plan.job, source.name()),
-            cancel: env.cancel,
-            clock: env.clock,
-            progress: &progress,
-        };
-        let Captured { member, findings, finding_count, cache, streams } = capture(source.as_mut(), writer, &config)?;
-        job.members.push(member);
-        job.findings.extend(findings);
-        job.finding_count += finding_count;
-        job.caches.extend(cache);
-        job.streams.extend(streams);
-    }
-    Ok(job)
-}
-
-/// Passes progress on to the observer.
-struct Told<'a> {
-    env: &'a Env<'a>,
-    courier: &'a Courier,
-    names: Vec<String>,
-}
-
-impl Progress for Told<'_> {
-    fn captured(&self, entries: u64, bytes: u64, _: u64) {
-        self.env.observer.event(Event::Advance { items: entries, bytes });
-    }
-
-    fn noticed(&self, finding: &Finding) {
-        self.env.observer.event(Event::Finding(finding.clone()));
-        let sent = self.names.iter().cloned().zip(self.courier.sent_bytes()).collect();
-        self.env.observer.event(Event::Sent(sent));
-    }
-}
-
 /// Sends the record to every store that has all objects, and reads it back.
 fn commit(
     plan: &PushPlan,
@@ -449,6 +409,9 @@ fn commit(
             None => send_record(side, signed),
         };
         if outcome.is_ok() {
+            if let Ok(stored) = &outcome {
+                RecordReader::new(Some(&context.state.cache())).keep(stored, &signed.bytes);
+            }
             let heads = [(scribe.writer(), signed.head)].into();
             side.copy.advance_ratchet(&mut context.ratchet, &context.state, &heads)?;
         }
@@ -474,12 +437,13 @@ fn commit(
     }
 }
 
-fn send_record(side: &Side, signed: &crate::ledger::Signed) -> Result<(), StoreError> {
+/// Gives the name under which it lies there.
+fn send_record(side: &Side, signed: &crate::ledger::Signed) -> Result<String, StoreError> {
     let store = side.named.store.as_ref();
     let delivered = deliver(store, &signed.name, &signed.bytes, RetryPolicy::DEFAULT)?;
     let stored = signed.name.with_suffix(delivered.suffix);
     if store.get(&stored, 0, signed.bytes.len() as u64 + 1)? == signed.bytes {
-        Ok(())
+        Ok(stored)
     } else {
         Err(StoreError::Protocol(format!("{stored}: reads back other bytes than were sent")))
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{NamedStore, PushPlan, missed_finding};
+use super::{NamedStore, PushPlan, RECORD_ROOM_BYTES, ROOM_MIN_BYTES, missed_finding};
 use crate::crypto::identity::Identity;
 use crate::format::body::VerifyBody;
 use crate::format::inventory::Line;
@@ -12,6 +12,7 @@ use crate::ledger::{LedgerError, Scribe, Standing, Trust};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{Token, WriterId};
 use crate::model::name::{Area, ObjectName, Sealed};
+use crate::model::size::human_size;
 use crate::ops::context::Context;
 use crate::ops::{Env, OpError};
 use crate::state::index::ChunkIndex;
@@ -24,11 +25,15 @@ use crate::vault::courier::Courier;
 use crate::vault::index_sync::import;
 use crate::vault::inventory::{Inventory, PageCache, each_line};
 use crate::vault::presence::Presence;
+use crate::vault::pruned::Pruned;
 use crate::vault::replicate::{copy_objects, copy_records};
 use crate::vault::snapshots::{Records, Snapshot};
 
 /// What is listed of each copy.
 const AREAS: [Area; 6] = [Area::Root, Area::Keys, Area::Packs, Area::Indexes, Area::Manifests, Area::Inventories];
+
+/// Pushes that tell how much room one takes: a week of nights.
+const PUSHES_REMEMBERED: usize = 7;
 
 /// One copy that this push writes to.
 pub struct Side {
@@ -36,7 +41,10 @@ pub struct Side {
     pub copy: Copy,
     pub presence: Presence,
     pub records: Records,
+    pub pruned: Pruned,
     pub caught_up_objects: u64,
+    /// Free bytes, where the store tells.
+    pub free_bytes: Option<u64>,
 }
 
 /// All copies that this push writes to.
@@ -48,6 +56,23 @@ pub struct Prepared {
     pub heads: BTreeMap<WriterId, Head>,
     /// Every snapshot on any copy, oldest first.
     pub snapshots: Vec<Snapshot>,
+    /// What a pending prune plan of any copy names: it counts as absent.
+    pub doomed: Doomed,
+}
+
+/// Objects that prune may remove at any time.
+#[derive(Debug, Default)]
+pub struct Doomed {
+    names: BTreeSet<ObjectName>,
+    /// The plans and removals that were seen.
+    records: BTreeSet<ObjectName>,
+}
+
+impl Doomed {
+    /// Whether nothing may be built on this object.
+    pub fn contains(&self, name: &ObjectName) -> bool {
+        self.names.contains(name)
+    }
 }
 
 impl Prepared {
@@ -70,10 +95,15 @@ impl Prepared {
         self.sides.iter().all(|side| side.presence.has(name))
     }
 
-    /// The newest snapshot of each series: what a new one has most in common with.
+    /// Whether every copy holds the object and none is about to lose it.
+    pub fn may_refer_to(&self, name: &ObjectName) -> bool {
+        self.has_everywhere(name) && !self.doomed.contains(name)
+    }
+
+    /// The newest snapshot of each series that goes from no copy: what a new one has most in common with.
     pub fn newest_of_each_series(&self) -> Vec<&Snapshot> {
         let mut newest: BTreeMap<Token, &Snapshot> = BTreeMap::new();
-        for snapshot in &self.snapshots {
+        for snapshot in self.snapshots.iter().filter(|snapshot| !self.doomed.contains(&snapshot.body.inventory)) {
             newest.insert(snapshot.body.series, snapshot);
         }
         newest.into_values().filter(|snapshot| self.has_everywhere(&snapshot.body.inventory)).collect()
@@ -83,6 +113,44 @@ impl Prepared {
     pub fn inventory_roots(&self) -> Vec<Sealed> {
         let roots = self.newest_of_each_series().into_iter().map(|snapshot| snapshot.body.inventory.clone());
         roots.filter_map(|name| if let ObjectName::Inventory(sealed) = name { Some(sealed) } else { None }).collect()
+    }
+
+    /// Whether a prune plan that came since this push began names an object that its snapshot needs: another push is then
+    /// needed that knows of it.
+    pub fn newly_doomed(
+        &self,
+        context: &mut Context,
+        plan: &PushPlan,
+        inventory: &Inventory,
+        pages: &PageCache,
+    ) -> Result<bool, OpError> {
+        let root = ObjectName::Inventory(inventory.root.name);
+        for side in &self.sides {
+            // A copy that went out of reach meanwhile commits nothing.
+            let Ok(mut copy) = context.open_copy(std::sync::Arc::clone(&side.named.store), &plan.pin) else { continue };
+            let known = |name: &&str| match ObjectName::parse_stored(name) {
+                Ok((ObjectName::Record { writer, seq, statement }, _)) => {
+                    side.copy.book.has(&writer, &Head { seq, hash: statement })
+                }
+                _ => true,
+            };
+            if copy.book.names().all(|name| known(&name)) {
+                continue;
+            }
+            let records = context.read_records(&mut copy)?;
+            let mut prune = records.checked.iter().filter(|record| is_prune(&record.statement.kind));
+            if prune.all(|record| self.doomed.records.contains(&record.name)) {
+                continue;
+            }
+            let store = side.named.store.as_ref();
+            let doomed = Pruned::read(&records, store)?.doomed(pages, store)?;
+            let mut needed = false;
+            each_line(pages, store, &root, &mut |line| needed |= doomed.contains(&line.name))?;
+            if needed {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Lists every copy again: a copy that lacks something that the snapshot needs is given up. False when none is left.
@@ -100,8 +168,8 @@ impl Prepared {
             }
             let side = &self.sides[number];
             let store = side.named.store.as_ref();
-            let now = match Presence::read(store, &AREAS) {
-                Ok(now) => now,
+            let now = match list_with_room(&side.named, RECORD_ROOM_BYTES) {
+                Ok((now, _)) => now,
                 Err(error) => {
                     courier.give_up(number, error);
                     continue;
@@ -134,6 +202,7 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
         findings: Vec::new(),
         heads: BTreeMap::new(),
         snapshots: Vec::new(),
+        doomed: Doomed::default(),
     };
     for (name, error) in &plan.missed {
         prepared.findings.push(missed(name, error));
@@ -142,11 +211,13 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     let Some(newest) = prepared.sides.iter().map(|side| side.copy.trust.head()).max_by_key(|head| head.seq) else {
         let all = plan.missed.iter().chain(&prepared.missed);
         let text: Vec<String> = all.clone().map(|(name, error)| format!("{name}: {error}")).collect();
-        let gravest = all.map(|(_, error)| error).find(|error| error.is_host_key());
-        return Err(gravest.cloned().unwrap_or_else(|| StoreError::Unreachable(text.join("; "))).into());
+        let gravest = all.clone().map(|(_, error)| error).find(|error| error.is_host_key());
+        let full = all.map(|(_, error)| error).find(|error| matches!(error, StoreError::Full { .. }));
+        return Err(gravest.or(full).cloned().unwrap_or_else(|| StoreError::Unreachable(text.join("; "))).into());
     };
     for side in &mut prepared.sides {
-        side.records = context.read_records(&side.copy)?;
+        side.records = context.read_records(&mut side.copy)?;
+        side.pruned = Pruned::of(&side.records, &side.presence);
         prepared.findings.extend(side.records.findings.iter().filter(|f| f.kind.is_alarm()).cloned());
         for (writer, head) in side.records.heads() {
             let slot = prepared.heads.entry(writer).or_insert(head);
@@ -159,10 +230,12 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     check_enrolled(scribe, prepared.trust())?;
     deliver_own(scribe, &mut prepared, newest)?;
     catch_up(&mut prepared, context, env)?;
+    prepared.doomed = doomed(&prepared, context)?;
     let mut snapshots: Vec<Snapshot> = prepared.sides.iter().flat_map(|side| side.records.snapshots()).collect();
     snapshots.sort_by_key(|snapshot| (snapshot.time, snapshot.head.seq, snapshot.id));
     snapshots.dedup_by_key(|snapshot| snapshot.id);
     prepared.snapshots = snapshots;
+    warn_of_little_room(&mut prepared);
     Ok(prepared)
 }
 
@@ -179,8 +252,13 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Re
             .map(|named| {
                 scope.spawn(move || {
                     let store = std::sync::Arc::clone(&named.store);
-                    let copy = context.open_copy(store, &plan.pin)?;
-                    let presence = Presence::read(named.store.as_ref(), &AREAS)?;
+                    // Both wait for the line and not for one another.
+                    let (copy, presence) = std::thread::scope(|scope| {
+                        let presence = scope.spawn(|| list_with_room(named, ROOM_MIN_BYTES));
+                        let copy = context.open_copy(store, &plan.pin);
+                        (copy, presence.join().unwrap_or_else(|_| Err(StoreError::Protocol("a thread failed".into()))))
+                    });
+                    let (copy, presence) = (copy?, presence?);
                     // Nothing depends on it; a failure shows when the store is written.
                     let _ = named.store.sweep(&Area::Packs.leaf_dirs());
                     Ok::<_, VaultError>((copy, presence))
@@ -191,11 +269,12 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Re
     });
     for (named, outcome) in plan.stores.iter().zip(opened) {
         match outcome {
-            Ok((copy, presence)) => {
-                let (records, caught_up_objects) = (Records::default(), 0);
-                prepared.sides.push(Side { named: named.clone(), copy, presence, records, caught_up_objects });
+            Ok((copy, (presence, free_bytes))) => {
+                let (records, pruned, caught_up_objects) = (Records::default(), Pruned::default(), 0);
+                let named = named.clone();
+                prepared.sides.push(Side { named, copy, presence, records, pruned, caught_up_objects, free_bytes });
             }
-            Err(VaultError::Store(error)) if error.is_store_wide() && error != StoreError::Interrupted => {
+            Err(VaultError::Store(error)) if stops_one_store(&error) => {
                 prepared.findings.push(missed(&named.name, &error));
                 prepared.missed.push((named.name.clone(), error));
             }
@@ -203,6 +282,43 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Re
         }
     }
     Ok(())
+}
+
+/// Lists a copy, and asks at the same time whether it has room for so much more.
+fn list_with_room(named: &NamedStore, bytes: u64) -> Result<(Presence, Option<u64>), StoreError> {
+    let store = named.store.as_ref();
+    let (presence, room) = std::thread::scope(|scope| {
+        let room = scope.spawn(|| store.room());
+        let presence = Presence::read(store, &AREAS);
+        (presence, room.join().unwrap_or(Ok(None)))
+    });
+    match room {
+        Ok(Some(free)) if free < bytes => {
+            Err(StoreError::Full { name: named.name.clone(), why: format!("{} are free", human_size(free)) })
+        }
+        room => Ok((presence?, room.ok().flatten())),
+    }
+}
+
+/// Says so when a store has less room than one of the last pushes took.
+fn warn_of_little_room(prepared: &mut Prepared) {
+    let newest = prepared.snapshots.iter().rev().take(PUSHES_REMEMBERED);
+    let Some(usual) = newest.map(|snapshot| snapshot.body.new_bytes).max() else { return };
+    for side in &prepared.sides {
+        if let Some(free) = side.free_bytes.filter(|free| *free < usual) {
+            let message = format!("{} are free, and one of the last pushes took {}", human_size(free), human_size(usual));
+            prepared.findings.push(Finding::new(FindingKind::Notice, &side.named.name, message));
+        }
+    }
+}
+
+/// Whether the other stores go on without this one.
+const fn stops_one_store(error: &StoreError) -> bool {
+    match error {
+        StoreError::Interrupted => false,
+        StoreError::Full { .. } => true,
+        error => error.is_store_wide(),
+    }
 }
 
 /// Takes over own records that lie in a copy beyond the local chain. Two statements with one number stop the push.
@@ -269,6 +385,11 @@ fn deliver_own(scribe: &Scribe, prepared: &mut Prepared, _newest_trust: Head) ->
             // A copy that also lacks the objects gets them in `catch_up`; until then the record only says what should be.
             deliver(side.named.store.as_ref(), &name, content, RetryPolicy::DEFAULT)?;
             side.copy.book.add(&name.to_string());
+            // What an upload that broke off has left of it is no alarm any more.
+            prepared.findings.retain(|finding| {
+                !ObjectName::parse_stored(&finding.subject)
+                    .is_ok_and(|(of, _)| of == name && finding.kind == FindingKind::Trust)
+            });
             if let Ok(checked) = crate::ledger::check(&side.copy.trust, &name.to_string(), content) {
                 side.records.checked.push(checked);
             }
@@ -279,6 +400,22 @@ fn deliver_own(scribe: &Scribe, prepared: &mut Prepared, _newest_trust: Head) ->
 
 fn prepared_elsewhere(records: &Records, name: &ObjectName) -> bool {
     records.checked.iter().any(|record| record.name == *name)
+}
+
+/// Reads the pending prune plans of every copy.
+fn doomed(prepared: &Prepared, context: &Context) -> Result<Doomed, OpError> {
+    let pages = PageCache::open(&context.state.cache().join("inventories"))?;
+    let mut doomed = Doomed::default();
+    for side in &prepared.sides {
+        doomed.names.extend(side.pruned.doomed(&pages, side.named.store.as_ref())?);
+        let prune = side.records.checked.iter().filter(|record| is_prune(&record.statement.kind));
+        doomed.records.extend(prune.map(|record| record.name.clone()));
+    }
+    Ok(doomed)
+}
+
+const fn is_prune(kind: &RecordKind) -> bool {
+    matches!(kind, RecordKind::PrunePlan | RecordKind::PruneDone)
 }
 
 /// Sends a copy that was away what other copies hold: objects of snapshots first, then records.
@@ -323,7 +460,10 @@ fn catch_up_from(
         .collect();
     // Snapshots whose record or whose objects the target lacks.
     let mut lines: BTreeSet<Line> = BTreeSet::new();
-    for snapshot in from.records.snapshots() {
+    let mut snapshots = from.records.snapshots();
+    from.pruned.take_dropped(&mut snapshots);
+    snapshots.retain(|snapshot| !to.pruned.is_dropped(snapshot));
+    for snapshot in snapshots {
         let behind = !to.copy.book.has(&snapshot.writer, &snapshot.head) || !to.presence.has(&snapshot.body.inventory);
         if behind && from.presence.has(&snapshot.body.inventory) {
             each_line(pages, from.named.store.as_ref(), &snapshot.body.inventory, &mut |line| {
@@ -379,14 +519,14 @@ pub fn refresh_index(
             Entry::Index(object) => {
                 objects.insert(*object);
             }
-            Entry::Pack(pack) if prepared.has_everywhere(&ObjectName::Pack(pack.pack)) => {
+            Entry::Pack(pack) if prepared.may_refer_to(&ObjectName::Pack(pack.pack)) => {
                 index.add_pack(pack)?;
             }
             Entry::Pack(_) => {}
         }
     }
     for object in objects {
-        if prepared.has_everywhere(&ObjectName::Index(object)) {
+        if prepared.may_refer_to(&ObjectName::Index(object)) {
             import(index, store, &object, identities)?;
         }
     }
@@ -394,13 +534,14 @@ pub fn refresh_index(
     Ok(())
 }
 
-/// By pack number: present in every copy with its size, and nothing found against it.
-pub fn live_packs(index: &ChunkIndex, prepared: &Prepared) -> Result<Vec<bool>, OpError> {
+/// By pack number: present in every copy with its size, worth building on, and nothing found against it.
+pub fn live_packs(index: &ChunkIndex, prepared: &Prepared, thin: &BTreeSet<Sealed>) -> Result<Vec<bool>, OpError> {
     let suspects = found_objects(prepared);
     let mut live = vec![false; index.pack_count() as usize];
     index.each_pack(&mut |number, info| {
         let present = prepared.sides.iter().all(|side| side.presence.has_pack(&info.pack));
-        live[number as usize] = present && !suspects.contains(&info.pack);
+        let goes = prepared.doomed.contains(&ObjectName::Pack(info.pack));
+        live[number as usize] = present && !goes && !suspects.contains(&info.pack) && !thin.contains(&info.pack);
     })?;
     drop_what_lies_on_holes(index, &mut live)?;
     Ok(live)

@@ -19,6 +19,7 @@ use crate::model::pattern::Selection;
 use crate::model::size::human_size;
 use crate::model::time::Timestamp;
 use crate::target::{MetadataPolicy, TargetRoot};
+use crate::vault::catalogue_reader::SnapshotReader;
 use crate::vault::snapshots::Snapshot;
 
 mod finish;
@@ -172,7 +173,7 @@ fn ending_of(outcome: &Result<RestoreReceipt, Failed>) -> Ending {
             entries: receipt.entries,
             bytes: receipt.bytes_written,
             findings: receipt.findings.len() as u64,
-            error: None,
+            ..Ending::default()
         },
         Err((progressed, error)) => Ending {
             outcome: if error.exit() == Exit::Interrupted { "interrupted" } else { "failed" },
@@ -181,6 +182,7 @@ fn ending_of(outcome: &Result<RestoreReceipt, Failed>) -> Ending {
             findings: progressed.findings,
             // It may name paths, which stay secret: the kind alone is told.
             error: Some(format!("exit code {}", error.exit() as i32)),
+            report: None,
         },
     }
 }
@@ -205,6 +207,19 @@ fn run_inner(
     progressed: &mut Progressed,
 ) -> Result<RestoreReceipt, OpError> {
     let reader = opened.snapshot(&plan.read.identities, snapshot)?;
+    write_out(plan, &reader, &opened.copy.name(), snapshot, target, env, progressed)
+}
+
+/// Plans and writes what is selected, without a record: whoever calls it keeps that.
+pub(super) fn write_out(
+    plan: &RestorePlan,
+    reader: &SnapshotReader,
+    from: &str,
+    snapshot: &Snapshot,
+    target: &std::path::Path,
+    env: &Env<'_>,
+    progressed: &mut Progressed,
+) -> Result<RestoreReceipt, OpError> {
     for member in &plan.members {
         if !reader.manifest.members.iter().any(|m| m.name == *member) {
             let all: Vec<&str> = reader.manifest.members.iter().map(|m| m.name.as_str()).collect();
@@ -220,12 +235,12 @@ fn run_inner(
         plan::Planned::everything(files, bytes)
     } else {
         env.step("planning");
-        plan::plan(plan, &reader, &root, env)?
+        plan::plan(plan, reader, &root, env)?
     };
     let mut receipt = RestoreReceipt {
         snapshot: snapshot.id,
         snapshot_time: snapshot.time,
-        from: opened.copy.name(),
+        from: from.to_owned(),
         target: target.to_owned(),
         entries: 0,
         files_written: 0,
@@ -244,7 +259,7 @@ fn run_inner(
     if plan.dry_run {
         let mut report = planned.report;
         if plan.delete {
-            finish::plan_deletions(plan, &reader, &root, env, &mut report, &mut receipt.findings)?;
+            finish::plan_deletions(plan, reader, &root, env, &mut report, &mut receipt.findings)?;
         }
         receipt.plan = Some(report);
         return Ok(receipt);
@@ -259,8 +274,8 @@ fn run_inner(
     env.observer.event(Event::Total { items: Some(planned.report.entries), bytes: Some(planned.report.bytes) });
     env.step("restoring");
     let policy = MetadataPolicy::new(plan.numeric_ids, plan.special);
-    let spool = write::write(plan, &reader, &mut root, &planned, &policy, env, &mut receipt, progressed)?;
+    let spool = write::write(plan, reader, &mut root, &planned, &policy, env, &mut receipt, progressed)?;
     env.step("setting what comes last");
-    finish::finish(plan, &reader, &mut root, spool, &policy, env, &mut receipt)?;
+    finish::finish(plan, reader, &mut root, spool, &policy, env, &mut receipt)?;
     Ok(receipt)
 }

@@ -151,6 +151,7 @@ pub fn capture(
         Stop::Vault(error) => error,
     })?;
     let more = source.finish().map_err(in_source)?;
+    let account = source.account();
     for finding in more {
         sequencer.note(finding);
     }
@@ -164,6 +165,8 @@ pub fn capture(
         finished: config.clock.now(),
         tally: ended.tally,
         catalogue: ended.catalogue,
+        tools: account.tools,
+        proof: account.proof,
     };
     Ok(Captured {
         member,

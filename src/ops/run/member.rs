@@ -1,0 +1,233 @@
+//! One member's way back, whatever its kind.
+
+use std::path::{Path, PathBuf};
+
+use super::files::FilesTask;
+use super::notes::Notes;
+use super::sheet::MemberSheet;
+use super::{MemberReceipt, Place, RunJob, RunPlan, RunSource, in_member};
+use crate::format::manifest::Member;
+use crate::model::finding::{Finding, FindingKind};
+use crate::model::time::Timestamp;
+use crate::ops::{Env, OpError};
+use crate::source::engine::{Account, Engine, Fetched, Part};
+use crate::source::work::Work;
+use crate::source::{SourceConfig, SourceError};
+use crate::vault::catalogue_reader::SnapshotReader;
+
+/// Bytes that a safety copy is written in.
+const COPY_BUFFER_BYTES: usize = 1024 * 1024;
+
+/// A member to be brought back.
+pub struct Task<'a> {
+    /// What the snapshot holds of it.
+    pub member: &'a Member,
+    /// Where it goes.
+    pub source: &'a RunSource,
+    /// When an earlier run brought it back.
+    pub done: Option<Timestamp>,
+    /// Its circumstances.
+    pub work: Work,
+    pub(super) way: Way<'a>,
+}
+
+/// How a kind is brought back.
+pub(super) enum Way<'a> {
+    Engine(&'a dyn Engine, PathBuf),
+    Files(FilesTask),
+}
+
+/// The members that were asked for, in the snapshot's order.
+pub fn tasks<'a>(
+    plan: &RunPlan,
+    job: &'a RunJob,
+    reader: &'a SnapshotReader,
+    notes: &Notes,
+    env: &Env<'_>,
+) -> Result<Vec<Task<'a>>, OpError> {
+    let manifest = &reader.manifest;
+    if let Some(unknown) = plan.members.iter().find(|name| !manifest.members.iter().any(|m| m.name == **name)) {
+        let all: Vec<&str> = manifest.members.iter().map(|m| m.name.as_str()).collect();
+        return Err(OpError::Usage(format!("no member {unknown:?} in this snapshot; there are {}", all.join(", "))));
+    }
+    let mut tasks = Vec::new();
+    for member in &manifest.members {
+        let name = &member.name;
+        if !plan.members.is_empty() && !plan.members.contains(name) {
+            continue;
+        }
+        let Some(source) = job.sources.iter().find(|source| source.source.name() == name) else {
+            return Err(OpError::Usage(format!(
+                "member {name:?} is in the snapshot and not in [job.{}] here: add its source, or choose others with --member",
+                manifest.job
+            )));
+        };
+        if !source.has_target {
+            let target = plan.target.as_deref().unwrap_or_default();
+            return Err(OpError::Usage(format!(
+                "member {name:?} would go where it came from, not to {target:?}: say where in \
+                 [job.{}.target.{target}.source.{name}], or choose others with --member",
+                manifest.job
+            )));
+        }
+        let work = Work::new(name, notes.scratch(name)?, env.clock.now(), &job.timezone, env.cancel)
+            .with_timeout(source.timeout_secs);
+        let way = match &source.source {
+            SourceConfig::Engine(engine) if engine.kind() == member.kind => {
+                Way::Engine(engine.as_ref(), notes.parts().join(format!("@{name}")))
+            }
+            SourceConfig::Files(_) if member.kind == "files" => Way::Files(FilesTask::new(member, reader, notes)?),
+            _ => {
+                let why =
+                    format!("member {name:?} was backed up as kind {:?}, and is configured as another here", member.kind);
+                return Err(OpError::Usage(why));
+            }
+        };
+        tasks.push(Task { member, source, done: notes.when(name), work, way });
+    }
+    Ok(tasks)
+}
+
+impl Task<'_> {
+    /// What would be destroyed.
+    pub fn sheet(&self, env: &Env<'_>) -> Result<MemberSheet, OpError> {
+        env.step(format!("looking at {}", self.member.name));
+        let survey = match &self.way {
+            Way::Engine(engine, _) => {
+                engine.survey(&self.account(), &self.work).map_err(|e| in_member(&self.member.name, e))?
+            }
+            Way::Files(files) => files.survey(),
+        };
+        Ok(MemberSheet {
+            name: self.member.name.clone(),
+            kind: self.member.kind.clone(),
+            bytes: self.member.tally.source_bytes,
+            started: self.member.started,
+            finished: self.member.finished,
+            done: self.done,
+            survey,
+        })
+    }
+
+    fn account(&self) -> Account {
+        Account { tools: self.member.tools.clone(), proof: self.member.proof.clone(), ..Account::default() }
+    }
+
+    /// Removes what lies outside the staging directory.
+    pub fn forget(&self) {
+        if let Way::Files(files) = &self.way {
+            files.forget();
+        }
+    }
+}
+
+impl Place<'_> {
+    pub(super) fn fetch(&self, task: &Task<'_>) -> Result<(), OpError> {
+        match &task.way {
+            Way::Engine(_, dir) => self.fetch_parts(task, dir),
+            Way::Files(files) => self.fetch_files(task, files),
+        }
+    }
+
+    fn fetched(&self, task: &Task<'_>, dir: &Path) -> Result<Fetched, OpError> {
+        Ok(Fetched { dir: dir.to_owned(), parts: self.parts_of(task, dir)?, account: task.account() })
+    }
+
+    pub(super) fn check(&self, task: &Task<'_>) -> Result<(), OpError> {
+        match &task.way {
+            Way::Engine(engine, dir) => {
+                let fetched = self.fetched(task, dir)?;
+                engine.check(&fetched, &task.work).map_err(|e| in_member(&task.member.name, e))
+            }
+            Way::Files(files) => files.check(),
+        }
+    }
+
+    pub(super) fn replace(&self, task: &Task<'_>) -> Result<(), OpError> {
+        task.work.start_clock();
+        match &task.way {
+            Way::Engine(engine, dir) => {
+                let fetched = self.fetched(task, dir)?;
+                engine.replace(&fetched, &task.work).map_err(|e| in_member(&task.member.name, e))
+            }
+            Way::Files(files) => files.swap(),
+        }
+    }
+
+    /// Compares what the target holds now with what the backup counted.
+    pub(super) fn prove(&self, task: &Task<'_>) -> Result<(MemberReceipt, Vec<Finding>), OpError> {
+        let name = &task.member.name;
+        let Way::Engine(engine, dir) = &task.way else {
+            return Ok((MemberReceipt::of(name.clone(), "restored"), Vec::new()));
+        };
+        let fetched = self.fetched(task, dir)?;
+        let found = engine.prove(&fetched, &task.work).map_err(|e| in_member(name, e))?;
+        let mut findings = found.findings;
+        let mut receipt =
+            MemberReceipt { tools: found.tools, log: found.log, ..MemberReceipt::of(name.clone(), "restored") };
+        for (what, expected) in &task.member.proof {
+            let Some(is) = found.proof.get(what) else { continue };
+            receipt.proof.insert(what.clone(), is.clone());
+            if is != expected {
+                receipt.outcome = "mismatch";
+                let message = format!("{what}: {expected} was backed up and {is} is there after the restore");
+                findings.push(Finding::new(FindingKind::Damage, name, message));
+            }
+        }
+        if receipt.proof.is_empty() && !task.member.proof.is_empty() {
+            let message = "nothing of what the backup counted could be counted at the target";
+            findings.push(Finding::new(FindingKind::Notice, name, message));
+        }
+        Ok((receipt, findings))
+    }
+
+    /// Keeps what is at the target now, as parts in `dir/<member>/`.
+    pub(super) fn save(&self, task: &Task<'_>, dir: &Path) -> Result<Vec<Finding>, OpError> {
+        let name = &task.member.name;
+        let dir = dir.join(name);
+        if dir.exists() {
+            let why = format!("{}: is there already, and a safety copy is never written over", dir.display());
+            return Err(OpError::NotDone(why));
+        }
+        crate::state::make_private_dir(&dir)?;
+        let engine = match &task.way {
+            Way::Engine(engine, _) => *engine,
+            Way::Files(files) => return files.save(&dir, &task.work).map(|()| Vec::new()).map_err(|e| in_member(name, e)),
+        };
+        let place = format!("safety copy of {name}");
+        let entered = task.source.backup_hooks.enter(&place, &self.opened.context.state, self.env)?;
+        let saved = save_parts(engine, &dir, &task.work);
+        let mut findings = entered.leave(saved.is_ok());
+        findings.extend(saved.map_err(|e| in_member(name, e))?.findings);
+        Ok(findings)
+    }
+}
+
+fn save_parts(engine: &dyn Engine, dir: &Path, work: &Work) -> Result<Account, SourceError> {
+    let mut backup = engine.open(work)?;
+    while let Some(part) = backup.next(work)? {
+        save_part(part, dir, work)?;
+    }
+    backup.finish(work)
+}
+
+fn save_part(part: Part, dir: &Path, work: &Work) -> Result<(), SourceError> {
+    use std::io::Write;
+    let path = dir.join(&part.name);
+    let failed = |source| SourceError::Io { path: path.display().to_string(), source };
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(failed)?;
+    }
+    let mut file = std::fs::File::create_new(&path).map_err(failed)?;
+    let mut reader = (part.open)(work)?;
+    let mut buffer = vec![0; COPY_BUFFER_BYTES];
+    loop {
+        work.check()?;
+        match reader.read(&mut buffer)? {
+            0 => break,
+            count => file.write_all(&buffer[..count]).map_err(failed)?,
+        }
+    }
+    reader.finish()?;
+    file.sync_all().map_err(failed)
+}

@@ -1,0 +1,112 @@
+//! Which members an unfinished restore has already brought back, beside the parts that it has fetched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::member::Task;
+use crate::model::ids::SnapshotId;
+use crate::model::limits::MIB;
+use crate::model::time::Timestamp;
+use crate::state::{StateError, make_private_dir, read_if_there, write_durably};
+
+const FILE: &str = "restored.json";
+
+/// The notes of one snapshot's restore to one target.
+pub struct Notes {
+    dir: PathBuf,
+    was_there: bool,
+    done: std::sync::Mutex<Done>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Done {
+    members: BTreeMap<String, Timestamp>,
+    /// Members of whose place a safety copy is complete: a second one would be of what this restore has begun.
+    #[serde(default)]
+    saved: BTreeSet<String>,
+}
+
+impl Notes {
+    /// Opens the notes below `staging`; makes them when there are none.
+    pub fn open(staging: &Path, snapshot: SnapshotId, target: &str) -> Result<Self, StateError> {
+        let dir = staging.join(format!("{}-{target}", snapshot.short()));
+        let was_there = dir.exists();
+        make_private_dir(&dir)?;
+        let path = dir.join(FILE);
+        let done = match read_if_there(&path, MIB)? {
+            Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| StateError::invalid(&path, e))?,
+            None => Done::default(),
+        };
+        Ok(Self { dir, was_there, done: std::sync::Mutex::new(done) })
+    }
+
+    /// Where fetched parts lie.
+    pub fn parts(&self) -> PathBuf {
+        self.dir.join("parts")
+    }
+
+    /// A directory for what a member's engine puts on disk.
+    pub fn scratch(&self, member: &str) -> Result<PathBuf, StateError> {
+        let dir = self.dir.join("scratch").join(member);
+        make_private_dir(&dir)?;
+        Ok(dir)
+    }
+
+    /// The file system that parts go to.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// When an earlier run brought this member back.
+    pub fn when(&self, member: &str) -> Option<Timestamp> {
+        self.lock().members.get(member).copied()
+    }
+
+    /// Notes that a member is back.
+    pub fn done(&self, member: &str, at: Timestamp) -> Result<(), StateError> {
+        self.change(|done| {
+            done.members.insert(member.to_owned(), at);
+        })
+    }
+
+    /// Whether an earlier run has kept what was at a member's place.
+    pub fn is_saved(&self, member: &str) -> bool {
+        self.lock().saved.contains(member)
+    }
+
+    /// Notes that what was at a member's place is kept.
+    pub fn saved(&self, member: &str) -> Result<(), StateError> {
+        self.change(|done| {
+            done.saved.insert(member.to_owned());
+        })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Done)) -> Result<(), StateError> {
+        let mut done = self.lock();
+        change(&mut done);
+        let path = self.dir.join(FILE);
+        let bytes = serde_json::to_vec(&*done).map_err(|e| StateError::invalid(&path, e))?;
+        write_durably(&path, &bytes)
+    }
+
+    /// Everything is back: parts and notes go.
+    pub fn finish(&self, tasks: &[&Task<'_>]) -> Result<(), StateError> {
+        for task in tasks {
+            task.forget();
+        }
+        std::fs::remove_dir_all(&self.dir).map_err(StateError::io(&self.dir))
+    }
+
+    /// Nothing was begun: leaves nothing.
+    pub fn forget_if_unused(&self) {
+        if !self.was_there {
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Done> {
+        self.done.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

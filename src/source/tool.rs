@@ -1,0 +1,350 @@
+//! Running other programs: an argv, never a shell string; the exit status decides.
+//!
+//! Each runs in a process group of its own, which is killed as a whole at the time limit or when the work stops. Its
+//! standard error is capped and redacted before anybody sees it: clients print whole rows and addresses with passwords.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+
+use crate::source::SourceError;
+use crate::source::engine::PartRead;
+use crate::source::secret::SecretText;
+use crate::source::work::Work;
+
+mod redact;
+
+use redact::Kept;
+pub use redact::redact;
+
+/// What [`Tool::run`] keeps of standard output: enough for a version or a list, too little for a dump.
+const STDOUT_KEPT_BYTES: u64 = 1024 * 1024;
+/// How often a running program is looked after: bounds how late it is killed.
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A program to be run.
+#[derive(Debug, Clone)]
+pub struct Tool {
+    argv: Vec<OsString>,
+    env: Vec<(OsString, Option<OsString>)>,
+    dir: Option<PathBuf>,
+    user: Option<String>,
+    secrets: Vec<SecretText>,
+}
+
+/// How a program ended.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// The beginning of its standard output.
+    pub stdout: Vec<u8>,
+    /// What may be shown of its standard error, on one line.
+    pub stderr: String,
+}
+
+impl Tool {
+    /// A program by name or path.
+    #[must_use]
+    pub fn new(program: impl Into<OsString>) -> Self {
+        Self { argv: vec![program.into()], env: Vec::new(), dir: None, user: None, secrets: Vec::new() }
+    }
+
+    /// A whole argv.
+    ///
+    /// # Errors
+    /// When it names no program.
+    pub fn of_argv<S: AsRef<OsStr>>(argv: &[S]) -> Result<Self, SourceError> {
+        match argv.split_first() {
+            Some((program, args)) if !program.as_ref().is_empty() => Ok(Self::new(program).args(args)),
+            _ => Err(SourceError::Configuration("a command names no program".into())),
+        }
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.argv.push(arg.into());
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.argv.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets a variable of its environment. Not for secrets, unless the tool takes them in no other way.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.push((name.into(), Some(value.into())));
+        self
+    }
+
+    /// Keeps a variable of our own environment from it.
+    #[must_use]
+    pub fn without_env(mut self, name: impl Into<OsString>) -> Self {
+        self.env.push((name.into(), None));
+        self
+    }
+
+    /// Runs it in this directory.
+    #[must_use]
+    pub fn in_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.dir = Some(dir.into());
+        self
+    }
+
+    /// Runs it as this user; only root can.
+    #[must_use]
+    pub fn as_user(mut self, user: Option<&str>) -> Self {
+        self.user = user.map(str::to_owned);
+        self
+    }
+
+    /// Never to be shown, wherever the program prints it.
+    #[must_use]
+    pub fn hiding(mut self, secret: &SecretText) -> Self {
+        self.secrets.push(secret.clone());
+        self
+    }
+
+    /// The program's name, for messages: arguments are not shown.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.argv[0].to_string_lossy().into_owned()
+    }
+
+    /// Starts it and gives its standard output as a part; [`PartRead::finish`] waits for a good exit status.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn stream(&self, work: &Work) -> Result<Running, SourceError> {
+        self.start(Stdio::null(), work)
+    }
+
+    /// Runs it to its end, with nothing on standard input. Its exit status is for the caller to judge.
+    ///
+    /// # Errors
+    /// When it cannot be started, runs too long or is interrupted.
+    pub fn run(&self, work: &Work) -> Result<Ended, SourceError> {
+        self.start(Stdio::null(), work)?.wait()
+    }
+
+    /// Runs it to its end with `input` as its standard input.
+    ///
+    /// # Errors
+    /// As [`Tool::run`].
+    pub fn run_with(&self, input: File, work: &Work) -> Result<Ended, SourceError> {
+        self.start(Stdio::from(input), work)?.wait()
+    }
+
+    /// Runs it to a good end and gives what it printed.
+    ///
+    /// # Errors
+    /// As [`Tool::run`], and when its exit status is not 0.
+    pub fn succeed(&self, work: &Work) -> Result<Vec<u8>, SourceError> {
+        self.judge(self.run(work)?)
+    }
+
+    /// Takes an exit status of 0 and nothing else for success.
+    ///
+    /// # Errors
+    /// When it is another.
+    pub fn judge(&self, ended: Ended) -> Result<Vec<u8>, SourceError> {
+        if ended.status.success() {
+            return Ok(ended.stdout);
+        }
+        Err(failure(&self.name(), &format!("ended with {}", ended.status), &ended.stderr))
+    }
+
+    /// Runs it to its end and leaves alone what it started: a service may hold on to its pipes and live on. Its output is
+    /// not kept.
+    ///
+    /// # Errors
+    /// As [`Tool::run`].
+    pub fn call(&self, work: &Work) -> Result<Ended, SourceError> {
+        let failed = |e: io::Error| failure(&self.name(), &format!("cannot be started: {e}"), "");
+        let mut said = tempfile::tempfile().map_err(failed)?;
+        let mut command = self.command()?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said.try_clone().map_err(failed)?);
+        let mut child = command.spawn().map_err(failed)?;
+        let mut watch = Watch::start(&child, work);
+        let status = child.wait().map_err(failed)?;
+        let killed = watch.stop() && status.signal().is_some();
+        let shown = said.rewind().map(|()| Kept::read(said, self.secrets.clone()).show()).unwrap_or_default();
+        match killed {
+            true if work.is_stopped() => Err(SourceError::Interrupted),
+            true => Err(failure(&self.name(), &format!("{} and was killed", work.late_why()), &shown)),
+            false => Ok(Ended { status, stdout: Vec::new(), stderr: shown }),
+        }
+    }
+
+    fn command(&self) -> Result<Command, SourceError> {
+        let mut command = Command::new(&self.argv[0]);
+        command.args(&self.argv[1..]).process_group(0);
+        for (name, value) in &self.env {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        if let Some(dir) = &self.dir {
+            command.current_dir(dir);
+        }
+        if let Some(name) = &self.user {
+            let user = uzers::get_user_by_name(name);
+            let user = user.ok_or_else(|| failure(&self.name(), &format!("there is no user {name:?} to run as"), ""))?;
+            command.uid(user.uid()).gid(user.primary_group_id());
+        }
+        Ok(command)
+    }
+
+    fn start(&self, input: Stdio, work: &Work) -> Result<Running, SourceError> {
+        work.check()?;
+        let failed = |why: String| failure(&self.name(), &why, "");
+        let mut command = self.command()?;
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|e| failed(format!("cannot be started: {e}")))?;
+        let watch = Watch::start(&child, work);
+        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+            return Err(failed("has no pipes".into()));
+        };
+        let secrets = self.secrets.clone();
+        let stderr = Some(std::thread::spawn(move || Kept::read(stderr, secrets)));
+        Ok(Running { name: self.name(), child, stdout, stderr, watch, work: work.clone() })
+    }
+}
+
+fn failure(command: &str, why: &str, stderr: &str) -> SourceError {
+    let why = if stderr.is_empty() { why.to_owned() } else { format!("{why}: {stderr}") };
+    SourceError::Command { command: command.to_owned(), why }
+}
+
+/// A running program. It is killed with its children when this is dropped before its end.
+pub struct Running {
+    name: String,
+    child: Child,
+    stdout: ChildStdout,
+    stderr: Option<JoinHandle<Kept>>,
+    watch: Watch,
+    work: Work,
+}
+
+impl Running {
+    fn wait(mut self) -> Result<Ended, SourceError> {
+        let mut stdout = Vec::new();
+        let kept = (&mut self.stdout).take(STDOUT_KEPT_BYTES).read_to_end(&mut stdout);
+        let rest = io::copy(&mut self.stdout, &mut io::sink());
+        let (status, stderr) = self.end()?;
+        kept.and(rest).map_err(|e| failure(&self.name, &format!("its output cannot be read: {e}"), &stderr))?;
+        Ok(Ended { status, stdout, stderr })
+    }
+
+    /// Waits for its end. It may have closed its output and still be at work.
+    fn end(&mut self) -> Result<(ExitStatus, String), SourceError> {
+        let status = self.child.wait().map_err(|e| failure(&self.name, &format!("cannot be waited for: {e}"), ""))?;
+        let killed = self.watch.stop();
+        // What it left running holds its pipes open, and would be waited for without end.
+        kill_group(&self.child);
+        let stderr = self.stderr.take().and_then(|thread| thread.join().ok()).map(|kept| kept.show()).unwrap_or_default();
+        if killed && status.signal().is_some() {
+            if self.work.is_stopped() {
+                return Err(SourceError::Interrupted);
+            }
+            return Err(failure(&self.name, &format!("{} and was killed", self.work.late_why()), &stderr));
+        }
+        Ok((status, stderr))
+    }
+}
+
+impl PartRead for Running {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, SourceError> {
+        loop {
+            match self.stdout.read(buffer) {
+                Ok(count) => return Ok(count),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(failure(&self.name, &format!("its output cannot be read: {e}"), "")),
+            }
+        }
+    }
+
+    fn finish(&mut self) -> Result<(), SourceError> {
+        let (status, stderr) = self.end()?;
+        if status.success() { Ok(()) } else { Err(failure(&self.name, &format!("ended with {status}"), &stderr)) }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.watch.stop();
+        if !matches!(self.child.try_wait(), Ok(Some(_))) {
+            kill_group(&self.child);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn group_of(child: &Child) -> Option<Pid> {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw)
+}
+
+fn kill_group(child: &Child) {
+    if let Some(group) = group_of(child) {
+        // Gone already: nothing to kill.
+        let _ = rustix::process::kill_process_group(group, Signal::KILL);
+    }
+}
+
+/// Kills a process group when its work is over.
+struct Watch {
+    signal: Arc<(Mutex<bool>, Condvar)>,
+    fired: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    fn start(child: &Child, work: &Work) -> Self {
+        let signal = Arc::new((Mutex::new(false), Condvar::new()));
+        let fired = Arc::new(AtomicBool::new(false));
+        let thread = group_of(child).map(|group| {
+            let (signal, fired, work) = (Arc::clone(&signal), Arc::clone(&fired), work.clone());
+            std::thread::spawn(move || {
+                let (done, changed) = &*signal;
+                let mut guard = done.lock().unwrap_or_else(PoisonError::into_inner);
+                while !*guard {
+                    if work.is_over() {
+                        fired.store(true, Ordering::Release);
+                        let _ = rustix::process::kill_process_group(group, Signal::KILL);
+                        return;
+                    }
+                    guard = match changed.wait_timeout(guard, WATCH_INTERVAL) {
+                        Ok((guard, _)) => guard,
+                        Err(poisoned) => poisoned.into_inner().0,
+                    };
+                }
+            })
+        });
+        Self { signal, fired, thread }
+    }
+
+    /// Ends the watch; tells whether it killed.
+    fn stop(&mut self) -> bool {
+        *self.signal.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.signal.1.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        self.fired.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,89 @@
+//! What an engine is given for one run: a private directory, the present, its time limit, and when to stop.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use crate::model::time::Timestamp;
+use crate::source::SourceError;
+
+/// The circumstances of one member's backup or restore.
+#[derive(Debug, Clone)]
+pub struct Work {
+    /// The member, for messages.
+    pub member: String,
+    /// A directory of this member alone that only this account may enter; removed when the run has ended.
+    pub scratch: PathBuf,
+    /// When the run began.
+    pub now: Timestamp,
+    /// IANA name of the zone in which the job reads dates and weekdays.
+    pub timezone: String,
+    timeout: Option<Duration>,
+    started: Arc<OnceLock<Instant>>,
+    stop: &'static AtomicBool,
+}
+
+impl Work {
+    /// Circumstances without a time limit.
+    #[must_use]
+    pub fn new(member: &str, scratch: PathBuf, now: Timestamp, timezone: &str, stop: &'static AtomicBool) -> Self {
+        let (member, timezone) = (member.to_owned(), timezone.to_owned());
+        Self { member, scratch, now, timezone, timeout: None, started: Arc::default(), stop }
+    }
+
+    /// The same with a time limit, counted from [`Work::start_clock`].
+    #[must_use]
+    pub fn with_timeout(mut self, secs: Option<u64>) -> Self {
+        self.timeout = secs.map(Duration::from_secs);
+        self
+    }
+
+    /// Begins the member's time. Later calls change nothing.
+    pub fn start_clock(&self) {
+        self.started.get_or_init(Instant::now);
+    }
+
+    /// How much time is left; none where there is no limit or the clock has not begun.
+    #[must_use]
+    pub fn remaining(&self) -> Option<Duration> {
+        let (timeout, started) = (self.timeout?, self.started.get()?);
+        Some(timeout.saturating_sub(started.elapsed()))
+    }
+
+    /// Whether the run is to stop, for whichever reason.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.is_stopped() || self.remaining().is_some_and(|left| left.is_zero())
+    }
+
+    /// Whether somebody asked to stop.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// To be called between steps.
+    ///
+    /// # Errors
+    /// [`SourceError::Interrupted`], or [`SourceError::Expectation`] when the time is up.
+    pub fn check(&self) -> Result<(), SourceError> {
+        if self.is_stopped() {
+            return Err(SourceError::Interrupted);
+        }
+        match self.remaining() {
+            Some(left) if left.is_zero() => Err(self.late()),
+            _ => Ok(()),
+        }
+    }
+
+    /// What to say when the time is up.
+    #[must_use]
+    pub fn late(&self) -> SourceError {
+        SourceError::Expectation { what: self.member.clone(), why: self.late_why() }
+    }
+
+    pub(super) fn late_why(&self) -> String {
+        format!("ran longer than its time limit of {} s", self.timeout.unwrap_or_default().as_secs())
+    }
+}
