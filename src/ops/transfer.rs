@@ -351,8 +351,19 @@ impl Transfer<'_> {
         // By writer and number: a chain arrives from its beginning.
         names.sort();
         names.dedup();
+        let mut arrived = Vec::new();
+        for name in names {
+            match copy_records(self.from.store.as_ref(), to, std::slice::from_ref(&name)) {
+                Ok(_) => arrived.push(name),
+                // What anybody may have put there keeps no record from the target that comes after it.
+                Err(VaultError::Damaged { object, why }) => {
+                    done.findings.push(Finding::new(FindingKind::Damage, object, format!("not copied: {why}")));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let mut names = arrived;
         done.healed.extend(names.iter().filter(|name| torn.contains(*name)).map(ToString::to_string));
-        copy_records(self.from.store.as_ref(), to, &names)?;
         for scribe in context.scribes(self.from.vault())? {
             names.extend(self.send_own(&scribe, target)?);
         }

@@ -103,6 +103,29 @@ fn one_lost_object_of_a_page_that_is_needed_otherwise_does_not_end_all_pushes() 
 }
 
 #[test]
+fn a_lost_recovery_page_comes_back_and_a_lost_key_ends_no_push() {
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.noise("file", 50_000, 1);
+    world.push(&tree.root);
+    let plain = ["RECOVER.md", "recover.py"].map(|name| world.vault.join(name));
+    let before = plain.each_ref().map(|path| fs::read(path).unwrap());
+    plain.iter().for_each(|path| fs::remove_file(path).unwrap());
+    world.push(&tree.root);
+    assert_eq!(plain.each_ref().map(|path| fs::read(path).unwrap()), before);
+    let key = world.objects("keys").remove(0);
+    let name = key.file_name().unwrap().to_str().unwrap().to_owned();
+    let kept = fs::read(&key).unwrap();
+    fs::remove_file(&key).unwrap();
+    tree.noise("file", 50_000, 2);
+    world.run(args!["push", &tree.root]).exits(4).says(&name).says("sync");
+    fs::write(&key, kept).unwrap();
+    world.push(&tree.root);
+    newest_restores(&world, 0);
+    assert_eq!(world.snapshots().len(), 4);
+}
+
+#[test]
 fn torn_objects_are_not_believed_either() {
     let world = World::new();
     let tree = world.tree("data");

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::catch_up::catch_up;
 use super::{NamedStore, PushPlan, RECORD_ROOM_BYTES, ROOM_MIN_BYTES, missed_finding};
+use crate::crypto::hash::hash;
 use crate::crypto::identity::Identity;
 use crate::format::inventory::Line;
 use crate::format::record::{Head, RecordKind};
@@ -23,6 +24,7 @@ use crate::store::deliver::{RetryPolicy, deliver};
 use crate::vault::VaultError;
 use crate::vault::copy::Copy;
 use crate::vault::courier::Courier;
+use crate::vault::create::{RECOVER_PAGE, RECOVER_SCRIPT};
 use crate::vault::index_sync::import;
 use crate::vault::inventory::{Inventory, PageCache, each_line, page_names};
 use crate::vault::presence::Presence;
@@ -43,6 +45,8 @@ pub struct Side {
     pub records: Records,
     pub pruned: Pruned,
     pub caught_up_objects: u64,
+    /// Plain files that were gone when this push began.
+    pub lost: BTreeSet<ObjectName>,
     /// Free bytes, where the store tells.
     pub free_bytes: Option<u64>,
 }
@@ -208,7 +212,8 @@ impl Prepared {
             let mut gone: Vec<ObjectName> = Vec::new();
             // The pages were kept here a moment ago, so this reads no store.
             each_line(pages, store, &root, &mut |line| {
-                if !matches!(line.name, ObjectName::Trust { .. }) && !now.has(&line.name) {
+                let here = matches!(line.name, ObjectName::Trust { .. }) || side.lost.contains(&line.name);
+                if !here && !now.has(&line.name) {
                     gone.push(line.name.clone());
                 }
             })?;
@@ -221,6 +226,29 @@ impl Prepared {
             }
         }
         Ok(whole)
+    }
+}
+
+/// Sends recovery page and script again where they are gone; what else of the plain files is gone is a finding and ends no
+/// push, since no push can make it.
+fn mend_plain_files(prepared: &mut Prepared) {
+    let known = [RECOVER_PAGE, RECOVER_SCRIPT].map(str::as_bytes);
+    for side in &mut prepared.sides {
+        let lines = side.copy.plain_lines().into_iter();
+        for line in lines.filter(|line| !matches!(line.name, ObjectName::Trust { .. })) {
+            if side.presence.has(&line.name) {
+                continue;
+            }
+            let bytes = known.into_iter().find(|bytes| hash(bytes) == line.hash);
+            let sent = bytes.map(|bytes| deliver(side.named.store.as_ref(), &line.name, bytes, RetryPolicy::DEFAULT));
+            if let Some(Ok(_)) = sent {
+                side.presence.add_all(std::slice::from_ref(&line.name));
+                continue;
+            }
+            let message = format!("missing in {}; `farkeep sync` brings it from another copy", side.named.name);
+            prepared.findings.push(Finding::new(FindingKind::Damage, &line.name, message));
+            side.lost.insert(line.name);
+        }
     }
 }
 
@@ -255,6 +283,7 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     check_enrolled(scribe, prepared.trust())?;
     deliver_own(scribe, &mut prepared)?;
     catch_up(&mut prepared, context, env)?;
+    mend_plain_files(&mut prepared);
     if prepared.sides.is_empty() {
         return Err(none_left(plan, &prepared));
     }
@@ -331,9 +360,10 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Re
     for (named, outcome) in plan.stores.iter().zip(opened) {
         match outcome {
             Ok((copy, (presence, free_bytes))) => {
-                let (records, pruned, caught_up_objects) = (Records::default(), Pruned::default(), 0);
+                let (records, pruned) = (Records::default(), Pruned::default());
+                let (caught_up_objects, lost) = (0, BTreeSet::new());
                 let named = named.clone();
-                prepared.sides.push(Side { named, copy, presence, records, pruned, caught_up_objects, free_bytes });
+                prepared.sides.push(Side { named, copy, presence, records, pruned, caught_up_objects, lost, free_bytes });
             }
             Err(VaultError::Store(error)) if stops_one_store(&error) => {
                 prepared.findings.push(missed(&named.name, &error));
