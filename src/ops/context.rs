@@ -84,7 +84,7 @@ impl Context {
     pub fn read_records(&mut self, copy: &mut Copy) -> Result<Records, VaultError> {
         let records = RecordReader::new(Some(&self.state.cache())).read_all(copy)?;
         records.unfit.iter().for_each(|name| copy.book.forget(name));
-        copy.advance_ratchet(&mut self.ratchet, &self.state, &records.heads())?;
+        copy.advance_ratchet(&mut self.ratchet, &self.state, &records.seen())?;
         Ok(records)
     }
 
@@ -96,7 +96,7 @@ impl Context {
     pub fn read_stored_records(&mut self, copy: &mut Copy) -> Result<Records, VaultError> {
         let records = RecordReader::new(None).read_all(copy)?;
         records.unfit.iter().for_each(|name| copy.book.forget(name));
-        copy.advance_ratchet(&mut self.ratchet, &self.state, &records.heads())?;
+        copy.advance_ratchet(&mut self.ratchet, &self.state, &records.seen())?;
         Ok(records)
     }
 

@@ -1,5 +1,6 @@
 //! The records of a copy, read and checked; the snapshots among them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::format::body::SnapshotBody;
@@ -7,7 +8,7 @@ use crate::format::record::{Head, RecordKind};
 use crate::ledger::{Checked, Standing, check};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{SnapshotId, WriterId};
-use crate::model::limits::RECORD_MAX_BYTES;
+use crate::model::limits::{HEADS_MAX, RECORD_MAX_BYTES};
 use crate::model::name::ObjectName;
 use crate::model::time::Timestamp;
 use crate::state::{make_private_dir, read_if_there, write_cached};
@@ -70,9 +71,25 @@ impl Records {
     /// The newest trusted record of each writer: what the next record says that it has seen. What a station signs that
     /// nobody enrolled stays out, for anybody could make any number of those.
     #[must_use]
-    pub fn heads(&self) -> std::collections::BTreeMap<WriterId, Head> {
-        let mut heads = std::collections::BTreeMap::new();
-        for record in self.checked.iter().filter(|record| record.standing == Standing::Trusted) {
+    pub fn heads(&self) -> BTreeMap<WriterId, Head> {
+        self.newest(|record| record.standing == Standing::Trusted)
+    }
+
+    /// What this machine remembers to have seen: those, and the records of some stations that nobody enrolled, so that the
+    /// trace of a restore is missed when it is taken away.
+    #[must_use]
+    pub fn seen(&self) -> BTreeMap<WriterId, Head> {
+        let strangers = self.newest(|record| record.standing != Standing::Trusted);
+        let mut seen = self.heads();
+        for (writer, head) in strangers.into_iter().take(HEADS_MAX) {
+            seen.entry(writer).or_insert(head);
+        }
+        seen
+    }
+
+    fn newest(&self, counts: impl Fn(&Checked) -> bool) -> BTreeMap<WriterId, Head> {
+        let mut heads = BTreeMap::new();
+        for record in self.checked.iter().filter(|record| counts(record)) {
             let slot = heads.entry(record.statement.writer).or_insert(record.head);
             if slot.seq < record.head.seq {
                 *slot = record.head;

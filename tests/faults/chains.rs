@@ -274,9 +274,9 @@ fn stations_that_nobody_enrolled_take_no_room_in_records() {
     let stored = fs::read(world.vault.join(newest)).unwrap();
     let newest = Statement::from_line(split(&stored).unwrap().0).unwrap();
     assert!(newest.seq == 2 && newest.heads.is_empty(), "{newest:?}");
-    // Nor in what this machine remembers.
+    // This machine remembers some of them, and not any number.
     for state in [&world.agent.state, &station.state] {
         let seen = files_below(state).into_iter().find(|path| path.ends_with("seen.json")).unwrap();
-        assert!(fs::metadata(&seen).unwrap().len() < 10_000, "{}", seen.display());
+        assert!(fs::metadata(&seen).unwrap().len() < 120_000, "{}", seen.display());
     }
 }
