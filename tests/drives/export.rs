@@ -61,6 +61,11 @@ fn a_restore_from_a_drive_that_cannot_be_written_works_and_its_record_stays_here
         return skipped(&why);
     }
     let (world, drive) = enrolled(FileSystem::Ext4);
+    // A program that does not fit is told before anything is sent.
+    let filler = drive.mount.join("filler");
+    fs::write(&filler, vec![1; 70 << 20]).unwrap();
+    world.run(args!["drive", "export", "--with-binary"]).exits(1).says("nothing was sent");
+    fs::remove_file(&filler).unwrap();
     world.run(args!["drive", "export", "--with-binary"]).ok();
     must(Command::new("mount").args(["-o", "remount,ro"]).arg(&drive.mount));
     let (stranger, back, tree) = (world.machine("stranger"), world.path("back"), world.tree("data"));

@@ -18,6 +18,15 @@ const TEMPORARY: &str = "tmp-farkeep";
 /// What a program that needs shared libraries names in its first page.
 const LOADER: &[u8] = b"/ld-";
 
+/// Room that the program takes beside what lies on the drive already.
+#[must_use]
+pub fn room_bytes(root: &OwnedFd, binary: &Path) -> u64 {
+    let wanted = std::fs::metadata(binary).map_or(0, |meta| meta.len());
+    let there = rustix::fs::statat(root, NAME, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).ok();
+    // One of the same length is most likely this one.
+    if there.is_some_and(|there| u64::try_from(there.st_size) == Ok(wanted)) { 0 } else { wanted }
+}
+
 /// Puts the program at `binary` on the drive, if this very one does not lie there.
 ///
 /// # Errors
@@ -42,7 +51,10 @@ pub fn carry(root: &OwnedFd, binary: &Path) -> Result<(ObjectHash, Option<Findin
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
     let fd = open(TEMPORARY, flags, Mode::from_raw_mode(0o755)).map_err(|e| io(&NAME, &e))?;
     let mut file = File::from(fd);
-    file.write_all(&program).and_then(|()| file.sync_all()).map_err(|e| io(&NAME, &e))?;
+    if let Err(error) = file.write_all(&program).and_then(|()| file.sync_all()) {
+        let _ = rustix::fs::unlinkat(root, TEMPORARY, rustix::fs::AtFlags::empty());
+        return Err(io(&"the program for the drive", &error));
+    }
     drop(file);
     rustix::fs::renameat(root, TEMPORARY, root, NAME).map_err(|e| io(&NAME, &e))?;
     // Where a directory cannot be synced, the whole file system is, before the drive may be unplugged.

@@ -197,13 +197,14 @@ fn bring_up_to_date(
     store.sweep(&crate::model::name::Area::layout()).map_err(VaultError::from)?;
     let permille = plan.settings_of(&drive.name).parity_permille;
     let to = NamedStore { name: format!("drive {}", drive.name), store: Arc::clone(&store) };
+    let program_bytes = plan.binary.as_ref().map_or(0, |path| binary::room_bytes(&slot.root, path));
     let transfer = Transfer {
         pin: &plan.drives.pin,
         from: &opened.copy,
         records: &opened.records,
         to: &to,
         looking: Looking::Doubtful,
-        more_room: &|bytes| if permille > 0 { parity::room_bytes(bytes, permille) } else { 0 },
+        more_room: &|bytes| program_bytes + if permille > 0 { parity::room_bytes(bytes, permille) } else { 0 },
     };
     let mut done = transfer.run(&mut opened.context, env)?;
     done.findings.extend(notes);
