@@ -156,7 +156,7 @@ impl<'a> SnapshotWriter<'a> {
             return Ok((ChunkRef::New(*serial), false));
         }
         let live = &core.live;
-        if let Some(place) = core.index.find(&id, |pack| live[pack as usize])?
+        if let Some(place) = core.index.find(&id, |pack| live.get(pack as usize).copied().unwrap_or(false))?
             && !absent.iter().any(|(pack, ordinals)| *pack == place.pack && ordinals.contains(&place.ordinal))
         {
             core.needed[place.pack as usize] += bytes.len() as u64;
