@@ -195,6 +195,15 @@ impl Account {
         self
     }
 
+    /// What the backup counted and is not to be found at the target counts as missing there: left out, nobody would compare it.
+    #[must_use]
+    pub fn or_missing(mut self, backup: &Self) -> Self {
+        for name in backup.proof.keys() {
+            self.proof.entry(name.clone()).or_insert_with(|| "missing".into());
+        }
+        self
+    }
+
     /// Adds a line of proof.
     #[must_use]
     pub fn proof(mut self, name: impl Into<String>, value: impl fmt::Display) -> Self {

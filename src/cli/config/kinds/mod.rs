@@ -9,6 +9,10 @@ use crate::source::secret::Secret;
 
 mod command;
 mod files;
+mod http;
+mod influxdb;
+mod mongodb;
+mod search;
 
 /// Reads the keys that belong to `kind`. None when it is not known, or lacks what it cannot do without; the section then
 /// knows why.
@@ -16,6 +20,10 @@ pub fn read(kind: &str, section: &Section<'_>, name: &str) -> Option<SourceConfi
     match kind {
         "files" => Some(SourceConfig::Files(files::read(section, name))),
         "command" => engine(command::read(section, name)),
+        "mongodb" => engine(mongodb::read(section, name)),
+        "elasticsearch" => engine(search::read(section, name, "elasticsearch")),
+        "influxdb" => engine(influxdb::read(section, name)),
+        "opensearch" => engine(search::read(section, name, "opensearch")),
         other => {
             section.wrong(format!("kind {other:?} is not known; there are {}", KINDS.join(", ")));
             None
@@ -24,7 +32,7 @@ pub fn read(kind: &str, section: &Section<'_>, name: &str) -> Option<SourceConfi
 }
 
 /// Every kind, for messages.
-const KINDS: [&str; 2] = ["files", "command"];
+const KINDS: [&str; 6] = ["files", "command", "mongodb", "elasticsearch", "opensearch", "influxdb"];
 
 fn engine(config: Option<impl Engine + 'static>) -> Option<SourceConfig> {
     config.map(|config| SourceConfig::Engine(Arc::new(config)))
@@ -32,7 +40,6 @@ fn engine(config: Option<impl Engine + 'static>) -> Option<SourceConfig> {
 
 /// A secret: `password_file`, `password_fd` or `password_credential` for the stem `password`. None when none of them is
 /// there; more than one is a mistake.
-#[allow(dead_code, reason = "the engines of database servers ask for it")]
 pub fn secret(section: &Section<'_>, stem: &str) -> Option<Secret> {
     let file = section.text(&format!("{stem}_file")).map(|path| Secret::File(path.into()));
     let fd = section.number(&format!("{stem}_fd"), 0..=1_000_000).and_then(|fd| i32::try_from(fd).ok()).map(Secret::Fd);

@@ -1,0 +1,86 @@
+//! A registry's night and its emergency, through the vault: dumps of several systems in one job, everything wiped, one
+//! command that brings all of it back.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use ureq::http::Method;
+
+use crate::service::{Service, needs_service};
+use crate::world::{World, args};
+use crate::{influxdb, mongodb, search};
+
+fn secret(world: &World, name: &str, text: &str) -> std::path::PathBuf {
+    let path = world.path(name);
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    path
+}
+
+#[test]
+fn a_registry_of_three_systems_is_wiped_and_comes_back_by_one_command() {
+    needs_service!("ferretdb", "influxdb", "elasticsearch");
+    let (mongo, influx, elastic) = (Service::start("ferretdb"), Service::start("influxdb"), Service::start("elasticsearch"));
+    let world = World::new();
+    let uri = secret(&world, "mongo-uri", &mongodb::uri(&mongo));
+    let repository = elastic.data("repo");
+    world.agent.configure(&format!(
+        r#"
+[job.nightly]
+
+[[job.nightly.source]]
+name      = "hearth-dev"
+kind      = "mongodb"
+uri_file  = "{}"
+database  = "hearth-dev"
+min_bytes = "100 KiB"
+
+[[job.nightly.source]]
+name     = "search"
+kind     = "elasticsearch"
+url      = "http://127.0.0.1:{}"
+location = "{}"
+indices  = ["ocrvs-*"]
+
+[[job.nightly.source]]
+name           = "metrics"
+kind           = "influxdb"
+url            = "http://127.0.0.1:{}"
+backup_address = "127.0.0.1:{}"
+database       = "ocrvs"
+"#,
+        uri.display(),
+        elastic.port,
+        repository.display(),
+        influx.port,
+        influx.port + 1,
+    ));
+    let database = mongodb::database(&mongo, "hearth-dev");
+    mongodb::fill(&database);
+    search::index(&elastic, "ocrvs-births", 0, 400);
+    influxdb::fill(&influx, "ocrvs", 300);
+    let receipt = world.push("nightly");
+    assert_eq!(receipt["state"], "good", "{receipt}");
+
+    database.drop().run().unwrap();
+    search::call(&elastic, Method::DELETE, "/ocrvs-births", "");
+    fs::remove_dir_all(&repository).unwrap();
+    fs::create_dir(&repository).unwrap();
+    influxdb::query(&influx, "DROP DATABASE ocrvs");
+
+    let run = args!["restore", "latest", "--run", "--yes-destroy", "nightly", "--identity", &world.identity, "--json"];
+    let receipt = world.run(run).ok().json();
+    assert_eq!(mongodb::count(&database, "Patient"), 2500);
+    assert_eq!(search::count(&elastic, "ocrvs-births"), 400);
+    assert_eq!(influxdb::births(&influx, "ocrvs"), 300);
+    for member in receipt["members"].as_array().unwrap() {
+        assert_eq!(member["outcome"], "restored", "{receipt}");
+        assert!(!member["proof"].as_object().unwrap().is_empty(), "{receipt}");
+    }
+
+    // A system that is down: no snapshot, and the one of the night before stays the newest.
+    influx.stop();
+    let snapshots = world.snapshots().len();
+    world.run(args!["push", "nightly"]).exits(1).says("metrics");
+    assert_eq!(world.snapshots().len(), snapshots);
+}
