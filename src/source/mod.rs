@@ -20,6 +20,7 @@ pub mod influxdb;
 pub mod limits;
 pub mod mongodb;
 mod patience;
+pub mod postgres;
 pub mod search;
 pub mod secret;
 pub mod tool;

@@ -13,6 +13,7 @@
 
 mod influxdb;
 mod mongodb;
+mod postgres;
 mod rehearsal;
 mod search;
 mod service;

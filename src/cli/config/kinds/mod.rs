@@ -12,6 +12,7 @@ mod files;
 mod http;
 mod influxdb;
 mod mongodb;
+mod postgres;
 mod search;
 
 /// Reads the keys that belong to `kind`. None when it is not known, or lacks what it cannot do without; the section then
@@ -22,6 +23,7 @@ pub fn read(kind: &str, section: &Section<'_>, name: &str) -> Option<SourceConfi
         "command" => engine(command::read(section, name)),
         "mongodb" => engine(mongodb::read(section, name)),
         "elasticsearch" => engine(search::read(section, name, "elasticsearch")),
+        "postgres" => engine(postgres::read(section, name)),
         "influxdb" => engine(influxdb::read(section, name)),
         "opensearch" => engine(search::read(section, name, "opensearch")),
         other => {
@@ -32,7 +34,7 @@ pub fn read(kind: &str, section: &Section<'_>, name: &str) -> Option<SourceConfi
 }
 
 /// Every kind, for messages.
-const KINDS: [&str; 6] = ["files", "command", "mongodb", "elasticsearch", "opensearch", "influxdb"];
+const KINDS: [&str; 7] = ["files", "command", "mongodb", "elasticsearch", "opensearch", "influxdb", "postgres"];
 
 fn engine(config: Option<impl Engine + 'static>) -> Option<SourceConfig> {
     config.map(|config| SourceConfig::Engine(Arc::new(config)))
