@@ -50,7 +50,7 @@ pub struct Global {
     /// Print one JSON object instead of text
     #[arg(long, global = true)]
     json: bool,
-    /// Print nothing but errors
+    /// Print nothing but errors and findings, to standard error
     #[arg(long, short, global = true)]
     quiet: bool,
     /// Log what happens to standard error; twice for more
@@ -87,8 +87,12 @@ enum Command {
     Ledger(commands::ledger::Args),
     /// Show whether every job is backed up where it should be
     Status(commands::status::Args),
+    /// Attack a store with its own key: can what was stored be changed?
+    Probe(commands::probe::Args),
     /// Serve a directory over SFTP, write-once, for trials
     Serve(commands::serve::Args),
+    /// Print what a backup server's administrator does for a write-once account
+    SshdConfig(commands::sshd_config::Args),
     /// Print a completion script for a shell
     Completions(commands::manual::CompletionsArgs),
     /// Print the manual page
@@ -132,14 +136,21 @@ pub fn run() -> i32 {
     });
     let name = command_name(&cli.command);
     let json = cli.global.json;
-    let outcome = Session::open(&cli.global).and_then(|session| dispatch(&cli.command, &session));
+    let outcome = dispatch(&cli.command, &cli.global);
     match outcome {
         Ok(outcome) => print_outcome(name, &outcome, &cli.global),
         Err(error) => print_error(name, &error, json),
     }
 }
 
-fn dispatch(command: &Command, session: &Session) -> Result<Outcome, OpError> {
+fn dispatch(command: &Command, global: &Global) -> Result<Outcome, OpError> {
+    // What tells how to use the program must work where the configuration does not.
+    match command {
+        Command::Completions(args) => return commands::manual::run_completions(args),
+        Command::Man(args) => return commands::manual::run_man(args),
+        _ => {}
+    }
+    let session = &Session::open(global)?;
     match command {
         Command::Try(args) => commands::trial::run(args, session),
         Command::Init(args) => commands::init::run(args, session),
@@ -154,7 +165,9 @@ fn dispatch(command: &Command, session: &Session) -> Result<Outcome, OpError> {
         Command::Diff(args) => commands::browse::run_diff(args, session),
         Command::Ledger(args) => commands::ledger::run(args, session),
         Command::Status(args) => commands::status::run(args, session),
+        Command::Probe(args) => commands::probe::run(args, session),
         Command::Serve(args) => commands::serve::run(args, session),
+        Command::SshdConfig(args) => commands::sshd_config::run(args, session),
         Command::Completions(args) => commands::manual::run_completions(args),
         Command::Man(args) => commands::manual::run_man(args),
     }
@@ -175,7 +188,9 @@ const fn command_name(command: &Command) -> &'static str {
         Command::Diff(_) => "diff",
         Command::Ledger(_) => "ledger",
         Command::Status(_) => "status",
+        Command::Probe(_) => "probe",
         Command::Serve(_) => "serve",
+        Command::SshdConfig(_) => "sshd-config",
         Command::Completions(_) => "completions",
         Command::Man(_) => "man",
     }
@@ -204,6 +219,9 @@ fn print_outcome(name: &str, outcome: &Outcome, global: &Global) -> i32 {
         let _ = writeln!(stdout, "{line}");
     } else if !global.quiet {
         let _ = stdout.write_all(outcome.text.as_bytes());
+    } else if outcome.exit != Exit::Done {
+        // Whoever wants to hear of errors only wants to hear of these: cron sends nothing but what is printed.
+        let _ = std::io::stderr().lock().write_all(outcome.text.as_bytes());
     }
     let _ = stdout.flush();
     outcome.exit as i32

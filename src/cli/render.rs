@@ -40,7 +40,7 @@ pub fn count(n: u64, noun: &str) -> String {
 #[must_use]
 pub fn advice(error: &OpError) -> Option<&'static str> {
     match error {
-        OpError::Vault(VaultError::Store(StoreError::HostKey(_))) => {
+        OpError::Vault(VaultError::Store(error)) if error.is_host_key() => {
             Some("not one byte of data was sent; ask the server's administrator before you change the pinned key")
         }
         OpError::Vault(VaultError::Ledger(_)) => Some("stop and find out why before anything else is done with this vault"),

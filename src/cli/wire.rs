@@ -1,17 +1,21 @@
 //! The one place where concrete stores are chosen.
 
+use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::Session;
 use super::config::StoreConfig;
 use super::passphrase::ask_for_key;
+use super::{CANCEL, Session};
 use crate::crypto::identity::IdentityFile;
 use crate::ledger::RootPin;
+use crate::model::rate::Pace;
+use crate::model::time::{Clock, SystemClock};
 use crate::ops::OpError;
 use crate::ops::context::{NamedStore, VaultPin};
 use crate::store::directory::DirectoryStore;
-use crate::store::sftp::{RateLimit, SftpOptions, SftpStore};
+use crate::store::sftp::{Rate, RateLimit, SftpOptions, SftpStore};
 use crate::store::{Location, StoreError, WriteOnceStore};
 
 /// Whether a store's directory may be made.
@@ -50,31 +54,59 @@ pub fn open_store(name: &str, config: &StoreConfig, opening: Opening) -> Result<
             Opening::Existing => Arc::new(DirectoryStore::open(path)?),
             Opening::Create => Arc::new(DirectoryStore::create(path)?),
         },
-        Some(Location::Sftp(location)) => Arc::new(SftpStore::connect(location, sftp_options(config))?),
+        Some(Location::Sftp(location)) => Arc::new(SftpStore::connect(location, sftp_options(name, config))?),
         Some(Location::Memory) | None => return Err(StoreError::Unreachable(format!("store {name:?} has no url"))),
     };
     Ok(NamedStore { name: name.to_owned(), store })
 }
 
 /// How to reach an SFTP account, from its configuration.
-fn sftp_options(config: &StoreConfig) -> SftpOptions {
+fn sftp_options(name: &str, config: &StoreConfig) -> SftpOptions {
     let default = SftpOptions::default();
-    let limit = config.limit.map(|bytes| Arc::new(move || Some(bytes)) as RateLimit);
     let mut times = default.times;
     if let Some(secs) = config.timeout_secs {
         times.silence = Duration::from_secs(secs);
         times.unacknowledged = times.unacknowledged.min(times.silence);
+        // Nobody who gives up on a silent server sooner wants to wait longer for one that is not there.
+        times.connect = times.connect.min(times.silence);
+        times.login = times.login.min(times.silence);
+        times.retry_budget = times.retry_budget.min(times.silence);
     }
     SftpOptions {
         key_files: config.ssh_key.iter().cloned().collect(),
         passphrase: Some(Arc::new(ask_for_key)),
         host_keys: config.host_keys.clone(),
         connections: config.connections.unwrap_or(default.connections),
-        upload_limit: limit.clone(),
-        download_limit: limit,
+        upload_limit: (!config.pace.is_free()).then(|| sending(name, config.pace.clone())),
+        download_limit: (!config.pace.rules.is_empty()).then(|| receiving(config.pace.clone())),
         times,
         ..default
     }
+}
+
+/// How fast a store may be sent to right now. A pause is announced once, since nothing else tells it from a stuck line.
+fn sending(name: &str, pace: Pace) -> RateLimit {
+    let (name, announced) = (name.to_owned(), AtomicBool::new(false));
+    Arc::new(move || {
+        let now = SystemClock.now();
+        if pace.is_open(now) {
+            announced.store(false, Ordering::Relaxed);
+            pace.limit(now).map_or(Rate::Free, Rate::Limited)
+        } else if CANCEL.load(Ordering::Relaxed) {
+            Rate::Stopped
+        } else {
+            if !announced.swap(true, Ordering::Relaxed) {
+                let windows: Vec<String> = pace.windows.iter().map(ToString::to_string).collect();
+                let _ = writeln!(std::io::stderr().lock(), "farkeep: {name}: waiting for its window {}", windows.join(", "));
+            }
+            Rate::Paused
+        }
+    })
+}
+
+/// The same for what comes from a store: a restore is never made to wait for the night.
+fn receiving(pace: Pace) -> RateLimit {
+    Arc::new(move || pace.limit(SystemClock.now()).map_or(Rate::Free, Rate::Limited))
 }
 
 /// The vault and root of the configuration.
@@ -108,10 +140,10 @@ pub fn pin(session: &Session, trust: Option<&str>, identities: &[IdentityFile]) 
             let root = RootPin::parse(root).map_err(|e| OpError::Usage(format!("root in the identity file: {e}")))?;
             Ok(VaultPin { vault: vault.and_then(|v| v.parse().ok()), root })
         }
-        None => Err(OpError::Usage(
-            "no pinned root: name it with --trust (a file .root.pub or its fingerprint); a vault is never its own pin"
-                .into(),
-        )),
+        None => Err(OpError::Usage(format!(
+            "no pinned root in {}: name it with --trust (a file .root.pub or its fingerprint); a vault is never its own pin",
+            session.config_path.display()
+        ))),
     }
 }
 

@@ -8,6 +8,7 @@ Exit codes: 0 all restored, 4 something was damaged or missing, 1 nothing could 
 import argparse, base64, functools, json, os, re, shutil, stat, struct, subprocess, sys, tempfile
 
 damaged = []                                                    # what was found wrong, in words
+NODES = {"fifo": stat.S_IFIFO, "chardev": stat.S_IFCHR, "blockdev": stat.S_IFBLK}
 
 def report(text):
     damaged.append(text)
@@ -39,8 +40,8 @@ def pack_name(data, at):
 
 class Vault:
     def __init__(self, identity):
-        self.dir, self.epochs = tempfile.mkdtemp(prefix="recover-"), []     # the folder is removed at the end
-        self.places, self.tables = {}, {}
+        self.epochs, self.places, self.tables = [], {}, {}
+        self.dir = tempfile.mkdtemp(prefix="recover-")          # the folder is removed at the end
         for name in sorted(n for n in os.listdir("keys") if n.startswith("identity-")):
             try:
                 plain = self.age(stored("keys/" + name), identity)
@@ -68,9 +69,7 @@ class Vault:
             line = open("ledger/" + name, "rb").readline(65536)
             if not match or b3(line) != match.group(2):
                 report("ledger/%s: no record, or its statement was changed" % name)
-                continue
-            record = json.loads(line)
-            if record["kind"] == "snapshot":
+            elif (record := json.loads(line))["kind"] == "snapshot":
                 found.append((record["time"], record["seq"], match.group(2), record["body"]))
         return sorted(found, key=lambda s: s[:3])
 
@@ -152,50 +151,54 @@ class Vault:
         if "stream" in catalogue:
             chunks = [json.loads(line) for line in b"".join(self.stream(catalogue["stream"])).splitlines()]
         for chunk in chunks:
-            for line in self.chunk(base64.b64decode(chunk["id"])).splitlines():
-                yield json.loads(line)
+            try:
+                yield from map(json.loads, self.chunk(base64.b64decode(chunk["id"])).splitlines())
+            except ValueError as error:
+                report("a part of the catalogue, from %r on: %s" % (raw(chunk, "first"), error))
 
 def raw(entry, name):
     return entry[name].encode() if name in entry else base64.b64decode(entry[name + "_b64"])
 
 def inside(root, path):
     """The place of a path below the root; nothing leads out of it, no link is followed."""
-    parts = path.split(b"/")
+    parts, place = path.split(b"/"), root
     if not path or any(part in (b"", b".", b"..") or b"\0" in part for part in parts):
         raise ValueError("not a path below a root: %r" % path)
-    place = root
     for part in parts[:-1]:
         place = os.path.join(place, part)
-        try:
-            if not stat.S_ISDIR(os.lstat(place).st_mode):
-                raise ValueError("%r: something that is no directory stands in the way" % place)
-        except FileNotFoundError:
+        if not os.path.lexists(place):
             os.mkdir(place, 0o700)
+        if not stat.S_ISDIR(os.lstat(place).st_mode):
+            raise ValueError("%r: something that is no directory stands in the way" % place)
     return os.path.join(place, parts[-1])
 
 def write_file(vault, entry, place):
-    temporary, left, stream = os.path.join(os.path.dirname(place), b".recover-tmp"), 0, entry.get("extents_stream")
+    left, stream = 0, entry.get("extents_stream")
     listed = struct.iter_unpack("<QQ", b"".join(vault.stream(stream))) if stream else entry.get("extents")
     extents = iter(listed or [[0, entry["size"]]])
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as f:
-        for data in vault.stream(entry):
-            while data:
-                if left == 0:
-                    start, left = next(extents)
-                    f.seek(start)
-                now, data = data[:left], data[left:]
-                f.write(now)
-                left -= len(now)
-        f.truncate(entry["size"])
-    if run(["b3sum", "--no-names", temporary]).decode().split()[0] != entry["hash"]:
+    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(place), prefix=b".recover-")
+    try:
+        with open(handle, "wb") as f:
+            for data in vault.stream(entry):
+                while data:
+                    if left == 0:
+                        start, left = next(extents)
+                        f.seek(start)
+                    now, data = data[:left], data[left:]
+                    f.write(now)
+                    left -= len(now)
+            f.truncate(entry["size"])
+        if run(["b3sum", "--no-names", temporary]).decode().split()[0] != entry["hash"]:
+            raise ValueError("its content is not what was backed up")
+        name = place + b"." + entry["transform"].encode() if "transform" in entry else place
+        os.rename(temporary, name)
+    except BaseException:
         os.unlink(temporary)
-        raise ValueError("its content is not what was backed up")
-    name = place + b"." + entry["transform"].encode() if "transform" in entry else place
-    os.rename(temporary, name)
+        raise
     return name
 
 def finish(vault, entry, place, options):
-    """Owner, attributes, mode, time: in the order in which they do not undo one another."""
+    """Owner, attributes, mode, time (none is kept of directories above a root), in an order that undoes none of them."""
     if options.owners:
         os.chown(place, entry["uid"], entry["gid"], follow_symlinks=False)
     if options.xattrs:
@@ -204,7 +207,7 @@ def finish(vault, entry, place, options):
             os.setxattr(place, base64.b64decode(name), base64.b64decode(value), follow_symlinks=False)
     if entry["kind"] != "symlink":
         os.chmod(place, entry["mode"])
-    os.utime(place, ns=(entry["mtime"],) * 2, follow_symlinks=False)
+    if entry["mtime"] or entry["kind"] != "dir": os.utime(place, ns=(entry["mtime"],) * 2, follow_symlinks=False)
 
 def restore_entry(vault, entry, root, options, dirs, links):
     path, kind = raw(entry, "path"), entry["kind"]
@@ -223,11 +226,8 @@ def restore_entry(vault, entry, root, options, dirs, links):
             place = write_file(vault, entry, place)
         elif kind == "symlink":
             os.symlink(raw(entry, "link"), place)
-        elif kind == "fifo":
-            os.mkfifo(place, 0o600)
-        elif kind in ("chardev", "blockdev"):
-            mode = stat.S_IFCHR if kind == "chardev" else stat.S_IFBLK
-            os.mknod(place, 0o600 | mode, os.makedev(*entry["device"]))
+        elif kind in NODES:
+            os.mknod(place, 0o600 | NODES[kind], os.makedev(*entry.get("device") or (0, 0)))
         else:
             raise ValueError("kind %s is not known to this script" % kind)
         finish(vault, entry, place, options)
@@ -285,8 +285,7 @@ def main():
     try:
         vault = Vault(os.path.abspath(options.identity))
         for time, _, ident, body in vault.snapshots() if options.command == "list" else []:
-            tally = (body["tally"]["files"], body["tally"]["source_bytes"])
-            print(ident[:16], time, "%d files %d bytes" % tally, body["state"])
+            print(ident[:16], time, "%(files)d files %(source_bytes)d bytes" % body["tally"], body["state"])
         if options.command == "restore":
             restore(vault, options)
     except (ValueError, OSError, KeyError) as error:

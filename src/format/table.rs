@@ -16,11 +16,11 @@ const MAGIC: &[u8; 8] = b"FKTABLE1";
 /// Bytes before the base packs.
 const FIXED_BYTES: usize = 16;
 /// Bytes of one base pack.
-const BASE_PACK_BYTES: usize = 40;
+pub const BASE_PACK_BYTES: usize = 40;
 /// Bytes of one block without its bases.
 const BLOCK_BYTES: usize = 16;
 /// Bytes of one base of a block.
-const BASE_BYTES: usize = 8;
+pub const BASE_BYTES: usize = 8;
 /// Bytes of one chunk.
 pub const CHUNK_BYTES: usize = ChunkId::BYTES + 4;
 

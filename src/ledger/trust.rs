@@ -81,11 +81,15 @@ impl Trust {
         // The pinned key signs somewhere; from there the chain holds forwards by signatures and backwards by hashes.
         let Some(start) = links.iter().position(|link| pin.fits(&link.signer)) else {
             let found: Vec<String> = links.iter().map(|link| link.signer.fingerprint()).collect();
-            let hint = if found.is_empty() {
-                String::new()
-            } else {
-                format!("; those that are there are signed by {}", found.join(", "))
-            };
+            let broken = |name: &&String| !links.iter().any(|link| link.name == **name);
+            let broken: Vec<&str> = records.iter().map(|(name, _)| name).filter(broken).map(String::as_str).collect();
+            let mut hint = String::new();
+            if !found.is_empty() {
+                hint += &format!("; those that are there are signed by {}", found.join(", "));
+            }
+            if !broken.is_empty() {
+                hint += &format!("; changed, or of another vault: {}", broken.join(", "));
+            }
             return Err(LedgerError::NoTrust { pin: pin.to_string(), hint });
         };
         let mut chain: Vec<&Link> = vec![&links[start]];

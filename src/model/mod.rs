@@ -10,6 +10,7 @@ pub mod limits;
 pub mod name;
 pub mod path;
 pub mod pattern;
+pub mod rate;
 pub mod size;
 pub mod snapshot;
 pub mod time;

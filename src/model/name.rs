@@ -9,6 +9,9 @@ use std::str::FromStr;
 use crate::model::ids::{ObjectHash, WriterId, from_hex, to_hex};
 use crate::model::limits::{SEQ_MAX, SUFFIX_MAX};
 
+/// How the names of files begin that `farkeep probe` leaves in the vault's root: nobody takes them for debris.
+pub const PROBE_PREFIX: &str = "farkeep-probe-";
+
 /// A directory of the vault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Area {

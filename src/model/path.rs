@@ -136,6 +136,12 @@ impl EntryPath {
         Some(Self(rest.to_vec()))
     }
 
+    /// `path` below this one: the reverse of [`Self::below`].
+    #[must_use]
+    pub fn on_top_of(&self, path: &Self) -> Self {
+        Self([self.0.as_slice(), b"/", &path.0].concat())
+    }
+
     /// For people: valid UTF-8 without control characters, escapes where it was not.
     #[must_use]
     pub fn display(&self) -> Cow<'_, str> {

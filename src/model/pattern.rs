@@ -46,6 +46,20 @@ impl Selection {
         Self { spelled: vec![format!("/{path}")], paths: vec![path], globs: None }
     }
 
+    /// Reads what is searched for: like [`Selection::parse`], but a text without `/` is a name, wherever it lies.
+    ///
+    /// # Errors
+    /// When the text is neither path nor pattern.
+    pub fn search(text: &str) -> Result<Self, PatternError> {
+        if text.contains('/') {
+            return Self::parse(&[text.to_owned()]);
+        }
+        let error = |e: ignore::Error| PatternError::Glob { text: text.to_owned(), message: e.to_string() };
+        let mut globs = GitignoreBuilder::new("");
+        globs.add_line(None, text).map_err(error)?;
+        Ok(Self { paths: Vec::new(), globs: Some(globs.build().map_err(error)?), spelled: vec![text.to_owned()] })
+    }
+
     /// Reads what was given on the command line. A text with `*`, `?` or `[` is a glob in gitignore syntax; anything else is
     /// a path, with or without the leading slash, and selects all that lies below it too.
     ///

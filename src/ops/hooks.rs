@@ -62,12 +62,14 @@ impl Hooks {
     /// When one fails, or asks to skip; what was begun is undone then.
     pub fn enter(&self, place: &str, state: &StateDir, env: &Env<'_>) -> Result<Entered, OpError> {
         let note = if self.is_empty() { None } else { Some(Note::write(place, self, state)?) };
-        let entered = Entered { place: place.to_owned(), hooks: self.clone(), note, left: false };
+        let mut entered = Entered { place: place.to_owned(), hooks: self.clone(), note, left: false };
         for argv in &self.before {
             env.step(format!("{place}: {}", argv.first().map_or("", String::as_str)));
             let failed = match run(place, argv, self.timeout_secs, env.cancel) {
                 Ok(ended) if ended.status.success() => continue,
                 Ok(ended) if ended.status.code() == Some(SKIP) => {
+                    // Nothing failed, so nothing that a failure runs is run.
+                    entered.hooks.on_failure.clear();
                     VaultError::Absent(format!("{place}: {} asks to skip this time (exit code 75)", name(argv)))
                 }
                 Ok(ended) => hook_error(place, argv, &format!("ended with {}", ended.status), &ended.stderr),

@@ -20,6 +20,7 @@ pub mod custody;
 pub mod hooks;
 pub mod init;
 pub mod ledger;
+pub mod probe;
 pub mod push;
 pub mod reading;
 pub mod restore;
@@ -112,9 +113,9 @@ impl OpError {
             Self::Target(TargetError::Content { .. }) => Exit::Alarm,
             Self::Vault(error) => match error {
                 VaultError::Store(StoreError::Unreachable(_) | StoreError::Login(_)) => Exit::Unreachable,
-                VaultError::Store(StoreError::HostKey(_)) | VaultError::Damaged { .. } | VaultError::Ledger(_) => {
-                    Exit::Alarm
-                }
+                VaultError::Store(StoreError::HostKey(_) | StoreError::UnknownHostKey(_))
+                | VaultError::Damaged { .. }
+                | VaultError::Ledger(_) => Exit::Alarm,
                 VaultError::State(StateError::Busy(_)) | VaultError::Absent(_) => Exit::Busy,
                 VaultError::Interrupted | VaultError::Store(StoreError::Interrupted) => Exit::Interrupted,
                 _ => Exit::NotDone,

@@ -98,7 +98,11 @@ pub fn select<'a>(
         };
         days.iter().map(of_day).find(|found| !found.is_empty()).unwrap_or_default()
     };
-    let newest = candidates.last().copied().ok_or_else(|| none(format!("{text}: there is no such snapshot")))?;
+    let newest = candidates.last().copied().ok_or_else(|| {
+        let job = query.job.as_ref().map(|job| format!(" of job {job:?}")).unwrap_or_default();
+        let host = query.host.as_ref().map(|host| format!(" on host {host:?}")).unwrap_or_default();
+        none(format!("{text}: there is no such snapshot{job}{host}; `farkeep snapshots` lists them"))
+    })?;
     // Two series are two things: the newest of one is no stand-in for the other.
     let others: Vec<String> =
         candidates.iter().rev().filter(|s| s.body.series != newest.body.series).map(|s| describe(s, names)).collect();

@@ -15,7 +15,8 @@ use crate::model::name::ObjectName;
 use crate::model::snapshot::SnapshotState;
 use crate::model::time::{Timestamp, human_duration};
 use crate::ops::select::Names;
-use crate::store::StoreError;
+use crate::state::probes::{Probed, Probes};
+use crate::store::{Location, StoreError};
 use crate::vault::VaultError;
 use crate::vault::snapshots::Snapshot;
 
@@ -72,6 +73,10 @@ pub struct StoreStatus {
     pub series: Vec<SeriesStatus>,
     /// The newest verification that read stored bytes: when, how deep, how many findings.
     pub verified: Option<(Timestamp, String, u64)>,
+    /// What the last probe said; never for a directory of this machine.
+    pub probed: Option<Probed>,
+    /// Whether a probe would say anything.
+    pub can_be_probed: bool,
     /// Own records that it lacks.
     pub undelivered: u64,
 }
@@ -103,7 +108,7 @@ pub fn status(plan: &StatusPlan, env: &Env<'_>) -> Result<StatusReceipt, OpError
     let mut context = Context::open(env, plan.vault, Locking::Shared)?;
     let mut receipt = StatusReceipt { stores: Vec::new(), findings: Vec::new() };
     for (name, error) in &plan.missed {
-        receipt.missed(name, &error.to_string(), matches!(error, StoreError::HostKey(_)));
+        receipt.missed(name, &error.to_string(), error.is_host_key());
     }
     for named in &plan.stores {
         env.step(format!("looking at {}", named.name));
@@ -114,8 +119,7 @@ pub fn status(plan: &StatusPlan, env: &Env<'_>) -> Result<StatusReceipt, OpError
             }
             Err(VaultError::Interrupted) => return Err(VaultError::Interrupted.into()),
             Err(error) => {
-                let alarm =
-                    !matches!(&error, VaultError::Store(e) if e.is_store_wide() && !matches!(e, StoreError::HostKey(_)));
+                let alarm = !matches!(&error, VaultError::Store(e) if e.is_store_wide() && !e.is_host_key());
                 receipt.missed(&named.name, &error.to_string(), alarm);
             }
         }
@@ -132,6 +136,8 @@ impl StatusReceipt {
             error: Some(error.to_owned()),
             series: Vec::new(),
             verified: None,
+            probed: None,
+            can_be_probed: false,
             undelivered: 0,
         });
     }
@@ -188,7 +194,16 @@ fn look(
         let message = format!("{undelivered} records of this machine are not delivered");
         findings.push(Finding::new(FindingKind::Notice, &named.name, message));
     }
-    let status = StoreStatus { store: named.name.clone(), error: None, series, verified, undelivered };
+    let location = named.store.location();
+    let status = StoreStatus {
+        store: named.name.clone(),
+        error: None,
+        series,
+        verified,
+        probed: Probes::open(&context.state)?.of(&location.to_string()).cloned(),
+        can_be_probed: matches!(location, Location::Sftp(_)),
+        undelivered,
+    };
     Ok((status, findings))
 }
 

@@ -23,6 +23,7 @@ mod patience;
 pub mod postgres;
 pub mod search;
 pub mod secret;
+pub mod spool;
 pub mod tool;
 pub mod work;
 

@@ -13,10 +13,12 @@ use rustix::fs::FlockOperation;
 
 use crate::model::ids::VaultId;
 
+pub mod bases;
 pub mod file_cache;
 pub mod index;
 pub mod journal;
 pub mod keys;
+pub mod probes;
 pub mod ratchet;
 
 /// What went wrong with a file of the state directory.

@@ -19,6 +19,7 @@ pub mod directory;
 pub mod drive;
 pub mod location;
 pub mod memory;
+pub mod probe;
 pub mod sftp;
 
 pub use location::Location;
@@ -54,6 +55,9 @@ pub enum StoreError {
     /// The server's host key is not the pinned one.
     #[error("{0}")]
     HostKey(String),
+    /// Nothing is known here that the server's host key could be held against.
+    #[error("{0}")]
+    UnknownHostKey(String),
     /// The server refuses to log us in.
     #[error("log-in refused: {0}")]
     Login(String),
@@ -83,7 +87,13 @@ impl StoreError {
     /// Whether the whole store is out of reach, rather than one object.
     #[must_use]
     pub const fn is_store_wide(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::HostKey(_) | Self::Login(_) | Self::Interrupted)
+        matches!(self, Self::Unreachable(_) | Self::Login(_) | Self::Interrupted) || self.is_host_key()
+    }
+
+    /// Whether the server could not be told from another machine; then not one byte was sent.
+    #[must_use]
+    pub const fn is_host_key(&self) -> bool {
+        matches!(self, Self::HostKey(_) | Self::UnknownHostKey(_))
     }
 }
 
@@ -183,6 +193,15 @@ pub trait WriteOnceStore: Store {
     /// # Errors
     /// When the store cannot be read.
     fn sweep(&self, dirs: &[String]) -> Result<u64, StoreError>;
+
+    /// Attacks files of its own making to find out whether stored objects can be changed. None where that cannot be a
+    /// question: whoever may write a directory of this machine may change what lies there.
+    ///
+    /// # Errors
+    /// When nothing can be stored to be attacked, or the store cannot be reached.
+    fn probe(&self) -> Result<Option<probe::ProbeReport>, StoreError> {
+        Ok(None)
+    }
 }
 
 impl fmt::Debug for dyn Store {

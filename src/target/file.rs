@@ -1,13 +1,16 @@
-//! Writing one file: a temporary beside its final name, hashed as it is written, renamed when all of it is right.
+//! Writing one file: without a name, hashed as it is written, named when all of it is right.
+//!
+//! A restore that is killed so leaves nothing half behind. Where the file system has no files without a name, a temporary
+//! beside the final name takes its place.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::TargetError;
@@ -18,7 +21,7 @@ use crate::model::finding::Finding;
 use crate::model::ids::ObjectHash;
 use crate::model::path::EntryPath;
 
-/// How temporaries of a restore begin; a leftover of one that was killed may be removed by hand.
+/// How temporaries of a restore begin, where there must be one; a leftover of one that was killed may be removed by hand.
 pub const TEMPORARY_PREFIX: &str = ".farkeep-";
 /// Nobody else reads a file before its own mode is set.
 const TEMPORARY_MODE: Mode = Mode::from_raw_mode(0o600);
@@ -57,7 +60,9 @@ pub struct FileGoal {
 pub struct FileSink {
     goal: FileGoal,
     parent: Arc<OwnedFd>,
+    /// What it is called until it is in place, if it must have a name.
     temporary: String,
+    nameless: bool,
     file: Option<File>,
     hasher: StreamHasher,
     /// Where the next byte of data belongs.
@@ -75,17 +80,17 @@ impl FileSink {
     pub fn create(goal: FileGoal, parent: Arc<OwnedFd>) -> Result<Self, TargetError> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let temporary = format!("{TEMPORARY_PREFIX}{:x}-{number:x}.tmp", std::process::id());
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let open = || rustix::fs::openat(&*parent, &temporary, flags, TEMPORARY_MODE);
-        let fd = match open() {
-            // Left by a process of the same number.
-            Err(Errno::EXIST) => rustix::fs::unlinkat(&*parent, &temporary, AtFlags::empty()).and_then(|()| open()),
-            other => other,
+        let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let (fd, nameless) = match rustix::fs::openat(&*parent, ".", flags, TEMPORARY_MODE) {
+            Ok(fd) => (Ok(fd), true),
+            // Not on this file system.
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => (create_named(&parent, &temporary), false),
+            Err(e) => (Err(e), true),
         };
         let fd = fd.map_err(|e| TargetError::io(&goal.path, e.into()))?;
         let extent_left = goal.extents.as_ref().map_or(goal.size, |_| 0);
-        let file = Some(File::from(fd));
-        Ok(Self { goal, parent, temporary, file, hasher: StreamHasher::new(), position: 0, extent: 0, extent_left })
+        let (file, hasher) = (Some(File::from(fd)), StreamHasher::new());
+        Ok(Self { goal, parent, temporary, nameless, file, hasher, position: 0, extent: 0, extent_left })
     }
 
     /// Takes the next bytes of data.
@@ -145,12 +150,21 @@ impl FileSink {
         if self.goal.placing == Placing::Replace {
             file.sync_all().map_err(io)?;
         }
-        self.put_in_place().map_err(|e| TargetError::io(&self.goal.path, e.into()))?;
+        self.put_in_place(&file).map_err(|e| TargetError::io(&self.goal.path, e.into()))?;
         Ok(findings)
     }
 
-    fn put_in_place(&self) -> Result<(), Errno> {
+    fn put_in_place(&self, file: &File) -> Result<(), Errno> {
         let name = self.goal.path.name();
+        if self.nameless {
+            // The link in /proc leads to the inode itself.
+            let open = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let link = |to: &[u8]| rustix::fs::linkat(CWD, &open, &*self.parent, to, AtFlags::SYMLINK_FOLLOW);
+            match self.goal.placing {
+                Placing::New => return link(name),
+                Placing::Replace => retry_past_leftover(&self.parent, &self.temporary, || link(self.temporary.as_bytes()))?,
+            }
+        }
         match self.goal.placing {
             Placing::Replace => rustix::fs::renameat(&*self.parent, &self.temporary, &*self.parent, name),
             Placing::New => {
@@ -174,6 +188,21 @@ impl FileSink {
 impl Drop for FileSink {
     fn drop(&mut self) {
         // After a rename nothing has this name any more.
-        let _ = rustix::fs::unlinkat(&*self.parent, &self.temporary, AtFlags::empty());
+        if !self.nameless || self.goal.placing == Placing::Replace {
+            let _ = rustix::fs::unlinkat(&*self.parent, &self.temporary, AtFlags::empty());
+        }
+    }
+}
+
+fn create_named(parent: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    retry_past_leftover(parent, name, || rustix::fs::openat(parent, name, flags, TEMPORARY_MODE))
+}
+
+/// Makes `name`, which a process of the same number may have left behind.
+fn retry_past_leftover<T>(parent: &OwnedFd, name: &str, make: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+    match make() {
+        Err(Errno::EXIST) => rustix::fs::unlinkat(parent, name, AtFlags::empty()).and_then(|()| make()),
+        other => other,
     }
 }

@@ -21,11 +21,14 @@ pub mod index_sync;
 pub mod inventory;
 pub mod list_stream;
 pub mod objects;
+pub mod open_pack;
 pub mod packer;
+pub mod patch_plan;
 pub mod presence;
 pub mod replicate;
 pub mod snapshot_writer;
 pub mod snapshots;
+pub mod stream_bases;
 pub mod unlock;
 pub mod verify;
 

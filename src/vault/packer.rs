@@ -11,15 +11,17 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use crate::codec::Compressor;
+use crate::codec::{Compressor, Decompressor};
 use crate::crypto::seal::{Recipient, seal_into};
-use crate::format::frame::{SKIPPABLE_HEADER_BYTES, TABLE_MAGIC, padded_size, padding, skippable_header};
+use crate::format::frame::{TABLE_MAGIC, padded_size, padding, skippable_header};
 use crate::format::index::IndexedPack;
-use crate::format::table::{CHUNK_BYTES, PackKind, Table, TableBlock, TableChunk};
+use crate::format::table::{PackKind, Table, TableChunk};
 use crate::model::ids::ChunkId;
-use crate::model::limits::{BLOCK_TARGET_BYTES, PACK_BLOCKS_MAX, PACK_CLASS_BYTES, PACK_TABLE_MAX_BYTES};
+use crate::model::limits::{BLOCK_TARGET_BYTES, PACK_CLASS_BYTES};
 use crate::vault::VaultError;
 use crate::vault::courier::{Budget, Hold};
+use crate::vault::open_pack::{Compressed, OpenPack, Patience};
+use crate::vault::patch_plan::BlockPlan;
 
 /// Blocks under way for each worker: one in its hands, one waiting.
 const BLOCKS_PER_WORKER: usize = 2;
@@ -63,22 +65,7 @@ struct Block {
     serial: BlockSerial,
     plain: Vec<u8>,
     chunks: Vec<TableChunk>,
-}
-
-struct Compressed {
-    serial: BlockSerial,
-    raw_bytes: usize,
-    chunks: Vec<TableChunk>,
-    frame: Vec<u8>,
-}
-
-#[derive(Default)]
-struct OpenPack {
-    blocks: Vec<TableBlock>,
-    serials: Vec<BlockSerial>,
-    frames: Vec<Vec<u8>>,
-    frame_bytes: u64,
-    table_bytes: u64,
+    plan: Option<Arc<BlockPlan>>,
 }
 
 enum Job {
@@ -100,20 +87,18 @@ enum Outcome {
     Failed(VaultError),
 }
 
-/// The blocks of one kind: the open one, those under way, and the open pack.
+/// The blocks of content or of catalogues: the open one, and those under way.
 struct Lane {
     kind: PackKind,
     open: Option<Block>,
     next: u64,
     due: u64,
     ready: BTreeMap<u64, Compressed>,
-    pack: OpenPack,
 }
 
 impl Lane {
     const fn new(kind: PackKind) -> Self {
-        let pack = OpenPack { blocks: Vec::new(), serials: Vec::new(), frames: Vec::new(), frame_bytes: 0, table_bytes: 0 };
-        Self { kind, open: None, next: 0, due: 0, ready: BTreeMap::new(), pack }
+        Self { kind, open: None, next: 0, due: 0, ready: BTreeMap::new() }
     }
 }
 
@@ -123,6 +108,8 @@ pub struct Packer {
     outcomes: Receiver<Outcome>,
     threads: Vec<JoinHandle<()>>,
     lanes: [Lane; 2],
+    /// The open pack of each kind.
+    packs: [OpenPack; 3],
     in_flight: usize,
     in_flight_max: usize,
     sealing: usize,
@@ -149,6 +136,7 @@ impl Packer {
             outcomes,
             threads,
             lanes: [Lane::new(PackKind::Data), Lane::new(PackKind::Catalogue)],
+            packs: <[OpenPack; 3]>::default(),
             in_flight: 0,
             in_flight_max: workers * BLOCKS_PER_WORKER,
             sealing: 0,
@@ -158,7 +146,8 @@ impl Packer {
         }
     }
 
-    /// Adds a chunk that the vault does not hold; says in which block it will lie.
+    /// Adds a chunk that the vault does not hold; says in which block it will lie. Chunks of one plan share a block, and no
+    /// others lie in it.
     ///
     /// # Errors
     /// When a worker or the sink failed.
@@ -167,20 +156,25 @@ impl Packer {
         kind: PackKind,
         id: ChunkId,
         bytes: &[u8],
+        plan: Option<&Arc<BlockPlan>>,
         sink: &mut dyn PackSink,
     ) -> Result<BlockSerial, VaultError> {
+        if self.lanes[lane_of(kind)].open.as_ref().is_some_and(|block| !same_plan(block.plan.as_ref(), plan)) {
+            self.close_block(lane_of(kind), sink)?;
+        }
         let lane = &mut self.lanes[lane_of(kind)];
         let block = lane.open.get_or_insert_with(|| {
             let mut plain = self.spare.pop().unwrap_or_default();
             plain.clear();
             self.serials += 1;
-            Block { serial: self.serials - 1, plain, chunks: Vec::new() }
+            Block { serial: self.serials - 1, plain, chunks: Vec::new(), plan: plan.cloned() }
         });
         let serial = block.serial;
         block.plain.extend_from_slice(bytes);
         let length = u32::try_from(bytes.len()).map_err(VaultError::internal)?;
         block.chunks.push(TableChunk { id, bytes: length });
-        if block.plain.len() >= BLOCK_TARGET_BYTES {
+        // A block with a plan ends with its region, which whoever planned it keeps within bounds.
+        if block.plain.len() >= block_target(serial) && block.plan.is_none() {
             self.close_block(lane_of(kind), sink)?;
         }
         Ok(serial)
@@ -197,8 +191,14 @@ impl Packer {
         while self.in_flight > 0 {
             self.receive(sink)?;
         }
-        for lane in 0..self.lanes.len() {
-            self.close_pack(lane, SealSize::Tail, sink)?;
+        for kind in KINDS {
+            while let Some(pack) = self.packs[kind as usize].take_full(Patience::Ends)? {
+                self.seal(kind, pack, SealSize::Full, sink)?;
+            }
+            let tail = std::mem::take(&mut self.packs[kind as usize]);
+            if !tail.is_empty() {
+                self.seal(kind, tail, SealSize::Tail, sink)?;
+            }
         }
         while self.in_flight > 0 {
             self.receive(sink)?;
@@ -244,28 +244,24 @@ impl Packer {
         }
     }
 
-    /// Puts blocks that are next in order into the open pack. It may be entered again from within, by way of a pack that
-    /// waits for room: then the block in hand is not yet placed, so the inner call finds none that is due.
+    /// Puts blocks that are next in order into the open pack of their kind. It may be entered again from within, by way of a
+    /// pack that waits for room: then the block in hand is placed already.
     fn place_ready(&mut self, lane: usize, sink: &mut dyn PackSink) -> Result<(), VaultError> {
         while let Some(block) = {
             let lane = &mut self.lanes[lane];
             lane.ready.remove(&lane.due)
         } {
-            if !self.lanes[lane].pack.fits(&block) {
-                self.close_pack(lane, SealSize::Full, sink)?;
-            }
-            self.lanes[lane].pack.push(block)?;
+            let kind = if block.patch.is_some() { PackKind::Patch } else { self.lanes[lane].kind };
             self.lanes[lane].due += 1;
+            self.packs[kind as usize].add(block)?;
+            while let Some(pack) = self.packs[kind as usize].take_full(Patience::Waits)? {
+                self.seal(kind, pack, SealSize::Full, sink)?;
+            }
         }
         Ok(())
     }
 
-    fn close_pack(&mut self, lane: usize, size: SealSize, sink: &mut dyn PackSink) -> Result<(), VaultError> {
-        let lane = &mut self.lanes[lane];
-        if lane.pack.blocks.is_empty() {
-            return Ok(());
-        }
-        let (kind, pack) = (lane.kind, std::mem::take(&mut lane.pack));
+    fn seal(&mut self, kind: PackKind, pack: OpenPack, size: SealSize, sink: &mut dyn PackSink) -> Result<(), VaultError> {
         // The frames and the sealed form stand in memory together for a moment.
         let room = 2 * pack.sealed_estimate();
         let hold = loop {
@@ -278,6 +274,24 @@ impl Packer {
         };
         self.sealing += 1;
         self.submit(Job::Seal(kind, pack, size, hold))
+    }
+}
+
+/// Every kind of pack, each at its place in [`Packer::packs`].
+const KINDS: [PackKind; 3] = [PackKind::Data, PackKind::Catalogue, PackKind::Patch];
+
+/// Bytes after which a block ends: about 1 MiB on average, and of several lengths, so that packs can be filled to the brim.
+#[must_use]
+pub const fn block_target(serial: BlockSerial) -> usize {
+    const SIXTEENTHS: [usize; 8] = [20, 16, 20, 11, 20, 14, 20, 9];
+    BLOCK_TARGET_BYTES / 16 * SIXTEENTHS[serial as usize % SIXTEENTHS.len()]
+}
+
+fn same_plan(one: Option<&Arc<BlockPlan>>, other: Option<&Arc<BlockPlan>>) -> bool {
+    match (one, other) {
+        (None, None) => true,
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        _ => false,
     }
 }
 
@@ -297,49 +311,11 @@ impl Drop for Packer {
     }
 }
 
-impl OpenPack {
-    const FIXED_BYTES: u64 = SKIPPABLE_HEADER_BYTES as u64 + 16;
-    const BLOCK_BYTES: u64 = 16;
-
-    fn table_cost(block: &Compressed) -> u64 {
-        Self::BLOCK_BYTES + (block.chunks.len() * CHUNK_BYTES) as u64
-    }
-
-    /// Whether the block fits into a pack of the one class, leaving no gap that padding cannot fill.
-    fn fits(&self, block: &Compressed) -> bool {
-        let table = self.table_bytes + Self::table_cost(block);
-        let total = Self::FIXED_BYTES + table + self.frame_bytes + block.frame.len() as u64;
-        let gap = PACK_CLASS_BYTES.checked_sub(total);
-        gap.is_some_and(|gap| gap == 0 || gap >= SKIPPABLE_HEADER_BYTES as u64)
-            && table + 16 <= PACK_TABLE_MAX_BYTES
-            && self.blocks.len() < PACK_BLOCKS_MAX
-    }
-
-    fn push(&mut self, block: Compressed) -> Result<(), VaultError> {
-        self.table_bytes += Self::table_cost(&block);
-        self.frame_bytes += block.frame.len() as u64;
-        self.blocks.push(TableBlock {
-            stored_bytes: u32::try_from(block.frame.len()).map_err(VaultError::internal)?,
-            raw_bytes: u32::try_from(block.raw_bytes).map_err(VaultError::internal)?,
-            depth: 0,
-            bases: Vec::new(),
-            chunks: block.chunks,
-        });
-        self.serials.push(block.serial);
-        self.frames.push(block.frame);
-        Ok(())
-    }
-
-    const fn sealed_estimate(&self) -> u64 {
-        Self::FIXED_BYTES + self.table_bytes + self.frame_bytes
-    }
-}
-
 fn work(queue: &Receiver<Job>, outcomes: &Sender<Outcome>, config: &PackerConfig) {
-    let mut compressor = Compressor::new();
+    let mut tools = (Compressor::new(), Decompressor::new());
     for job in queue {
         let outcome = match job {
-            Job::Compress(kind, number, block) => compress(&mut compressor, block, config.level.load(Ordering::Relaxed))
+            Job::Compress(kind, number, block) => compress(&mut tools, block, config.level.load(Ordering::Relaxed))
                 .map(|(block, plain)| Outcome::Compressed(kind, number, block, plain)),
             Job::Seal(kind, pack, size, hold) => {
                 seal_pack(kind, pack, size, hold, &config.recipients).map(|pack| Outcome::Sealed(Box::new(pack)))
@@ -351,10 +327,20 @@ fn work(queue: &Receiver<Job>, outcomes: &Sender<Outcome>, config: &PackerConfig
     }
 }
 
-fn compress(compressor: &mut Compressor, block: Block, level: i32) -> Result<(Compressed, Vec<u8>), VaultError> {
-    let frame = compressor.compress(&block.plain, level).map_err(VaultError::internal)?;
-    let Block { serial, plain, chunks } = block;
-    Ok((Compressed { serial, raw_bytes: plain.len(), chunks, frame }, plain))
+fn compress(
+    (compressor, opener): &mut (Compressor, Decompressor),
+    block: Block,
+    level: i32,
+) -> Result<(Compressed, Vec<u8>), VaultError> {
+    let Block { serial, plain, chunks, plan } = block;
+    let (frame, patch) = match plan {
+        None => (compressor.compress(&plain, level).map_err(VaultError::internal)?, None),
+        Some(plan) => {
+            let framed = plan.frame(serial, &plain, level, compressor, opener).map_err(VaultError::internal)?;
+            (framed.frame, framed.patch.then_some(plan))
+        }
+    };
+    Ok((Compressed { serial, raw_bytes: plain.len(), chunks, frame, patch }, plain))
 }
 
 fn seal_pack(
@@ -364,7 +350,7 @@ fn seal_pack(
     hold: Hold,
     recipients: &[Recipient],
 ) -> Result<SealedPack, VaultError> {
-    let table = Table { kind, base_packs: Vec::new(), blocks: pack.blocks };
+    let table = Table { kind, base_packs: pack.base_packs, blocks: pack.blocks };
     let encoded = table.encode().map_err(VaultError::internal)?;
     let header = skippable_header(TABLE_MAGIC, encoded.len());
     let length = header.len() as u64 + encoded.len() as u64 + pack.frame_bytes;
@@ -416,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_in_comes_out_in_order_in_packs_of_the_right_size() {
+    fn what_goes_in_comes_out_nearly_in_order_in_packs_that_are_full() {
         let identity = Identity::generate();
         let config = PackerConfig { level: Arc::new(AtomicI32::new(3)), workers: 3, recipients: vec![identity.recipient()] };
         // Room for one pack at a time: nobody may wait for ever.
@@ -424,11 +410,11 @@ mod tests {
         let mut packs = Kept(Vec::new());
         let count = 1200;
         for n in 0..count {
-            let (id, bytes) = chunk(n, 64 * 1024);
-            packer.add(PackKind::Data, id, &bytes, &mut packs).unwrap_or_else(|e| panic!("{e}"));
+            let (id, bytes) = chunk(n, 40 * 1024 + n as usize * 7919 % (48 * 1024));
+            packer.add(PackKind::Data, id, &bytes, None, &mut packs).unwrap_or_else(|e| panic!("{e}"));
         }
         let (id, bytes) = chunk(count, 100);
-        packer.add(PackKind::Catalogue, id, &bytes, &mut packs).unwrap_or_else(|e| panic!("{e}"));
+        packer.add(PackKind::Catalogue, id, &bytes, None, &mut packs).unwrap_or_else(|e| panic!("{e}"));
         packer.finish(&mut packs).unwrap_or_else(|e| panic!("{e}"));
         let mut seen = Vec::new();
         for pack in packs.0 {
@@ -452,8 +438,15 @@ mod tests {
                 }
             }
             let full = plain.len() as u64 == PACK_CLASS_BYTES;
+            let frames: u64 = table.blocks.iter().map(|block| u64::from(block.stored_bytes)).sum();
+            assert!(!full || (frames + table.encoded_bytes() as u64) * 500 > PACK_CLASS_BYTES * 499, "{frames} of a pack");
             assert!(full || crate::model::size::padme(plain.len() as u64) == plain.len() as u64);
         }
+        // At most 33 chunks a block, and a block leaves its place only among its next eight.
+        for (place, n) in (0_u32..).zip(&seen) {
+            assert!(place.abs_diff(*n) <= 8 * 33, "chunk {n} at place {place}");
+        }
+        seen.sort_unstable();
         assert!(seen.into_iter().eq(0..count));
     }
 }

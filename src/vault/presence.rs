@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::name::{Area, ObjectName, Sealed};
+use crate::model::name::{Area, ObjectName, PROBE_PREFIX, Sealed};
 use crate::store::{Store, StoreError};
 
 /// Debris that is listed by name; the rest is counted.
@@ -45,6 +45,7 @@ impl Presence {
                     *slot = (*slot).min((suffix, bytes));
                 }
             },
+            _ if stored.starts_with(PROBE_PREFIX) => {}
             _ => {
                 self.debris_count += 1;
                 if self.debris.len() < DEBRIS_KEPT {

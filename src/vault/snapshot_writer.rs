@@ -4,6 +4,7 @@
 //! against a hole: a chunk counts as known only when its pack is present in every copy that this push writes to.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::codec::Compressor;
@@ -12,7 +13,7 @@ use crate::crypto::seal::{Recipient, seal};
 use crate::format::frame::{padded_size, padding};
 use crate::format::inventory::Line;
 use crate::format::manifest::Manifest;
-use crate::format::table::PackKind;
+use crate::format::table::{PackKind, TableBlock};
 use crate::model::ids::ChunkId;
 use crate::model::limits::{INDEX_OBJECTS_MAX, SEALED_MIN_BYTES};
 use crate::model::name::{ObjectName, Sealed};
@@ -24,9 +25,13 @@ use crate::vault::index_sync::{OBJECT_TARGET_BYTES, entry_bytes, seal_index};
 use crate::vault::inventory::{Inventory, InventoryBuilder};
 use crate::vault::list_stream::ChunkSink;
 use crate::vault::packer::{BlockSerial, PackSink, Packer, PackerConfig, SealedPack};
+use crate::vault::patch_plan::BlockPlan;
 
 /// zstd level of the manifest: it is small.
 const MANIFEST_LEVEL: i32 = 9;
+
+/// Chunks of some packs that count as absent although they are there: by pack, the ordinals of each stretch of them.
+pub type Absent = Vec<(PackNumber, Range<u32>)>;
 
 /// Where a chunk of an entry lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +86,8 @@ struct Core<'a> {
     pending: HashMap<ChunkId, BlockSerial>,
     /// By block serial: the pack.
     placed: Vec<PackNumber>,
+    /// By block serial: which block of that pack.
+    block_numbers: Vec<u32>,
     stats: WriterStats,
 }
 
@@ -99,8 +106,8 @@ impl<'a> SnapshotWriter<'a> {
     ) -> Self {
         let packer = Packer::start(&config.packer, courier.budget());
         let needed = vec![0; live.len()];
-        let (pending, placed, stats) = (HashMap::new(), Vec::new(), WriterStats::default());
-        Self { packer, core: Core { index, journal, courier, live, needed, pending, placed, stats }, config }
+        let (pending, placed, block_numbers, stats) = (HashMap::new(), Vec::new(), Vec::new(), WriterStats::default());
+        Self { packer, core: Core { index, journal, courier, live, needed, pending, placed, block_numbers, stats }, config }
     }
 
     /// The key that names chunks.
@@ -126,24 +133,42 @@ impl<'a> SnapshotWriter<'a> {
     /// # Errors
     /// When packing or sending fails.
     pub fn store(&mut self, kind: PackKind, id: ChunkId, bytes: &[u8]) -> Result<ChunkRef, VaultError> {
+        self.store_planned(kind, id, bytes, None, &Absent::new()).map(|(place, _)| place)
+    }
+
+    /// As [`store`](Self::store), into the block of this plan; says also whether the chunk went into it. What lies in a
+    /// place that is `absent` is not referred to.
+    ///
+    /// # Errors
+    /// As [`store`](Self::store).
+    pub fn store_planned(
+        &mut self,
+        kind: PackKind,
+        id: ChunkId,
+        bytes: &[u8],
+        plan: Option<&Arc<BlockPlan>>,
+        absent: &Absent,
+    ) -> Result<(ChunkRef, bool), VaultError> {
         let core = &mut self.core;
         core.stats.chunks += 1;
         if let Some(serial) = core.pending.get(&id) {
-            return Ok(ChunkRef::New(*serial));
+            return Ok((ChunkRef::New(*serial), false));
         }
         let live = &core.live;
-        if let Some(place) = core.index.find(&id, |pack| live[pack as usize])? {
+        if let Some(place) = core.index.find(&id, |pack| live[pack as usize])?
+            && !absent.iter().any(|(pack, ordinals)| *pack == place.pack && ordinals.contains(&place.ordinal))
+        {
             core.needed[place.pack as usize] += bytes.len() as u64;
-            return Ok(ChunkRef::Known(place.pack));
+            return Ok((ChunkRef::Known(place.pack), false));
         }
         core.stats.new_chunks += 1;
         core.stats.new_raw_bytes += bytes.len() as u64;
-        let serial = self.packer.add(kind, id, bytes, &mut self.core)?;
+        let serial = self.packer.add(kind, id, bytes, plan, &mut self.core)?;
         // The pack may have been sealed within the call; then the index knows the chunk.
         if self.core.placed.get(serial as usize).is_none_or(|pack| *pack == NOT_PLACED) {
             self.core.pending.insert(id, serial);
         }
-        Ok(ChunkRef::New(serial))
+        Ok((ChunkRef::New(serial), true))
     }
 
     /// Notes that an unchanged entry needs `bytes` of a pack.
@@ -164,12 +189,14 @@ impl<'a> SnapshotWriter<'a> {
         &self.core.live
     }
 
-    /// Seals and sends all that is open. After this every block serial has its pack.
+    /// Seals and sends all that is open. After this every block serial has its pack, and every pack that is needed, those
+    /// of patch bases included, is counted.
     ///
     /// # Errors
     /// When packing or sending fails.
     pub fn finish_packs(&mut self) -> Result<(), VaultError> {
         self.packer.finish(&mut self.core)?;
+        self.need_bases()?;
         debug_assert!(self.core.pending.is_empty());
         Ok(())
     }
@@ -178,6 +205,61 @@ impl<'a> SnapshotWriter<'a> {
     #[must_use]
     pub fn placed(&self) -> &[PackNumber] {
         &self.core.placed
+    }
+
+    /// Where a block of this push lies, once its pack is sealed.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn place_of(&self, serial: BlockSerial) -> Result<Option<(Sealed, u32)>, VaultError> {
+        let place = serial as usize;
+        match (self.core.placed.get(place), self.core.block_numbers.get(place)) {
+            (Some(pack), Some(block)) if *pack != NOT_PLACED => Ok(Some((self.core.index.pack(*pack)?.pack, *block))),
+            _ => Ok(None),
+        }
+    }
+
+    /// The number of a pack that may be referred to.
+    #[must_use]
+    pub fn live_pack(&self, pack: &Sealed) -> Option<PackNumber> {
+        let number = self.core.index.number_of(pack)?;
+        self.core.live.get(number as usize).copied().unwrap_or(false).then_some(number)
+    }
+
+    /// The chunks of one block, as ordinals within its pack.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn ordinals_of(&self, pack: PackNumber, block: u32) -> Result<Range<u32>, VaultError> {
+        let table = self.core.index.table(pack)?;
+        let counts = |blocks: &[TableBlock]| blocks.iter().map(|block| block.chunks.len()).sum::<usize>();
+        let first = counts(table.blocks.get(..block as usize).unwrap_or_default());
+        let count = table.blocks.get(block as usize).map_or(0, |block| block.chunks.len());
+        let number = |n: usize| u32::try_from(n).map_err(VaultError::internal);
+        Ok(number(first)?..number(first + count)?)
+    }
+
+    /// Counts as needed every pack that a needed patch is built on, and so on down.
+    ///
+    /// # Errors
+    /// When the index cannot be read or knows a base no more.
+    fn need_bases(&mut self) -> Result<(), VaultError> {
+        let core = &mut self.core;
+        let mut open: Vec<PackNumber> = core.needed_packs().collect();
+        while let Some(number) = open.pop() {
+            if core.index.pack(number)?.kind != PackKind::Patch {
+                continue;
+            }
+            for base in &core.index.table(number)?.base_packs {
+                let base = core.index.number_of(base).filter(|base| core.live[*base as usize]);
+                let base = base.ok_or_else(|| VaultError::internal("a pack is in use whose patch bases are not there"))?;
+                if core.needed[base as usize] == 0 {
+                    core.needed[base as usize] = 1;
+                    open.push(base);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Writes index objects for needed packs that no object in `usable` lists, and merges objects when they are many.
@@ -329,12 +411,13 @@ impl PackSink for Core<'_> {
             self.needed.resize(place + 1, 0);
         }
         self.live[place] = true;
-        for (serial, block) in serials.iter().zip(&indexed.table.blocks) {
+        for ((serial, block), block_number) in serials.iter().zip(&indexed.table.blocks).zip(0_u32..) {
             let slot = *serial as usize;
             if self.placed.len() <= slot {
                 self.placed.resize(slot + 1, NOT_PLACED);
+                self.block_numbers.resize(slot + 1, 0);
             }
-            self.placed[slot] = number;
+            (self.placed[slot], self.block_numbers[slot]) = (number, block_number);
             self.needed[place] += u64::from(block.raw_bytes);
             for chunk in &block.chunks {
                 self.pending.remove(&chunk.id);

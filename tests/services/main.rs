@@ -15,6 +15,7 @@ mod influxdb;
 mod mongodb;
 mod postgres;
 mod rehearsal;
+mod replica_set;
 mod search;
 mod service;
 mod story;

@@ -84,3 +84,23 @@ database       = "ocrvs"
     world.run(args!["push", "nightly"]).exits(1).says("metrics");
     assert_eq!(world.snapshots().len(), snapshots);
 }
+
+#[test]
+fn an_archive_that_a_script_left_is_pushed_as_it_is_and_restored_into_the_database() {
+    needs_service!("ferretdb");
+    let (mongo, world) = (Service::start("ferretdb"), World::new());
+    let spool = world.tree("spool");
+    let sample = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples/mongodump/hearth-dev.archive.gz");
+    fs::copy(sample, spool.root.join("hearth-dev-monday.gz")).unwrap();
+    let source = |lines: &str| format!("[[job.nightly.source]]\nname = \"hearth-dev\"\n{lines}\n");
+    let glob = spool.root.join("*.gz");
+    let adopting = source(&format!("kind = \"spool\"\nglob = \"{}\"\nquiet = \"1s\"", glob.display()));
+    world.agent.configure(&adopting);
+    world.push("nightly");
+    let uri = secret(&world, "mongo-uri", &mongodb::uri(&mongo));
+    let restoring = source(&format!("kind = \"mongodb\"\nuri_file = \"{}\"\ndatabase = \"hearth-copy\"", uri.display()));
+    world.agent.reconfigure(|text| text.replace(&adopting, &restoring));
+    let run = args!["restore", "latest", "--run", "--yes-destroy", "nightly", "--identity", &world.identity];
+    world.run(run).ok();
+    assert_eq!(mongodb::count(&mongodb::database(&mongo, "hearth-copy"), "Patient"), 300);
+}

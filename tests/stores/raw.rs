@@ -1,5 +1,7 @@
 //! Raw SFTP packets over OpenSSH's `ssh -s`: what an attacker with the agent's key can say.
 
+#![allow(dead_code, reason = "each test binary takes what it needs")]
+
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};

@@ -10,6 +10,7 @@
     reason = "tests"
 )]
 
+mod nights;
 mod server;
 #[path = "../world/mod.rs"]
 mod world;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,14 @@ impl Running {
     pub fn start<I: IntoIterator<Item = S>, S: Into<OsString>>(machine: &Machine, args: I) -> Self {
         let mut command = machine.command(args);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self { child: Some(child), command }
+    }
+
+    /// As [`start`](Self::start), with the errors in a file that can be read meanwhile.
+    pub fn start_writing<I: IntoIterator<Item = S>, S: Into<OsString>>(machine: &Machine, args: I, errors: &Path) -> Self {
+        let mut command = machine.command(args);
+        let file = std::fs::File::create(errors).unwrap();
+        let child = command.stdout(Stdio::piped()).stderr(file).spawn().unwrap();
         Self { child: Some(child), command }
     }
 

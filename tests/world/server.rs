@@ -5,24 +5,18 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use farkeep::model::name::Area;
+use serde_json::Value;
 use tempfile::TempDir;
 
+use super::machine::FARKEEP;
 use super::sshd::{KeyPair, Sshd, have_sshd, scratch};
 use super::tools::{is_root, missing_tool, must};
 use super::{Machine, World, args};
 
-/// useradd takes a lock for itself and fails when another holds it.
-static ACCOUNTS: Mutex<()> = Mutex::new(());
 static NEXT: AtomicU32 = AtomicU32::new(0);
-
-const WRITE_ONCE: &str = "internal-sftp -l INFO -u 0237 -p open,close,read,write,lstat,fstat,stat,opendir,readdir,realpath,\
-                          statvfs,fstatvfs,fsync,limits";
-const CLOSED: &str =
-    "AllowTcpForwarding no\nAllowStreamLocalForwarding no\nX11Forwarding no\nPermitTTY no\nPermitUserRC no\n";
 
 /// Why there can be no such server here.
 pub fn missing() -> Option<String> {
@@ -32,7 +26,7 @@ pub fn missing() -> Option<String> {
     if !have_sshd() {
         return Some("openssh-server is not installed".into());
     }
-    missing_tool("useradd")
+    missing_tool("useradd").or_else(|| missing_tool("flock"))
 }
 
 /// The server.
@@ -40,45 +34,47 @@ pub struct Server {
     pub sshd: Sshd,
     /// What both accounts see as `/`; below /srv, since sshd wants every folder above it to be root's alone.
     pub chroot: TempDir,
-    accounts: Accounts,
+    pub accounts: Accounts,
     pub writer_key: KeyPair,
     pub reader_key: KeyPair,
 }
 
 /// Removed last, after sshd and its sessions have ended.
-struct Accounts {
-    writer: String,
-    reader: String,
-    group: String,
+pub struct Accounts {
+    pub writer: String,
+    pub reader: String,
+    pub group: String,
 }
 
 impl Server {
-    /// Starts it, with the vault's directories made.
+    /// Starts it, with the accounts and the vault's directories made as `farkeep sshd-config` says.
     pub fn start() -> Self {
+        Self::start_changed(|block| block.to_owned())
+    }
+
+    /// As [`start`](Self::start), with a block of sshd_config that somebody has changed.
+    pub fn start_changed(change: impl FnOnce(&str) -> String) -> Self {
         let number = format!("{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let accounts =
             Accounts { writer: format!("fkt{number}"), reader: format!("fkt{number}r"), group: format!("fkt{number}g") };
-        accounts.make();
         let chroot = tempfile::Builder::new().prefix("farkeep-test-").tempdir_in("/srv").unwrap();
-        fs::set_permissions(chroot.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let dir = scratch();
-        fs::create_dir(dir.path().join("keys")).unwrap();
-        let (writer_key, reader_key) = (KeyPair::new(dir.path(), "writer"), KeyPair::new(dir.path(), "reader"));
-        fs::copy(&writer_key.public, dir.path().join("keys").join(&accounts.writer)).unwrap();
-        fs::copy(&reader_key.public, dir.path().join("keys").join(&accounts.reader)).unwrap();
-        let account = |user: &str, command: &str| {
-            let at = chroot.path().display();
-            format!(
-                "Match User {user}\nChrootDirectory {at}\nAuthorizedKeysFile {{dir}}/keys/%u\nForceCommand {command}\n{CLOSED}"
-            )
-        };
-        let more = account(&accounts.writer, WRITE_ONCE) + &account(&accounts.reader, "internal-sftp -R -l INFO");
+        let writer_key = KeyPair::new(dir.path(), &accounts.writer);
+        let reader_key = KeyPair::new(dir.path(), &accounts.reader);
+        let names = ["--user", &accounts.writer, "--reader", &accounts.reader, "--group", &accounts.group];
+        let mut command = Command::new(FARKEEP);
+        command.args(["sshd-config", "--json", "--vault", "/vault"]).args(names);
+        command.arg("--path").arg(chroot.path()).arg("--keys").arg(dir.path().join("keys"));
+        command.arg("--config").arg(dir.path().join("none")).env("HOME", dir.path());
+        let said: Value = serde_json::from_str(&must(&mut command)).unwrap();
+        let commands = said["result"]["commands"].as_array().unwrap();
+        let script: String = commands.iter().map(|line| format!("{}\n", line.as_str().unwrap())).collect();
+        must(alone().args(["sh", "-ec", &script]).current_dir(dir.path()));
         let host_key = KeyPair::new(dir.path(), "host_key");
         let user_key = KeyPair::new(dir.path(), "user_key");
-        let sshd = Sshd::start_in(dir, host_key, user_key, &more);
-        let server = Self { sshd, chroot, accounts, writer_key, reader_key };
-        server.lay_out("vault");
-        server
+        let block = said["result"]["config"].as_str().unwrap();
+        let sshd = Sshd::start_in(dir, host_key, user_key, &change(block));
+        Self { sshd, chroot, accounts, writer_key, reader_key }
     }
 
     /// Makes the directories of a vault as recipe A wants them: made beforehand, since the account cannot.
@@ -137,20 +133,17 @@ impl Server {
     }
 }
 
-impl Accounts {
-    fn make(&self) {
-        let _one = ACCOUNTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        must(Command::new("groupadd").arg(&self.group));
-        let add = |user: &str, more: &[&str]| {
-            // A password that nothing fits, and not a locked account, which sshd would turn away.
-            let plain = ["-M", "-d", "/", "-s", "/usr/sbin/nologin", "-p", "*"];
-            must(Command::new("useradd").args(plain).args(more).arg(user));
-        };
-        add(&self.writer, &[]);
-        add(&self.reader, &["-N", "-g", &self.group]);
-    }
+/// Runs a command while nobody else on this machine makes or removes accounts: useradd takes a lock for itself, and fails
+/// when another holds it.
+fn alone() -> Command {
+    let mut command = Command::new("flock");
+    command.arg(std::env::temp_dir().join("farkeep-test-accounts.lock"));
+    command
+}
 
-    fn ids(&self) -> (u32, u32) {
+impl Accounts {
+    /// The writer's user and the readers' group, by number.
+    pub fn ids(&self) -> (u32, u32) {
         let number = |args: &[&str]| must(Command::new("id").args(args)).trim().parse().unwrap();
         (number(&["-u", &self.writer]), number(&["-g", &self.reader]))
     }
@@ -158,10 +151,9 @@ impl Accounts {
 
 impl Drop for Accounts {
     fn drop(&mut self) {
-        let _one = ACCOUNTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         for user in [&self.writer, &self.reader] {
-            let _ = Command::new("userdel").arg(user).output();
+            let _ = alone().args(["userdel", user]).output();
         }
-        let _ = Command::new("groupdel").arg(&self.group).output();
+        let _ = alone().args(["groupdel", &self.group]).output();
     }
 }

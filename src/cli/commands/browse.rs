@@ -107,7 +107,7 @@ fn line(text: &mut String, entry: &ListedEntry, long: bool) {
 /// Arguments of `farkeep find`.
 #[derive(Debug, clap::Args)]
 pub struct FindArgs {
-    /// A path, or a pattern in gitignore syntax: *.conf
+    /// A name or pattern in gitignore syntax, or a path with a /: passwd, *.conf, /etc/ssh
     #[arg(value_name = "PATTERN")]
     pattern: String,
     /// Search only this snapshot [default: all, newest first]
@@ -125,7 +125,7 @@ pub struct FindArgs {
 /// Runs `farkeep find`.
 pub fn run_find(args: &FindArgs, session: &Session) -> Result<Outcome, OpError> {
     let plan = commands::read_plan(session, &args.copy, &args.identity)?;
-    let selection = Selection::parse(std::slice::from_ref(&args.pattern)).map_err(|e| OpError::Usage(e.to_string()))?;
+    let selection = Selection::search(&args.pattern).map_err(|e| OpError::Usage(e.to_string()))?;
     let query = args.snapshot.as_ref().map(|text| SnapshotQuery { text: text.clone(), ..SnapshotQuery::default() });
     let mut entries = Vec::new();
     find(&plan, query.as_ref(), &selection, &session.env(), &mut |entry| entries.push(entry))?;

@@ -11,6 +11,7 @@ use crate::crypto::seal::Recipient;
 use crate::model::name::Area;
 use crate::ops::init::{InitPlan, InitReceipt, init};
 use crate::ops::{Exit, OpError};
+use crate::store::StoreError;
 
 /// Arguments of `farkeep init`.
 #[derive(Debug, clap::Args)]
@@ -62,7 +63,12 @@ pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
     }
     let mut opened = Vec::new();
     for (name, config) in &stores {
-        opened.push(open_store(name, config, Opening::Create)?);
+        let store = open_store(name, config, Opening::Create).map_err(|error| match error {
+            // No answer can be asked for here: what was left out is an option.
+            StoreError::UnknownHostKey(why) => OpError::Usage(format!("{why}, or give it with --host-key")),
+            error => error.into(),
+        })?;
+        opened.push(store);
     }
     let jobs: Vec<String> = session.config.jobs.keys().cloned().collect();
     let plan = InitPlan { stores: opened, identity_out, passphrase, recipients };

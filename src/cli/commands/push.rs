@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use crate::cli::config::{ADHOC_JOB, DEFAULT_LEVEL, JobConfig, JobSource};
+use crate::cli::config::{ADHOC_JOB, DEFAULT_BASE_CACHE_BYTES, DEFAULT_LEVEL, JobConfig, JobSource};
 use crate::cli::render;
 use crate::cli::wire::{Opening, configured_pin, open_store, resolve};
 use crate::cli::{Outcome, Session};
@@ -156,6 +156,7 @@ fn push_job(args: &Args, session: &Session, name: &str, job: &JobConfig) -> Resu
         average_chunk_bytes: source.chunk_bytes,
         limits: source.limits.clone(),
         hooks: source.hooks.clone(),
+        patch: source.patch,
     });
     let mut tags = job.tags.clone();
     tags.extend(args.tag.iter().cloned());
@@ -173,6 +174,7 @@ fn push_job(args: &Args, session: &Session, name: &str, job: &JobConfig) -> Resu
         use_file_cache: !args.reread,
         accept_size: args.accept_size.clone(),
         hooks: job.hooks.clone(),
+        base_cache_bytes: session.config.base_cache_bytes.unwrap_or(DEFAULT_BASE_CACHE_BYTES),
     };
     push(&plan, &session.env())
 }

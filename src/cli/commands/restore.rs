@@ -59,7 +59,7 @@ pub struct Args {
     #[arg(long)]
     in_place: bool,
     /// With --in-place: remove what the snapshot does not hold from directories that are restored whole
-    #[arg(long, requires = "in_place")]
+    #[arg(long, requires = "in_place", conflicts_with = "into")]
     delete: bool,
     /// Remove this prefix from each path
     #[arg(long, value_name = "PREFIX")]

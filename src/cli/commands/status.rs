@@ -65,6 +65,16 @@ fn describe(receipt: &StatusReceipt) -> String {
                 let _ = writeln!(text, "  stored bytes were never verified; farkeep verify does it");
             }
         }
+        match &store.probed {
+            Some(probed) => {
+                let _ = writeln!(text, "  probed at {}: {}", probed.time, probed.verdict);
+            }
+            None if store.can_be_probed => {
+                let _ =
+                    writeln!(text, "  whether the account can change what it stored was never tried; farkeep probe does it");
+            }
+            None => {}
+        }
     }
     render::findings(&mut text, &receipt.findings);
     text

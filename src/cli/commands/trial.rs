@@ -15,6 +15,7 @@ use crate::crypto::identity::read_identity_file;
 use crate::crypto::sign::SigningKey;
 use crate::ledger::RootPin;
 use crate::model::finding::Finding;
+use crate::model::ids::VaultId;
 use crate::model::pattern::Selection;
 use crate::model::size::human_size;
 use crate::ops::context::{NamedStore, VaultPin};
@@ -192,31 +193,7 @@ impl Trial {
         let root = RootPin::parse(&made.root).map_err(OpError::NotDone)?;
         let pin = VaultPin { vault: Some(vault), root };
 
-        let source = FilesConfig {
-            name: "files".into(),
-            roots: roots.to_vec(),
-            exclude: ExcludeRules::with_patterns(exclude).map_err(|e| OpError::Usage(e.to_string()))?,
-        };
-        let push_plan = PushPlan {
-            vault,
-            pin: pin.clone(),
-            stores: vec![store.clone()],
-            missed: Vec::new(),
-            job: "try".into(),
-            tags: Vec::new(),
-            sources: vec![PlannedSource {
-                source: SourceConfig::Files(source),
-                average_chunk_bytes: DEFAULT_CHUNK_BYTES,
-                limits: Limits::default(),
-                hooks: Hooks::default(),
-            }],
-            level: DEFAULT_LEVEL,
-            every_secs: None,
-            timezone: "UTC".into(),
-            use_file_cache: true,
-            accept_size: Vec::new(),
-            hooks: Hooks::default(),
-        };
+        let push_plan = push_plan(&pin, vault, &store, roots, exclude)?;
         let pushed = report.timed("push", session, || push(&push_plan, &env), describe_push)?;
         report.findings.extend(pushed.findings.iter().cloned());
         report.timed("push again", session, || push(&push_plan, &env), describe_push)?;
@@ -296,6 +273,42 @@ impl Trial {
         report.flipped = found.findings.into_iter().find(|finding| finding.subject.ends_with(&object));
         Ok(())
     }
+}
+
+fn push_plan(
+    pin: &VaultPin,
+    vault: VaultId,
+    store: &NamedStore,
+    roots: &[PathBuf],
+    exclude: &[String],
+) -> Result<PushPlan, OpError> {
+    let source = FilesConfig {
+        name: "files".into(),
+        roots: roots.to_vec(),
+        exclude: ExcludeRules::with_patterns(exclude).map_err(|e| OpError::Usage(e.to_string()))?,
+    };
+    Ok(PushPlan {
+        vault,
+        pin: pin.clone(),
+        stores: vec![store.clone()],
+        missed: Vec::new(),
+        job: "try".into(),
+        tags: Vec::new(),
+        sources: vec![PlannedSource {
+            source: SourceConfig::Files(source),
+            average_chunk_bytes: DEFAULT_CHUNK_BYTES,
+            patch: true,
+            limits: Limits::default(),
+            hooks: Hooks::default(),
+        }],
+        level: DEFAULT_LEVEL,
+        every_secs: None,
+        timezone: "UTC".into(),
+        use_file_cache: true,
+        base_cache_bytes: 0,
+        accept_size: Vec::new(),
+        hooks: Hooks::default(),
+    })
 }
 
 fn describe_push(pushed: &PushReceipt) -> String {

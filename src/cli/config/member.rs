@@ -56,6 +56,19 @@ pub fn read_hooks(section: &Section<'_>) -> Hooks {
     hooks
 }
 
+/// `service = "NAME"` of a source: systemd's service is stopped before a backup or restore, started again after every
+/// backup, and after a restore only when that was done.
+pub fn add_service(section: &Section<'_>, hooks: &mut Hooks, restore_hooks: &mut Hooks) {
+    for service in section.texts("service") {
+        let systemctl = |verb: &str| vec!["systemctl".to_owned(), verb.to_owned(), service.clone()];
+        for hooks in [&mut *hooks, &mut *restore_hooks] {
+            hooks.before.push(systemctl("stop"));
+        }
+        hooks.always.insert(0, systemctl("start"));
+        restore_hooks.on_success.insert(0, systemctl("start"));
+    }
+}
+
 /// The hooks around a restore: `restore = { before = [...], after = { ... } }`.
 pub fn read_restore_hooks(section: &Section<'_>) -> Hooks {
     let Some(restore) = section.table("restore") else { return Hooks::default() };

@@ -8,7 +8,8 @@ use toml::de::DeTable;
 
 use crate::ledger::RootPin;
 use crate::model::ids::VaultId;
-use crate::model::limits::{GIB, KIB, MIB};
+use crate::model::limits::{KIB, MIB};
+use crate::model::rate::Pace;
 use crate::ops::hooks::Hooks;
 use crate::source::SourceConfig;
 use crate::source::limits::Limits;
@@ -19,11 +20,13 @@ mod member;
 mod section;
 
 pub use member::Choices;
-use member::{read_hooks, read_limits, read_restore_hooks, read_vars};
+use member::{add_service, read_hooks, read_limits, read_restore_hooks, read_vars};
 use section::{Mistakes, Section};
 
 /// zstd level where the configuration names none.
 pub const DEFAULT_LEVEL: i32 = 3;
+/// What patch bases may take on this machine's disk where the configuration says nothing.
+pub const DEFAULT_BASE_CACHE_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 /// Average chunk where a source names none.
 pub const DEFAULT_CHUNK_BYTES: usize = 64 * KIB as usize;
 /// The job of paths on the command line.
@@ -50,8 +53,8 @@ pub struct StoreConfig {
     pub ssh_key: Option<PathBuf>,
     /// Connections at most.
     pub connections: Option<usize>,
-    /// Bytes a second at most.
-    pub limit: Option<u64>,
+    /// How fast and when it may be used.
+    pub pace: Pace,
     /// Seconds without progress after which a connection is given up.
     pub timeout_secs: Option<u64>,
     /// A local directory that need not be a mounted drive.
@@ -73,6 +76,8 @@ pub struct JobSource {
     pub restore_hooks: Hooks,
     /// Whether the target that was chosen says where it goes; true for the place that it comes from.
     pub has_target: bool,
+    /// Whether changed places of its large files may be stored as patches on what earlier pushes stored.
+    pub patch: bool,
 }
 
 impl JobSource {
@@ -80,7 +85,7 @@ impl JobSource {
     #[must_use]
     pub fn plain(source: SourceConfig) -> Self {
         let (limits, hooks, restore_hooks) = (Limits::default(), Hooks::default(), Hooks::default());
-        Self { source, chunk_bytes: DEFAULT_CHUNK_BYTES, limits, hooks, restore_hooks, has_target: true }
+        Self { source, chunk_bytes: DEFAULT_CHUNK_BYTES, limits, hooks, restore_hooks, has_target: true, patch: true }
     }
 }
 
@@ -120,6 +125,8 @@ pub struct Config {
     pub root: Option<RootPin>,
     /// What this machine is called in snapshots; the host name otherwise.
     pub host: Option<String>,
+    /// What the blocks that patches are made against may take on this machine's disk, in bytes.
+    pub base_cache_bytes: Option<u64>,
     /// Stores by name.
     pub stores: BTreeMap<String, StoreConfig>,
     /// Jobs by name.
@@ -169,7 +176,7 @@ impl Config {
             return Err(mistakes.report(text));
         }
         let top = Section::new("", 0, root.get_ref(), &mistakes);
-        let mut config = Self { host: top.text("host"), ..Self::default() };
+        let mut config = Self { host: top.text("host"), base_cache_bytes: top.size_or_off("base_cache"), ..Self::default() };
         if let Some(vault) = top.table("vault") {
             config.vault = vault.parsed("id", str::parse::<VaultId>);
             config.root = vault.parsed("root", RootPin::parse);
@@ -192,14 +199,17 @@ fn read_store(section: Section<'_>) -> StoreConfig {
         section.wrong("url is missing");
     }
     let store = StoreConfig {
-        location: section.parsed("url", str::parse::<Location>),
+        location: section.parsed("url", location),
         host_keys: section.texts("host_key"),
         ssh_key: section.text("ssh_key").map(PathBuf::from),
         connections: section.number("connections", 1..=16).and_then(|n| usize::try_from(n).ok()),
-        limit: section.parsed("limit", parse_rate),
+        pace: read_pace(&section),
         timeout_secs: section.duration_secs("timeout"),
         plain_directory: section.flag("plain_directory").unwrap_or(false),
     };
+    if matches!(store.location, Some(Location::Directory(_))) && !store.pace.is_free() {
+        section.wrong("limit and window are for sftp:// stores; a drive is written as fast as it takes");
+    }
     for key in &store.host_keys {
         if !key.starts_with("SHA256:") {
             section.wrong(format!("host_key {key:?}: must be a fingerprint SHA256:... (ssh-keygen -lf prints it)"));
@@ -209,24 +219,33 @@ fn read_store(section: Section<'_>) -> StoreConfig {
     store
 }
 
-/// A rate in bytes a second: `20 Mbit/s`, `2 MiB/s`.
-fn parse_rate(text: &str) -> Result<u64, String> {
-    let wrong = || format!("not a rate: {text:?} (write a number and kbit/s, Mbit/s, Gbit/s, KiB/s or MiB/s)");
-    let amount = text.trim().strip_suffix("/s").ok_or_else(wrong)?;
-    let split = amount.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
-    let (number, unit) = amount.split_at(split);
-    let bits = match unit.trim() {
-        "kbit" => 1000,
-        "Mbit" => 1_000_000,
-        "Gbit" => 1_000_000_000,
-        "KiB" => 8 * KIB,
-        "MiB" => 8 * MIB,
-        "GiB" => 8 * GIB,
-        _ => return Err(wrong()),
-    };
-    let number: f64 = number.parse().map_err(|_| wrong())?;
-    let bytes = number * bits as f64 / 8.0;
-    if bytes >= 1000.0 { Ok(bytes as u64) } else { Err("a rate under 8 kbit/s would never end".into()) }
+/// How fast and when a store may be used.
+fn read_pace(section: &Section<'_>) -> Pace {
+    let texts = |key: &str| section.texts(key);
+    let mut pace = Pace { zone: section.parsed("timezone", jiff::tz::TimeZone::get), ..Pace::default() };
+    for text in texts("limit") {
+        match text.parse() {
+            Ok(rule) => pace.rules.push(rule),
+            Err(error) => section.wrong_key("limit", error),
+        }
+    }
+    for text in texts("window") {
+        match text.parse() {
+            Ok(hours) => pace.windows.push(hours),
+            Err(error) => section.wrong_key("window", error),
+        }
+    }
+    pace
+}
+
+/// An address that means the same wherever the program is started.
+fn location(text: &str) -> Result<Location, String> {
+    if !text.contains("://") && !text.starts_with('/') {
+        return Err(format!(
+            "{text:?} is a relative path; write sftp://user@host[:port]/path, file:///path, or a path from /"
+        ));
+    }
+    text.parse().map_err(|e: crate::store::location::LocationError| e.to_string())
 }
 
 fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, StoreConfig>, choices: &Choices) -> JobConfig {
@@ -262,7 +281,8 @@ fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, StoreCon
             let mut there = read_source(source.filled(over, &vars));
             if choices.target.as_ref() == Some(target) {
                 // Hooks of this place belong to this place: another target has its own or none.
-                let restore_hooks = over.map(read_restore_hooks).unwrap_or_default();
+                let mut restore_hooks = over.map(read_restore_hooks).unwrap_or_default();
+                over.into_iter().for_each(|over| add_service(over, &mut Hooks::default(), &mut restore_hooks));
                 there.iter_mut().for_each(|there| there.restore_hooks = restore_hooks.clone());
                 read = there;
             }
@@ -350,18 +370,21 @@ fn read_source(section: Section<'_>) -> Option<JobSource> {
         }
     });
     let limits = read_limits(&section);
-    let (hooks, restore_hooks) = (read_hooks(&section), read_restore_hooks(&section));
+    let (mut hooks, mut restore_hooks) = (read_hooks(&section), read_restore_hooks(&section));
+    add_service(&section, &mut hooks, &mut restore_hooks);
     let kind = kind?;
     // Without a known kind the other keys cannot be judged.
     let source = kinds::read(&kind, &section, name.as_deref().unwrap_or_default())?;
+    let patch = section.flag("patch").unwrap_or(true);
     section.finish();
     let chunk_bytes = chunk_bytes.unwrap_or(DEFAULT_CHUNK_BYTES);
-    name.map(|_| JobSource { source, chunk_bytes, limits, hooks, restore_hooks, has_target: true })
+    name.map(|_| JobSource { source, chunk_bytes, limits, hooks, restore_hooks, has_target: true, patch })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::time::Timestamp;
 
     const GOOD: &str = r#"
 host = "registry-1"
@@ -399,11 +422,29 @@ min_bytes = "1 MiB"
     fn a_whole_configuration_is_read() {
         let config = Config::parse(GOOD).unwrap_or_else(|e| panic!("{e:?}"));
         assert_eq!(config.host.as_deref(), Some("registry-1"));
-        assert_eq!(config.stores["server"].limit, Some(2_500_000));
+        assert_eq!(config.stores["server"].pace.limit(Timestamp(0)), Some(2_500_000));
         let job = &config.jobs["nightly"];
         assert_eq!((job.sources.len(), job.every_secs), (2, Some(86_400)));
         let limits = &job.sources[1].limits;
         assert_eq!((limits.min_bytes, limits.timeout_secs), (Some(MIB), Some(7200)));
+    }
+
+    #[test]
+    fn a_store_may_be_slower_by_day_and_closed_outside_its_window() {
+        let by_day = GOOD.replace(
+            "\"20 Mbit/s\"",
+            "[\"08:00-18:00 5 Mbit/s\", \"40 Mbit/s\"]\nwindow = \"22:00-12:00\"\ntimezone = \"UTC\"",
+        );
+        let config = Config::parse(&by_day).unwrap_or_else(|e| panic!("{e:?}"));
+        let pace = &config.stores["server"].pace;
+        let noon = Timestamp(12 * 3600);
+        assert_eq!((pace.limit(noon), pace.limit(Timestamp(0))), (Some(625_000), Some(5_000_000)));
+        assert!(!pace.is_open(noon) && pace.is_open(Timestamp(0)));
+        let drive = by_day.replace("sftp://bk-host1@backup.example.org", "/media/drive");
+        assert!(Config::parse(&drive).err().unwrap_or_default()[0].contains("sftp:// stores"));
+        let wrong = by_day.replace("22:00-12:00", "at night");
+        let problems = Config::parse(&wrong).err().unwrap_or_default();
+        assert!(problems[0].starts_with("line 13:") && problems[0].contains("22:00-06:00"), "{problems:?}");
     }
 
     #[test]

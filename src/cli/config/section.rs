@@ -68,6 +68,11 @@ impl<'a> Section<'a> {
         self.mistakes.add(self.at, format!("[{}]: {message}", self.name));
     }
 
+    /// Notes a mistake in the value of `key`.
+    pub fn wrong_key(&self, key: &str, message: impl std::fmt::Display) {
+        self.wrong_at(self.place(key), key, message);
+    }
+
     fn wrong_at(&self, at: usize, key: &str, message: impl std::fmt::Display) {
         self.mistakes.add(at, format!("{}.{key}: {message}", self.name));
     }
@@ -123,6 +128,11 @@ impl<'a> Section<'a> {
     /// A size such as `"64 KiB"`.
     pub fn size(&self, key: &str) -> Option<u64> {
         self.parsed(key, parse_size)
+    }
+
+    /// A size, or 0 for `false`.
+    pub fn size_or_off(&self, key: &str) -> Option<u64> {
+        if self.value(key)?.get_ref().as_bool() == Some(false) { Some(0) } else { self.size(key) }
     }
 
     /// A duration such as `"26h"`, in seconds.

@@ -17,11 +17,13 @@ use crate::ops::{Env, Event, OpError};
 use crate::source::limits::Guarded;
 use crate::source::work::Work;
 use crate::source::{Source, SourceError};
+use crate::state::bases::BaseCache;
 use crate::state::{StateDir, StateError, read_if_there, write_durably};
 use crate::vault::VaultError;
 use crate::vault::capture::{CaptureConfig, Captured, FileCachePlace, Progress, capture};
 use crate::vault::courier::Courier;
 use crate::vault::snapshot_writer::SnapshotWriter;
+use crate::vault::stream_bases::FinishedStream;
 
 /// What capturing all members gave.
 #[derive(Default)]
@@ -30,6 +32,7 @@ pub struct CapturedJob {
     pub findings: Vec<Finding>,
     pub finding_count: u64,
     pub caches: Vec<FileCachePlace>,
+    pub streams: Vec<FinishedStream>,
     /// What hooks had to report: it says nothing about the data.
     pub hook_findings: Vec<Finding>,
 }
@@ -42,6 +45,7 @@ pub fn capture_all(
     courier: &Courier,
     prepared: &Prepared,
     baseline: &Baseline,
+    bases: &BaseCache,
     env: &Env<'_>,
 ) -> Result<CapturedJob, OpError> {
     let names: Vec<String> = prepared.sides.iter().map(|side| side.named.name.clone()).collect();
@@ -62,15 +66,16 @@ pub fn capture_all(
         let entered = planned.hooks.enter(&format!("source {}", planned.source.name()), &context.state, env)?;
         let outcome = source.map_or_else(|| open(planned, &work), Ok).map_err(OpError::from).and_then(|source| {
             let before = baseline.members.get(planned.source.name());
-            let place = Place { plan, planned, before, cache: context.state.cache(), progress: &progress, env };
+            let place = Place { plan, planned, before, cache: context.state.cache(), bases, progress: &progress, env };
             capture_member(source, writer, &place)
         });
         job.hook_findings.extend(entered.leave(outcome.is_ok()));
-        let Captured { member, findings, finding_count, cache } = outcome?;
+        let Captured { member, findings, finding_count, cache, streams } = outcome?;
         job.members.push(member);
         job.findings.extend(findings);
         job.finding_count += finding_count;
         job.caches.extend(cache);
+        job.streams.extend(streams);
     }
     Ok(job)
 }
@@ -86,6 +91,7 @@ struct Place<'a> {
     planned: &'a PlannedSource,
     before: Option<&'a Tally>,
     cache: std::path::PathBuf,
+    bases: &'a BaseCache,
     progress: &'a Told<'a>,
     env: &'a Env<'a>,
 }
@@ -102,6 +108,8 @@ fn capture_member(
         cutter: Cutter::with_average(planned.average_chunk_bytes),
         readers: std::thread::available_parallelism().map_or(4, |n| usize::from(n).clamp(4, 8)),
         cache: plan.use_file_cache.then(|| place.cache.join(cache_name)),
+        bases: (planned.patch && plan.base_cache_bytes > 0).then_some(place.bases),
+        stream_prefix: format!("{}\0{}", plan.job, source.name()),
         cancel: env.cancel,
         clock: env.clock,
         progress: place.progress,

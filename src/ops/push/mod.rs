@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::context::{Context, Locking, NamedStore, VaultPin};
 use super::hooks::{self, Hooks};
 use super::{Env, Exit, OpError};
+use crate::crypto::seal::Recipient;
 use crate::crypto::secret::VaultSecret;
 use crate::format::body::SnapshotBody;
 use crate::format::inventory::Line;
@@ -22,25 +23,28 @@ use crate::ledger::Scribe;
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{SnapshotId, VaultId};
 use crate::model::limits::FORMAT_VERSION;
-use crate::model::name::ObjectName;
+use crate::model::name::{ObjectName, Sealed};
 use crate::model::snapshot::{SnapshotState, Tally};
 use crate::model::time::Timestamp;
 use crate::source::SourceConfig;
 use crate::source::limits::Limits;
+use crate::state::bases::BaseCache;
 use crate::state::index::ChunkIndex;
 use crate::state::journal::Journal;
 use crate::state::keys::{KeyDir, Role};
+use crate::state::probes::Probes;
 use crate::store::StoreError;
 use crate::store::deliver::{RetryPolicy, deliver};
 use crate::vault::courier::{Courier, LaneReport};
 use crate::vault::inventory::{PageCache, page_names};
 use crate::vault::packer::PackerConfig;
 use crate::vault::snapshot_writer::{SnapshotWriter, WriterConfig, WriterStats};
+use crate::vault::stream_bases::CapturedStreams;
 
 mod members;
 mod prepare;
 
-use members::{Baseline, capture_all};
+use members::{Baseline, CapturedJob, capture_all};
 use prepare::{Prepared, Side};
 
 /// Findings that stand in the manifest.
@@ -59,6 +63,8 @@ pub struct PlannedSource {
     pub limits: Limits,
     /// Around its capture.
     pub hooks: Hooks,
+    /// Whether changed places of large files may be stored as patches on what earlier pushes stored.
+    pub patch: bool,
 }
 
 /// What to back up.
@@ -89,6 +95,8 @@ pub struct PushPlan {
     pub accept_size: Vec<String>,
     /// Around the capture of all members.
     pub hooks: Hooks,
+    /// What the blocks that patches are made against may take on this machine's disk, in bytes; 0 makes no patches.
+    pub base_cache_bytes: u64,
 }
 
 /// What became of one store.
@@ -209,45 +217,25 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     prepare::refresh_index(&mut index, &prepared, &pages, &left, std::slice::from_ref(&index_identity))?;
     let live = prepare::live_packs(&index, &prepared)?;
 
-    let epoch_recipient = trust.recipient()?;
-    let config = WriterConfig {
-        packer: PackerConfig {
-            level: Arc::new(AtomicI32::new(plan.level)),
-            workers: std::thread::available_parallelism().map_or(2, usize::from),
-            recipients: vec![epoch_recipient.clone()],
-        },
-        key: secret.chunk_key(),
-        index_recipients: vec![epoch_recipient, index_identity.recipient()],
-    };
+    let config = writer_config(plan, &secret, trust.recipient()?, index_identity.recipient());
     let stores: Vec<_> = prepared.sides.iter().map(|side| Arc::clone(&side.named.store)).collect();
     let courier = Courier::start(&stores, &context.state.outbox(), RetryPolicy::DEFAULT);
     let mut writer = SnapshotWriter::start(config, &mut index, live, &mut journal, &courier);
+    let bases = BaseCache::open(&context.state.cache().join("bases"), plan.base_cache_bytes)?;
     let series = secret.series(env.host, &plan.job);
     let baseline = Baseline::read(&context.state, &series, plan, &prepared)?;
     let mut entered = plan.hooks.enter(&format!("job {}", plan.job), &context.state, env)?;
-    let captured = capture_all(plan, &mut writer, context, &courier, &prepared, &baseline, env);
+    let captured = capture_all(plan, &mut writer, context, &courier, &prepared, &baseline, &bases, env);
     let mut hook_findings = entered.undo();
-    let captured = captured?;
+    let mut captured = captured?;
 
     env.step("writing index, manifest and inventory");
     writer.finish_packs()?;
-    let usable = |object: &crate::model::name::Sealed| prepared.has_everywhere(&ObjectName::Index(*object));
+    let streams = CapturedStreams::new(std::mem::take(&mut captured.streams), &writer)?;
+    let usable = |object: &Sealed| prepared.has_everywhere(&ObjectName::Index(*object));
     let indexes = writer.write_indexes(&usable)?;
     let finished = env.clock.now();
-    let manifest = Manifest {
-        format: FORMAT_VERSION,
-        vault: plan.vault,
-        host: env.host.to_owned(),
-        job: plan.job.clone(),
-        tags: plan.tags.clone(),
-        started,
-        finished,
-        timezone: plan.timezone.clone(),
-        farkeep: env!("CARGO_PKG_VERSION").to_owned(),
-        indexes: indexes.iter().map(|object| ObjectName::Index(*object)).collect(),
-        members: captured.members,
-        findings: captured.findings.iter().take(MANIFEST_FINDINGS).cloned().collect(),
-    };
+    let manifest = manifest(plan, env, [started, finished], &indexes, &captured);
     let manifest_name = writer.write_manifest(&manifest)?;
     let mut others: BTreeSet<Line> = prepared.plain_lines().into_iter().collect();
     others.extend(indexes.iter().map(|object| Line { hash: object.hash, name: ObjectName::Index(*object) }));
@@ -259,7 +247,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     for snapshot in prepared.newest_of_each_series() {
         base.extend(page_names(&pages, source_store, &snapshot.body.inventory)?);
     }
-    let mut load = |page: &crate::model::name::Sealed| pages.read(source_store, page);
+    let mut load = |page: &Sealed| pages.read(source_store, page);
     let inventory = writer.write_inventory(&others, &base, &mut load)?;
     for page in inventory.fresh.iter().chain([&inventory.root]) {
         pages.keep(page);
@@ -293,7 +281,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
         new_packs: stats.new_packs,
         new_bytes: stats.new_bytes,
         findings: captured.finding_count,
-        probes: BTreeMap::new(),
+        probes: probed(&prepared, context)?,
     };
     let record_context = context.record_context(env, trust.head(), prepared.heads.clone());
     let signed = scribe.write(RecordKind::Snapshot, &body, record_context)?;
@@ -305,6 +293,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     for cache in captured.caches {
         cache.finish(&placed)?;
     }
+    streams.save(&bases)?;
     let kept: BTreeSet<_> = inventory.kept.iter().copied().chain(base).collect();
     let fresh = inventory.fresh.iter().map(|page| page.name).chain([inventory.root.name]);
     pages.retain(&kept.into_iter().chain(fresh).chain(prepared.inventory_roots()).collect());
@@ -328,6 +317,53 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
         stores,
         findings,
     }))
+}
+
+/// What the last probe of each store said, by the store's name.
+fn probed(prepared: &Prepared, context: &Context) -> Result<BTreeMap<String, String>, OpError> {
+    let probes = Probes::open(&context.state)?;
+    let verdict = |side: &Side| {
+        let probed = probes.of(&side.named.store.location().to_string())?;
+        Some((side.named.name.clone(), probed.verdict.clone()))
+    };
+    Ok(prepared.sides.iter().filter_map(verdict).collect())
+}
+
+/// How the snapshot's packs and indexes are made.
+fn writer_config(plan: &PushPlan, secret: &VaultSecret, epoch: Recipient, index: Recipient) -> WriterConfig {
+    WriterConfig {
+        packer: PackerConfig {
+            level: Arc::new(AtomicI32::new(plan.level)),
+            workers: std::thread::available_parallelism().map_or(2, usize::from),
+            recipients: vec![epoch.clone()],
+        },
+        key: secret.chunk_key(),
+        index_recipients: vec![epoch, index],
+    }
+}
+
+/// The description of what was captured.
+fn manifest(
+    plan: &PushPlan,
+    env: &Env<'_>,
+    [started, finished]: [Timestamp; 2],
+    indexes: &BTreeSet<Sealed>,
+    captured: &CapturedJob,
+) -> Manifest {
+    Manifest {
+        format: FORMAT_VERSION,
+        vault: plan.vault,
+        host: env.host.to_owned(),
+        job: plan.job.clone(),
+        tags: plan.tags.clone(),
+        started,
+        finished,
+        timezone: plan.timezone.clone(),
+        farkeep: env!("CARGO_PKG_VERSION").to_owned(),
+        indexes: indexes.iter().map(|object| ObjectName::Index(*object)).collect(),
+        members: captured.members.clone(),
+        findings: captured.findings.iter().take(MANIFEST_FINDINGS).cloned().collect(),
+    }
 }
 
 fn not_the_agent(plan: &PushPlan) -> OpError {

@@ -7,6 +7,7 @@ use crate::crypto::identity::Identity;
 use crate::format::body::VerifyBody;
 use crate::format::inventory::Line;
 use crate::format::record::{Head, RecordKind};
+use crate::format::table::PackKind;
 use crate::ledger::{LedgerError, Scribe, Standing, Trust};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{Token, WriterId};
@@ -141,7 +142,7 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     let Some(newest) = prepared.sides.iter().map(|side| side.copy.trust.head()).max_by_key(|head| head.seq) else {
         let all = plan.missed.iter().chain(&prepared.missed);
         let text: Vec<String> = all.clone().map(|(name, error)| format!("{name}: {error}")).collect();
-        let gravest = all.map(|(_, error)| error).find(|error| matches!(error, StoreError::HostKey(_)));
+        let gravest = all.map(|(_, error)| error).find(|error| error.is_host_key());
         return Err(gravest.cloned().unwrap_or_else(|| StoreError::Unreachable(text.join("; "))).into());
     };
     for side in &mut prepared.sides {
@@ -166,10 +167,7 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
 }
 
 fn missed(name: &str, error: &StoreError) -> Finding {
-    match error {
-        StoreError::HostKey(_) => Finding::new(FindingKind::Trust, name, error),
-        _ => missed_finding(name, error),
-    }
+    if error.is_host_key() { Finding::new(FindingKind::Trust, name, error) } else { missed_finding(name, error) }
 }
 
 /// Opens all copies at once; one that is out of reach is left out.
@@ -404,7 +402,35 @@ pub fn live_packs(index: &ChunkIndex, prepared: &Prepared) -> Result<Vec<bool>, 
         let present = prepared.sides.iter().all(|side| side.presence.has_pack(&info.pack));
         live[number as usize] = present && !suspects.contains(&info.pack);
     })?;
+    drop_what_lies_on_holes(index, &mut live)?;
     Ok(live)
+}
+
+/// A patch without its bases is no better than a pack that is gone.
+fn drop_what_lies_on_holes(index: &ChunkIndex, live: &mut [bool]) -> Result<(), OpError> {
+    let mut patches = Vec::new();
+    index.each_pack(&mut |number, info| {
+        if info.kind == PackKind::Patch && live[number as usize] {
+            patches.push(number);
+        }
+    })?;
+    loop {
+        let before = patches.len();
+        let mut standing = Vec::new();
+        for number in patches {
+            let table = index.table(number)?;
+            let stands = |base| index.number_of(base).is_some_and(|base| live[base as usize]);
+            live[number as usize] = table.base_packs.iter().all(stands);
+            if live[number as usize] {
+                standing.push(number);
+            }
+        }
+        // What fell may have carried others; the depth is bounded, and so are the rounds.
+        if standing.len() == before {
+            return Ok(());
+        }
+        patches = standing;
+    }
 }
 
 /// Packs that the newest verification of a store, by anyone trusted, speaks against.

@@ -6,7 +6,7 @@ use std::io::BufRead;
 use rustix::fs::{AtFlags, Dir, FileType, OFlags};
 use rustix::io::Errno;
 
-use super::plan::target_path;
+use super::plan::{LISTED_MAX, PlanReport, PlannedAction, source_path, target_path};
 use super::write::Spool;
 use super::{RestorePlan, RestoreReceipt};
 use crate::format::catalogue::decode_line;
@@ -47,7 +47,7 @@ pub fn finish(
         }
         let entry = decode_line(&line).map_err(VaultError::internal)?;
         while open.last().is_some_and(|dir| !entry.path.is_at_or_below(&dir.path)) {
-            leave(open.pop(), reader, root, policy, &mut findings)?;
+            leave(open.pop(), plan, reader, root, policy, &mut findings)?;
         }
         match &entry.kind {
             EntryKind::Directory => open.push(entry),
@@ -59,7 +59,7 @@ pub fn finish(
         }
     }
     while !open.is_empty() {
-        leave(open.pop(), reader, root, policy, &mut findings)?;
+        leave(open.pop(), plan, reader, root, policy, &mut findings)?;
     }
     for finding in &findings {
         env.observer.event(Event::Finding(finding.clone()));
@@ -70,12 +70,13 @@ pub fn finish(
 
 fn leave(
     dir: Option<Entry>,
+    plan: &RestorePlan,
     reader: &SnapshotReader,
     root: &mut TargetRoot,
     policy: &MetadataPolicy,
     findings: &mut Vec<Finding>,
 ) -> Result<(), OpError> {
-    let Some(dir) = dir else { return Ok(()) };
+    let Some(mut dir) = dir else { return Ok(()) };
     let xattrs = match reader.xattrs_of(&dir) {
         Ok(xattrs) => xattrs,
         Err(error) => {
@@ -84,7 +85,15 @@ fn leave(
         }
     };
     match root.dir(&dir.path) {
-        Ok(fd) => findings.extend(apply_to_fd(&*fd, &dir.path, &dir.meta, &xattrs, policy)),
+        Ok(fd) => {
+            // No time is kept of a directory above a root.
+            if is_above_a_root(reader, &source_path(plan, &dir.path))
+                && let Ok(stat) = rustix::fs::fstat(&*fd)
+            {
+                dir.meta.mtime_ns = i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec);
+            }
+            findings.extend(apply_to_fd(&*fd, &dir.path, &dir.meta, &xattrs, policy));
+        }
         Err(error) => findings.push(error.into_finding()?),
     }
     Ok(())
@@ -111,6 +120,12 @@ fn link(root: &mut TargetRoot, first: &EntryPath, path: &EntryPath) -> Result<()
     rustix::fs::linkat(&*source_dir, first.name(), &*parent, path.name(), AtFlags::empty()).map_err(io)
 }
 
+/// What becomes of names that the snapshot does not hold.
+enum Clearing<'a> {
+    Remove,
+    List(&'a mut PlanReport),
+}
+
 /// Removes what the snapshot does not hold from directories that were restored whole. Gives how many entries went.
 fn delete_extra(
     plan: &RestorePlan,
@@ -119,8 +134,41 @@ fn delete_extra(
     env: &Env<'_>,
     findings: &mut Vec<Finding>,
 ) -> Result<u64, OpError> {
+    each_extra(plan, reader, root, env, &mut Clearing::Remove, findings)
+}
+
+/// Adds to `report` what a restore would remove.
+///
+/// # Errors
+/// When the catalogue cannot be read.
+pub fn plan_deletions(
+    plan: &RestorePlan,
+    reader: &SnapshotReader,
+    root: &TargetRoot,
+    env: &Env<'_>,
+    report: &mut PlanReport,
+    findings: &mut Vec<Finding>,
+) -> Result<(), OpError> {
+    each_extra(plan, reader, root, env, &mut Clearing::List(report), findings).map(|_| ())
+}
+
+/// A directory that the walk is in.
+struct Open {
+    path: EntryPath,
+    is_root: bool,
+    names: HashSet<Vec<u8>>,
+}
+
+fn each_extra(
+    plan: &RestorePlan,
+    reader: &SnapshotReader,
+    root: &TargetRoot,
+    env: &Env<'_>,
+    clearing: &mut Clearing<'_>,
+    findings: &mut Vec<Finding>,
+) -> Result<u64, OpError> {
     // Names of the entries of each directory that the walk is in; catalogues come depth first, so few are open at once.
-    let mut open: Vec<(EntryPath, HashSet<Vec<u8>>)> = Vec::new();
+    let mut open: Vec<Open> = Vec::new();
     let mut deleted = 0;
     for member in reader.manifest.members.iter().filter(|m| m.kind == "files") {
         if !plan.members.is_empty() && !plan.members.contains(&member.name) {
@@ -130,23 +178,24 @@ fn delete_extra(
             env.check_cancel()?;
             let whole = plan.selection.matches(&entry.path, entry.kind == EntryKind::Directory);
             let Some(path) = target_path(plan, &entry.path) else { return Ok(()) };
-            while open.last().is_some_and(|(dir, _)| !path.is_at_or_below(dir)) {
-                deleted += close(open.pop(), root, findings);
+            while open.last().is_some_and(|dir| !path.is_at_or_below(&dir.path)) {
+                deleted += close(open.pop(), root, clearing, findings);
             }
-            if let Some((dir, names)) = open.last_mut()
-                && path.parent().as_ref() == Some(dir)
+            if let Some(dir) = open.last_mut()
+                && path.parent().as_ref() == Some(&dir.path)
             {
-                names.insert(path.name().to_vec());
+                dir.names.insert(path.name().to_vec());
             }
             // A directory above a root holds only the way to it, and is not restored whole.
             let above_root = whole && is_above_a_root(reader, &entry.path);
             if entry.kind == EntryKind::Directory && whole && !above_root && entry.flaw.is_none() {
-                open.push((path, HashSet::new()));
+                let is_root = member.roots.contains(&entry.path);
+                open.push(Open { path, is_root, names: HashSet::new() });
             }
             Ok(())
         })?;
         while !open.is_empty() {
-            deleted += close(open.pop(), root, findings);
+            deleted += close(open.pop(), root, clearing, findings);
         }
     }
     Ok(deleted)
@@ -156,11 +205,13 @@ fn is_above_a_root(reader: &SnapshotReader, path: &EntryPath) -> bool {
     reader.manifest.members.iter().flat_map(|m| &m.roots).any(|root| root != path && root.is_at_or_below(path))
 }
 
-fn close(dir: Option<(EntryPath, HashSet<Vec<u8>>)>, root: &TargetRoot, findings: &mut Vec<Finding>) -> u64 {
-    let Some((path, names)) = dir else { return 0 };
+fn close(dir: Option<Open>, root: &TargetRoot, clearing: &mut Clearing<'_>, findings: &mut Vec<Finding>) -> u64 {
+    let Some(Open { path, is_root, names }) = dir else { return 0 };
     let listed = root.open_entry(&path, OFlags::RDONLY | OFlags::DIRECTORY).and_then(|fd| Ok((Dir::read_from(&fd)?, fd)));
     let (entries, fd) = match listed {
         Ok(listed) => listed,
+        // A plan looks at what the restore has not made yet.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && matches!(clearing, Clearing::List(_)) => return 0,
         Err(error) => {
             findings.push(Finding::new(
                 FindingKind::Target,
@@ -170,21 +221,37 @@ fn close(dir: Option<(EntryPath, HashSet<Vec<u8>>)>, root: &TargetRoot, findings
             return 0;
         }
     };
+    let is_extra = |name: &[u8]| name != b"." && name != b".." && !names.contains(name);
+    let mut extra = entries.flatten().filter(|entry| is_extra(entry.file_name().to_bytes())).peekable();
+    if extra.peek().is_some() && !is_root && is_mount_point(&fd) {
+        // A snapshot that stayed on one file system holds an empty directory here: that is not to say that it was empty.
+        let message = "a file system is mounted here: what the snapshot does not hold of it was not removed";
+        findings.push(Finding::new(FindingKind::Target, &path, message));
+        return 0;
+    }
     let mut deleted = 0;
-    for entry in entries.flatten() {
+    for entry in extra {
         let name = entry.file_name().to_bytes();
-        if name == b"." || name == b".." || names.contains(name) {
-            continue;
-        }
-        match remove_tree(&fd, name) {
-            Ok(count) => deleted += count,
-            Err(error) => {
-                let subject = format!("{path}/{}", crate::model::path::escape(name));
-                findings.push(Finding::new(FindingKind::Target, subject, format!("not removed: {error}")));
+        let subject = || format!("{path}/{}", crate::model::path::escape(name));
+        match clearing {
+            Clearing::List(report) => {
+                if report.actions.len() < LISTED_MAX {
+                    report.actions.push(PlannedAction { action: "delete", path: subject(), bytes: 0 });
+                }
             }
+            Clearing::Remove => match remove_tree(&fd, name) {
+                Ok(count) => deleted += count,
+                Err(error) => findings.push(Finding::new(FindingKind::Target, subject(), format!("not removed: {error}"))),
+            },
         }
     }
     deleted
+}
+
+/// Whether the directory is on another file system than the one that it lies in.
+fn is_mount_point(dir: &std::os::fd::OwnedFd) -> bool {
+    let above = rustix::fs::statat(dir, "..", AtFlags::SYMLINK_NOFOLLOW);
+    matches!((rustix::fs::fstat(dir), above), (Ok(here), Ok(above)) if here.st_dev != above.st_dev)
 }
 
 /// Removes a name and all below it, without following links or leaving the file system of `dir`.

@@ -252,12 +252,16 @@ pub(super) fn write_out(
         plan: None,
         findings: Vec::new(),
     };
-    if planned.report.entries == 0 {
+    if planned.matched == 0 {
         let spelled = plan.selection.spelled().join(", ");
         return Err(OpError::NotDone(format!("nothing in this snapshot matches {spelled}")));
     }
     if plan.dry_run {
-        receipt.plan = Some(planned.report);
+        let mut report = planned.report;
+        if plan.delete {
+            finish::plan_deletions(plan, &reader, &root, env, &mut report, &mut receipt.findings)?;
+        }
+        receipt.plan = Some(report);
         return Ok(receipt);
     }
     planned.refuse_conflicts(plan.on_conflict)?;

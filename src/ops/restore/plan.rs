@@ -13,7 +13,7 @@ use crate::vault::VaultError;
 use crate::vault::catalogue_reader::SnapshotReader;
 
 /// Actions and conflicts that are listed by name; all are counted.
-const LISTED_MAX: usize = 1000;
+pub const LISTED_MAX: usize = 1000;
 /// Conflicts that a refusal names.
 const CONFLICTS_SHOWN: usize = 5;
 
@@ -63,6 +63,8 @@ pub struct PlanReport {
 pub struct Planned {
     /// What it comes to.
     pub report: PlanReport,
+    /// Entries that were asked for; the directories on the way to them are not among these.
+    pub matched: u64,
     /// None: everything is written.
     decisions: Option<Vec<Decision>>,
 }
@@ -70,7 +72,8 @@ pub struct Planned {
 impl Planned {
     /// Everything goes into an empty directory.
     pub fn everything(entries: u64, bytes: u64) -> Self {
-        Self { report: PlanReport { entries, files: entries, bytes, ..PlanReport::default() }, decisions: None }
+        let report = PlanReport { entries, files: entries, bytes, ..PlanReport::default() };
+        Self { report, matched: entries, decisions: None }
     }
 
     /// What is to be done with the selected entry number `ordinal`.
@@ -111,10 +114,16 @@ pub fn target_path(plan: &RestorePlan, path: &EntryPath) -> Option<EntryPath> {
     }
 }
 
+/// Where an entry at `path` below the target came from: the reverse of [`target_path`].
+pub fn source_path(plan: &RestorePlan, path: &EntryPath) -> EntryPath {
+    plan.strip.as_ref().map_or_else(|| path.clone(), |prefix| prefix.on_top_of(path))
+}
+
 /// Looks at every selected entry and at what is at its place.
 pub fn plan(plan: &RestorePlan, reader: &SnapshotReader, root: &TargetRoot, env: &Env<'_>) -> Result<Planned, OpError> {
     let mut report = PlanReport::default();
     let mut decisions = Vec::new();
+    let mut matched = 0;
     for member in &reader.manifest.members {
         if !plan.members.is_empty() && !plan.members.contains(&member.name) {
             continue;
@@ -122,13 +131,14 @@ pub fn plan(plan: &RestorePlan, reader: &SnapshotReader, root: &TargetRoot, env:
         reader.each_entry(member, &plan.selection, |entry| {
             env.check_cancel()?;
             let Some(path) = target_path(plan, &entry.path) else { return Ok(()) };
+            matched += u64::from(plan.selection.matches(&entry.path, entry.kind == EntryKind::Directory));
             let decision = decide(reader, root, &entry, &path, env);
             decisions.push(decision);
             count(&mut report, &entry, &path, decision);
             Ok(())
         })?;
     }
-    Ok(Planned { report, decisions: Some(decisions) })
+    Ok(Planned { report, matched, decisions: Some(decisions) })
 }
 
 fn decide(reader: &SnapshotReader, root: &TargetRoot, entry: &Entry, path: &EntryPath, env: &Env<'_>) -> Decision {

@@ -6,7 +6,10 @@ use super::notes::Notes;
 use crate::format::manifest::Member;
 use crate::model::path::EntryPath;
 use crate::ops::OpError;
+use crate::source::SourceError;
 use crate::source::engine::Survey;
+use crate::source::tool::Tool;
+use crate::source::work::Work;
 
 /// Files that a survey counts one by one; of more it says so.
 const COUNTED_MAX: u64 = 1_000_000;
@@ -94,6 +97,14 @@ impl FilesTask {
                 let synced = std::fs::File::open(parent).and_then(|dir| dir.sync_all());
                 synced.map_err(|e| OpError::NotDone(format!("{}: {e}", parent.display())))?;
             }
+        }
+        Ok(())
+    }
+
+    /// Copies what is there now, with modes, owners, times and links, by the system's own means.
+    pub fn save(&self, dir: &Path, work: &Work) -> Result<(), SourceError> {
+        for root in self.roots.iter().filter(|root| is_there(&root.place) && !root.is_swapped()) {
+            Tool::new("cp").args(["-a", "--"]).arg(&root.place).arg(dir).succeed(work)?;
         }
         Ok(())
     }

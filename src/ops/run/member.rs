@@ -71,7 +71,7 @@ pub fn tasks<'a>(
         let work = Work::new(name, notes.scratch(name)?, env.clock.now(), &job.timezone, env.cancel)
             .with_timeout(source.timeout_secs);
         let way = match &source.source {
-            SourceConfig::Engine(engine) if engine.kind() == member.kind => {
+            SourceConfig::Engine(engine) if engine.restores(&member.kind) => {
                 Way::Engine(engine.as_ref(), notes.parts().join(format!("@{name}")))
             }
             SourceConfig::Files(_) if member.kind == "files" => Way::Files(FilesTask::new(member, notes)?),
@@ -181,7 +181,6 @@ impl Place<'_> {
 
     /// Keeps what is at the target now, as parts in `dir/<member>/`.
     pub(super) fn save(&self, task: &Task<'_>, dir: &Path) -> Result<Vec<Finding>, OpError> {
-        let Way::Engine(engine, _) = &task.way else { return Ok(Vec::new()) };
         let name = &task.member.name;
         let dir = dir.join(name);
         if dir.exists() {
@@ -189,9 +188,13 @@ impl Place<'_> {
             return Err(OpError::NotDone(why));
         }
         crate::state::make_private_dir(&dir)?;
+        let engine = match &task.way {
+            Way::Engine(engine, _) => *engine,
+            Way::Files(files) => return files.save(&dir, &task.work).map(|()| Vec::new()).map_err(|e| in_member(name, e)),
+        };
         let place = format!("safety copy of {name}");
         let entered = task.source.backup_hooks.enter(&place, &self.opened.context.state, self.env)?;
-        let saved = save_parts(*engine, &dir, &task.work);
+        let saved = save_parts(engine, &dir, &task.work);
         let mut findings = entered.leave(saved.is_ok());
         findings.extend(saved.map_err(|e| in_member(name, e))?.findings);
         Ok(findings)

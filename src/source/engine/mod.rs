@@ -77,6 +77,11 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// Its kind, as in the configuration.
     fn kind(&self) -> &'static str;
 
+    /// Whether it can bring back what was backed up as `kind`: its own, and for some what another kind adopted.
+    fn restores(&self, kind: &str) -> bool {
+        kind == self.kind()
+    }
+
     /// Begins a backup: a quick look whether it can be had at all, before any other member is read.
     ///
     /// # Errors

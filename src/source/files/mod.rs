@@ -135,7 +135,8 @@ impl FilesSource {
         for path in above {
             if !self.ancestors.contains(&path) {
                 let stat = stat::follow(&path).map_err(|source| SourceError::Io { path: format!("/{path}"), source })?;
-                self.queue.push_back((path.clone(), stat));
+                // Its time tells only of what is not backed up, and would make every push differ from the one before.
+                self.queue.push_back((path.clone(), stat.without_times()));
                 self.ancestors.push(path);
             }
         }
@@ -200,7 +201,7 @@ impl Source for FilesSource {
             }
             let first = if stat.links > 1 && stat.kind() != Kind::Directory { self.links.seen(&path, &stat) } else { None };
             // A link's line names another path, so it does not follow from the file alone.
-            let key = (first.is_none()).then(|| stat.key());
+            let key = if first.is_none() { stat.change_key() } else { None };
             let bytes = if stat.kind() == Kind::File && first.is_none() { stat.bytes } else { 0 };
             let load: Box<dyn Load> =
                 Box::new(FileLoad { shared: Arc::clone(&self.shared), path: path.clone(), stat, first });

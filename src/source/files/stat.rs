@@ -70,6 +70,18 @@ impl Stat {
         nanoseconds(self.mtime)
     }
 
+    /// The same at the beginning of time.
+    pub const fn without_times(mut self) -> Self {
+        self.mtime = (0, 0);
+        self.ctime = (0, 0);
+        self
+    }
+
+    /// What tells a later change of the file; none where its times are left out.
+    pub fn change_key(&self) -> Option<StatKey> {
+        (self.ctime != (0, 0)).then(|| self.key())
+    }
+
     pub fn key(&self) -> StatKey {
         StatKey {
             device: self.device,

@@ -27,7 +27,7 @@ const DOCUMENT_MIN_BYTES: usize = 5;
 /// Collections that a prelude may name; databases of more are unheard of, and each costs memory.
 const COLLECTIONS_MAX: usize = 100_000;
 /// All metadata of a prelude together.
-const PRELUDE_MAX_BYTES: usize = 256 * 1024 * 1024;
+const PRELUDE_MAX_BYTES: usize = 64 * 1024 * 1024;
 /// The layout described above; mongodump has written no other.
 const VERSION: &str = "0.1";
 
@@ -200,7 +200,7 @@ impl<R: Read> Reader<R> {
     ///
     /// # Errors
     /// When it is cut off or damaged.
-    pub fn next(&mut self) -> Result<Option<Item<'_>>, ArchiveError> {
+    pub fn next_item(&mut self) -> Result<Option<Item<'_>>, ArchiveError> {
         loop {
             if let Some(place) = self.current {
                 if read_document(&mut self.from, &mut self.document, "documents")? {

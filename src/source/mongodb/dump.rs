@@ -12,7 +12,7 @@ use super::client::Deployment;
 use super::crc64::Crc64;
 use super::metadata::Metadata;
 use super::tally::{Tallies, Tally, account};
-use super::{PART, schema};
+use super::{PART, SERVER, schema};
 use crate::source::SourceError;
 use crate::source::engine::{Account, Backup, Part, PartRead};
 use crate::source::work::Work;
@@ -59,7 +59,7 @@ impl Backup for Dump {
         if tallies.values().all(|tally| tally.documents == 0) {
             return Err(void("the database holds no document at all"));
         }
-        Ok(account(&tallies).tool("MongoDB server", version))
+        Ok(account(&tallies).tool(SERVER, version))
     }
 }
 

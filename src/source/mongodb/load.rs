@@ -91,7 +91,7 @@ impl Loader<'_> {
         let mut counts = vec![0; collections.len()];
         let mut batch = Batch::default();
         loop {
-            match reader.next().map_err(|e| of_archive(path, e))? {
+            match reader.next_item().map_err(|e| of_archive(path, e))? {
                 Some(Item::Document(place, bytes)) => {
                     if batch.place != place || batch.is_full() {
                         self.insert(&mut batch, collections)?;

@@ -33,6 +33,8 @@ pub mod tally;
 use client::Deployment;
 use tally::{Tallies, Tally};
 
+/// What the server is called among the tools of a backup.
+const SERVER: &str = "MongoDB server";
 /// What the part is called.
 const PART: &str = "archive";
 /// The first bytes of a gzip stream (RFC 1952).
@@ -54,6 +56,19 @@ pub struct MongoConfig {
 }
 
 impl MongoConfig {
+    /// What another kind adopted was never counted: there the archive itself says what must be.
+    fn compare(&self, account: Account, fetched: &Fetched) -> Result<Account, SourceError> {
+        if fetched.account.tools.contains_key(SERVER) {
+            return Ok(account.or_missing(&fetched.account));
+        }
+        let wrong = |why: String| SourceError::Expectation { what: self.name.clone(), why };
+        let (_, tallies) = tally::of_archive(open_archive(archive_of(fetched)?)?).map_err(|e| wrong(e.to_string()))?;
+        match tally::account(&tallies).proof.into_iter().find(|(name, value)| account.proof.get(name) != Some(value)) {
+            Some((name, value)) => Err(wrong(format!("{name}: {value} in the archive, and something else at the target"))),
+            None => Ok(account),
+        }
+    }
+
     fn deployment(&self, work: &Work) -> Result<Deployment, SourceError> {
         Deployment::open(&self.uri.read()?, self.hosts.as_deref(), &self.database, work)
     }
@@ -66,6 +81,11 @@ impl Engine for MongoConfig {
 
     fn kind(&self) -> &'static str {
         "mongodb"
+    }
+
+    /// An archive that a script's mongodump left is brought back like one of ours.
+    fn restores(&self, kind: &str) -> bool {
+        [self.kind(), "spool", "command"].contains(&kind)
     }
 
     fn open(&self, work: &Work) -> Result<Box<dyn Backup>, SourceError> {
@@ -96,10 +116,10 @@ impl Engine for MongoConfig {
             Ok((deployment.version()?, destroys))
         })?;
         let mut survey = Survey { target, destroys, ..Survey::default() };
-        if let Some(then) = account.tools.get("MongoDB server").filter(|then| major(then) != major(&version)) {
+        if let Some(then) = account.tools.get(SERVER).filter(|then| major(then) != major(&version)) {
             survey.notes.push(format!("the backup is of a server {then}, the target is {version}"));
         }
-        survey.tools.insert("MongoDB server".into(), version);
+        survey.tools.insert(SERVER.into(), version);
         Ok(survey)
     }
 
@@ -156,9 +176,9 @@ impl Engine for MongoConfig {
                 }
                 tallies.insert(listed.name, tally);
             }
-            Ok(tally::account(&tallies).tool("MongoDB server", deployment.version()?))
+            Ok(tally::account(&tallies).tool(SERVER, deployment.version()?))
         })
-        .map(|account| account.or_missing(&fetched.account))
+        .and_then(|account| self.compare(account, fetched))
     }
 }
 

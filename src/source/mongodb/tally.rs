@@ -44,7 +44,7 @@ pub type Tallies = BTreeMap<String, Tally>;
 pub fn of_archive(from: impl Read) -> Result<(Prelude, Tallies), ArchiveError> {
     let mut reader = Reader::open(from)?;
     let mut tallies = vec![Tally::default(); reader.prelude().collections.len()];
-    while let Some(item) = reader.next()? {
+    while let Some(item) = reader.next_item()? {
         if let Item::Document(place, document) = item {
             tallies[place].add(document);
         }

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use ureq::http::Method;
 
 use crate::source::SourceError;
-use crate::source::http::{Http, reason};
+use crate::source::http::{Http, Method, reason};
 use crate::source::work::Work;
 
 /// How often a running snapshot is asked after.

@@ -66,6 +66,8 @@ pub struct ChunkIndex {
     packs: PackFiles,
     segments: Vec<Segment>,
     pending: HashMap<ChunkId, Place>,
+    /// Older places of chunks in `pending`: a chunk whose pack was lost lies in a further one.
+    pending_older: HashMap<ChunkId, Vec<Place>>,
 }
 
 impl ChunkIndex {
@@ -85,7 +87,14 @@ impl ChunkIndex {
         let random = crate::crypto::random::<16>().map_err(|e| StateError::invalid(dir, e))?;
         let meta = Meta { id: to_hex(&random), ..Meta::default() };
         let packs = PackFiles::open(dir, 0, 0)?;
-        let index = Self { dir: dir.to_owned(), meta, packs, segments: Vec::new(), pending: HashMap::new() };
+        let index = Self {
+            dir: dir.to_owned(),
+            meta,
+            packs,
+            segments: Vec::new(),
+            pending: HashMap::new(),
+            pending_older: HashMap::new(),
+        };
         index.write_meta()?;
         Ok(index)
     }
@@ -98,7 +107,7 @@ impl ChunkIndex {
         let segments =
             meta.segments.iter().map(|s| Segment::open(&dir.join(&s.name), s.records)).collect::<Result<Vec<_>, _>>()?;
         remove_strays(dir, &meta);
-        Ok(Some(Self { dir: dir.to_owned(), meta, packs, segments, pending: HashMap::new() }))
+        Ok(Some(Self { dir: dir.to_owned(), meta, packs, segments, pending: HashMap::new(), pending_older: HashMap::new() }))
     }
 
     /// Drawn when this index was made; numbers of packs that were kept elsewhere count only while it is the same.
@@ -180,7 +189,9 @@ impl ChunkIndex {
         }
         let number = self.packs.append(pack)?;
         for (ordinal, chunk) in (0_u32..).zip(pack.table.blocks.iter().flat_map(|b| &b.chunks)) {
-            self.pending.insert(chunk.id, Place { pack: number, ordinal });
+            if let Some(older) = self.pending.insert(chunk.id, Place { pack: number, ordinal }) {
+                self.pending_older.entry(chunk.id).or_default().push(older);
+            }
         }
         if self.pending.len() >= PENDING_MAX {
             self.flush()?;
@@ -221,10 +232,8 @@ impl ChunkIndex {
     /// # Errors
     /// When a segment cannot be read.
     pub fn find(&self, id: &ChunkId, live: impl Fn(PackNumber) -> bool) -> Result<Option<Place>, StateError> {
-        if let Some(place) = self.pending.get(id)
-            && live(place.pack)
-        {
-            return Ok(Some(*place));
+        if let Some(place) = self.pending_places(id).find(|place| live(place.pack)) {
+            return Ok(Some(place));
         }
         // Newest first: a chunk that moved lies in a younger pack.
         for segment in self.segments.iter().rev() {
@@ -246,12 +255,18 @@ impl ChunkIndex {
     /// # Errors
     /// When a segment cannot be read.
     pub fn places(&self, id: &ChunkId) -> Result<Vec<Place>, StateError> {
-        let mut places: Vec<Place> = self.pending.get(id).copied().into_iter().collect();
+        let mut places: Vec<Place> = self.pending_places(id).collect();
         for segment in self.segments.iter().rev() {
             segment.each(id, &mut |place| places.push(place))?;
         }
         places.dedup();
         Ok(places)
+    }
+
+    /// Places that are not in a segment yet, newest first.
+    fn pending_places(&self, id: &ChunkId) -> impl Iterator<Item = Place> {
+        let older = self.pending_older.get(id).into_iter().flat_map(|places| places.iter().rev());
+        self.pending.get(id).into_iter().chain(older).copied()
     }
 
     /// Makes all that was added last beyond this process: a segment, merged with others of its size, then the meta file.
@@ -260,8 +275,10 @@ impl ChunkIndex {
     /// When the files cannot be written. What counted before still counts then.
     pub fn flush(&mut self) -> Result<(), StateError> {
         if !self.pending.is_empty() {
-            let mut records: Vec<Record> = self.pending.drain().map(|(id, place)| Record { id, place }).collect();
-            records.sort_unstable_by_key(|record| record.id);
+            let newest = self.pending.drain();
+            let older = self.pending_older.drain().flat_map(|(id, places)| places.into_iter().map(move |place| (id, place)));
+            let mut records: Vec<Record> = newest.chain(older).map(|(id, place)| Record { id, place }).collect();
+            records.sort_unstable_by_key(Record::order);
             let name = self.next_name();
             let segment = Segment::write(&self.dir.join(&name), records.len() as u64, records.into_iter().map(Ok))?;
             self.push_segment(name, segment);
@@ -410,6 +427,25 @@ mod tests {
         assert_eq!(find(&|n| n != young), Some(old));
         assert_eq!(find(&|_| false), None);
         assert_eq!(index.places(&id(7)).map(|p| p.len()).ok(), Some(2));
+    }
+
+    #[test]
+    fn all_places_of_a_chunk_are_kept_when_its_packs_come_together() {
+        let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let mut index = open(&dir.path().join("index"));
+        let mut packs = Vec::new();
+        for number in 0..40 {
+            packs.push(index.add_pack(&pack(number, 0..100)).unwrap_or_else(|e| panic!("{e}")));
+            if number % 4 == 3 {
+                assert_eq!(index.places(&id(7)).map(|p| p.len()).ok(), Some(packs.len()));
+                index.flush().unwrap_or_else(|e| panic!("{e}"));
+            }
+        }
+        // Newest first, before and after segments were merged.
+        let found = index.places(&id(7)).unwrap_or_else(|e| panic!("{e}"));
+        packs.reverse();
+        assert_eq!(found.iter().map(|place| place.pack).collect::<Vec<_>>(), packs);
+        assert_eq!(index.find(&id(7), |pack| pack == packs[39]).ok().flatten().map(|p| p.pack), Some(packs[39]));
     }
 
     #[test]

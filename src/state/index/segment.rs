@@ -1,11 +1,12 @@
 //! A sorted run of chunks on disk, with the first key of each page in memory.
 
+use std::cmp::Reverse;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::Place;
+use super::{PackNumber, Place};
 use crate::model::ids::ChunkId;
 use crate::state::StateError;
 
@@ -22,6 +23,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// By id, the youngest pack first: there a chunk lies that had to be written again.
+    pub const fn order(&self) -> (ChunkId, Reverse<PackNumber>, u32) {
+        (self.id, Reverse(self.place.pack), self.place.ordinal)
+    }
+
     fn encode(&self) -> [u8; RECORD_BYTES] {
         let mut bytes = [0; RECORD_BYTES];
         bytes[..24].copy_from_slice(&self.id.0);
@@ -110,7 +116,8 @@ impl Segment {
         }
         let merged = std::iter::from_fn(move || {
             // A handful of runs: looking at each is as quick as a heap.
-            let smallest = runs.iter_mut().filter(|run| run.next.is_some()).min_by_key(|run| run.next.map(|r| r.id))?;
+            let smallest =
+                runs.iter_mut().filter(|run| run.next.is_some()).min_by_key(|run| run.next.as_ref().map(Record::order))?;
             let record = smallest.next?;
             match smallest.advance() {
                 Ok(()) => Some(Ok(record)),

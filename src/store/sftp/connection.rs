@@ -7,6 +7,7 @@
 //! acknowledgement of its first), three for the log-in.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use russh::client::{self, DisconnectReason, Handle, Msg};
 use russh::keys::PublicKeyOrCertificate;
@@ -24,6 +25,8 @@ use crate::store::StoreError;
 /// How much a server may send before we take note of it: above what 1 Gbit/s holds in 200 ms. Memory is bounded by what was
 /// asked for.
 const RECEIVE_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
+/// How long a server may take to refuse a forwarded connection.
+const FORWARD_TAKES: Duration = Duration::from_secs(5);
 /// Keepalives without an answer before a connection counts as dead.
 const KEEPALIVES_MAX: usize = 3;
 
@@ -94,7 +97,11 @@ pub async fn open(hops: &[Hop], keyring: &Keyring, times: &Times) -> Result<Conn
                 refused[hop].push(algorithm);
                 let trust = &hops[hop].trust;
                 if !trust.may_be_of_another_family() || trust.algorithms(&refused[hop]).is_empty() {
-                    return Err(StoreError::HostKey(message));
+                    return Err(if trust.is_blank() {
+                        StoreError::UnknownHostKey(message)
+                    } else {
+                        StoreError::HostKey(message)
+                    });
                 }
             }
             Err(Failure::Other(error)) => {
@@ -206,6 +213,25 @@ impl Connection {
             russh::Error::ChannelOpenFailure(_) => StoreError::Login(format!("the server opens no session: {error}")),
             error => StoreError::Unreachable(format!("connection lost: {error}")),
         })
+    }
+
+    /// Whether the account may have the server connect to one of its own ports.
+    pub async fn forwards_to_port(&self, port: u16) -> bool {
+        let Some(last) = self.handles.last() else { return false };
+        let opening = last.channel_open_direct_tcpip("127.0.0.1", u32::from(port), "127.0.0.1", 0);
+        match tokio::time::timeout(FORWARD_TAKES, opening).await {
+            // For want of a listener it was not made, but it was permitted.
+            Ok(Err(russh::Error::ChannelOpenFailure(reason))) => reason == russh::ChannelOpenFailure::ConnectFailed,
+            Ok(outcome) => outcome.is_ok(),
+            Err(_) => false,
+        }
+    }
+
+    /// Whether the account may have the server connect to one of its own sockets.
+    pub async fn forwards_to_socket(&self, path: &str) -> bool {
+        let Some(last) = self.handles.last() else { return false };
+        // sshd gives the same reason whether it permits none or cannot connect, so only a connection tells.
+        matches!(tokio::time::timeout(FORWARD_TAKES, last.channel_open_direct_streamlocal(path)).await, Ok(Ok(_)))
     }
 
     /// Whether it is known to have ended.

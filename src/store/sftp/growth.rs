@@ -65,6 +65,8 @@ pub struct Growth {
     trial: (Instant, Seen),
     /// Bytes per second before the running trial.
     rate_before: Option<u64>,
+    /// The running trial is not measured yet.
+    settling: bool,
     wait: Duration,
     refused_until: Option<Instant>,
 }
@@ -72,7 +74,7 @@ pub struct Growth {
 impl Growth {
     pub fn new(now: Instant) -> Self {
         let mark = (now, Seen::default());
-        Self { mark, trial: mark, rate_before: None, wait: TRIAL_AFTER, refused_until: None }
+        Self { mark, trial: mark, rate_before: None, settling: false, wait: TRIAL_AFTER, refused_until: None }
     }
 
     /// What to do when every connection is busy and somebody waits.
@@ -100,6 +102,12 @@ impl Growth {
         let rate = rate(seen.bytes - then.bytes, passed);
         match self.rate_before {
             None if passed >= self.wait => self.add(Some(rate), seen, now),
+            Some(_) if self.settling => {
+                if now >= since {
+                    (self.trial, self.settling) = ((now, seen), false);
+                }
+                Advice::Stay
+            }
             Some(before) if passed >= TRIAL => {
                 self.rate_before = None;
                 self.trial = (now, seen);
@@ -117,7 +125,7 @@ impl Growth {
     fn add(&mut self, rate_before: Option<u64>, seen: Seen, now: Instant) -> Advice {
         self.rate_before = rate_before;
         // Its measurement begins when it has settled.
-        self.trial = (now + SETTLE, seen);
+        (self.trial, self.settling) = ((now + SETTLE, seen), true);
         Advice::Add
     }
 

@@ -7,7 +7,7 @@
 //! The async runtime stays in here: every method blocks, and may be called from several threads at once.
 //!
 //! How the parts lie on one another: `serve` (the server) and the store stand beside each other and share only `wire`.
-//! Store: this file, over `upload`, `fetch`, `listing`, `query` (the operations), over `pool` and `retry`, over `session`
+//! Store: this file, over `upload`, `fetch`, `listing`, `query`, `probe` (the operations), over `pool` and `retry`, over `session`
 //! (`channel`, `inbox`, `wire`), over `connection` (`route`, `trust`, `login`, `tcp`).
 
 use std::sync::Arc;
@@ -26,6 +26,7 @@ mod login;
 mod options;
 mod pattern;
 mod pool;
+mod probe;
 mod query;
 mod refusal;
 mod retry;
@@ -40,7 +41,7 @@ mod upload;
 mod watchdog;
 mod wire;
 
-pub use options::{AskPassphrase, CONNECTIONS_DEFAULT, CONNECTIONS_MAX, RateLimit, SftpOptions, Times};
+pub use options::{AskPassphrase, CONNECTIONS_DEFAULT, CONNECTIONS_MAX, Rate, RateLimit, SftpOptions, Times};
 
 use job::Job;
 use listing::Listing;
@@ -51,7 +52,9 @@ use route::Hop;
 use session::Session;
 use throttle::Throttle;
 
+use crate::model::limits::RECORD_MAX_BYTES;
 use crate::store::location::SftpLocation;
+use crate::store::probe::ProbeReport;
 use crate::store::{Durability, Listed, Location, Store, StoreError, WriteOnceStore};
 
 /// SSH's port (RFC 4250, section 7).
@@ -60,6 +63,9 @@ const DEFAULT_PORT: u16 = 22;
 const DOWNLOAD_PIECE_BYTES: usize = 255 * 1024;
 /// Threads that encrypt and decrypt; each connection keeps one busy at most.
 const THREADS_MAX: usize = 4;
+/// What is no larger than a record goes at any time: a restore is not made to wait for the night to be put on record, and
+/// a window is there for the bulk.
+const SMALL_BYTES: u64 = RECORD_MAX_BYTES;
 /// How long a store that is dropped waits to say good-bye.
 const PARTING: std::time::Duration = std::time::Duration::from_millis(200);
 
@@ -216,11 +222,20 @@ impl WriteOnceStore for SftpStore {
         let (path, dir) = (self.remote(name), self.remote(name.rsplit_once('/').map_or("", |(dir, _)| dir)));
         let target = upload::Target { name, path: &path, dir: &dir };
         let moved = |bytes| self.pool.moved(bytes);
+        if bytes.len() as u64 > SMALL_BYTES {
+            self.upload.wait_for_window()?;
+        }
         self.with_session(async |session| upload::put(session, target, bytes, &self.upload, moved).await)
     }
 
     fn sweep(&self, _: &[String]) -> Result<u64, StoreError> {
         Ok(0)
+    }
+
+    fn probe(&self) -> Result<Option<ProbeReport>, StoreError> {
+        let root = self.remote("");
+        let port = self.hops.last().map_or(DEFAULT_PORT, |hop| hop.port);
+        self.with_session(async |session| probe::run(session, &root, port).await).map(Some)
     }
 }
 

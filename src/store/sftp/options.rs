@@ -17,9 +17,21 @@ pub const CONNECTIONS_MAX: usize = 8;
 
 /// Asks for the passphrase of a key file; none gives up on that key.
 pub type AskPassphrase = Arc<dyn Fn(&Path) -> Option<Passphrase> + Send + Sync>;
-/// Bytes per second in one direction right now; none is no limit, zero is a pause. Asked again and again, so that it may
-/// depend on the time of day.
-pub type RateLimit = Arc<dyn Fn() -> Option<u64> + Send + Sync>;
+/// How fast bytes may move right now. Asked again and again, so that it may depend on the time of day.
+pub type RateLimit = Arc<dyn Fn() -> Rate + Send + Sync>;
+
+/// How fast bytes may move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rate {
+    /// As fast as they can.
+    Free,
+    /// So many bytes a second.
+    Limited(u64),
+    /// No large object is begun. One that is under way is finished, at the rate before.
+    Paused,
+    /// The caller wants to stop: whoever waits gives up.
+    Stopped,
+}
 
 /// How to reach an SFTP account and how hard to try.
 #[derive(Clone)]

@@ -1,9 +1,11 @@
 //! The rate limit of one direction, over all connections of a store together.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::options::RateLimit;
+use super::options::{Rate, RateLimit};
+use crate::store::StoreError;
 
 /// How often a pause is looked at again.
 const PAUSE_CHECK: Duration = Duration::from_secs(1);
@@ -13,32 +15,49 @@ const BURST: Duration = Duration::from_millis(100);
 /// Who may move bytes, and when.
 pub struct Throttle {
     limit: Option<RateLimit>,
+    pause_check: Duration,
+    /// The last rate in bytes per second; zero before there was one.
+    last_rate: AtomicU64,
     /// When the bytes that were granted so far will have passed at the rate.
     busy_until: Mutex<Option<Instant>>,
 }
 
 impl Throttle {
     pub fn new(limit: Option<RateLimit>) -> Self {
-        Self { limit, busy_until: Mutex::new(None) }
+        Self { limit, pause_check: PAUSE_CHECK, last_rate: AtomicU64::new(0), busy_until: Mutex::new(None) }
     }
 
-    /// Bytes per second right now, where there is a limit.
+    /// Bytes per second right now, where there is a limit. What is under way when a pause begins ends at the rate before.
     pub fn rate(&self) -> Option<u64> {
-        self.limit.as_ref().and_then(|limit| limit())
+        let rate = match self.limit.as_ref().map_or(Rate::Free, |limit| limit()) {
+            Rate::Free => 0,
+            Rate::Limited(rate) => rate.max(1),
+            Rate::Paused | Rate::Stopped => self.last_rate.load(Ordering::Relaxed),
+        };
+        self.last_rate.store(rate, Ordering::Relaxed);
+        (rate > 0).then_some(rate)
+    }
+
+    /// Waits, for hours if need be, until a large object may be begun. No connection is held meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError::Interrupted`] when the caller wants to stop.
+    pub fn wait_for_window(&self) -> Result<(), StoreError> {
+        let Some(limit) = &self.limit else { return Ok(()) };
+        loop {
+            match limit() {
+                Rate::Free | Rate::Limited(_) => return Ok(()),
+                Rate::Paused => std::thread::sleep(self.pause_check),
+                Rate::Stopped => return Err(StoreError::Interrupted),
+            }
+        }
     }
 
     /// Waits until `bytes` may be moved; returns how long that took.
     pub async fn take(&self, bytes: usize) -> Duration {
-        let Some(limit) = &self.limit else { return Duration::ZERO };
+        let Some(rate) = self.rate() else { return Duration::ZERO };
         let started = Instant::now();
-        let rate = loop {
-            match limit() {
-                None => return started.elapsed(),
-                Some(0) => tokio::time::sleep(PAUSE_CHECK).await,
-                Some(rate) => break rate,
-            }
-        };
-        let turn = self.reserve(bytes, rate, Instant::now());
+        let turn = self.reserve(bytes, rate, started);
         tokio::time::sleep_until(turn.into()).await;
         started.elapsed()
     }
@@ -56,6 +75,8 @@ impl Throttle {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
@@ -67,5 +88,32 @@ mod tests {
         assert_eq!(turns, [0, 1, 2, 3].map(Duration::from_secs));
         let later = start + Duration::from_secs(1000);
         assert_eq!(throttle.reserve(1000, 1000, later), later - BURST);
+    }
+
+    /// Answers these one after the other, then the last for ever.
+    fn answering(rates: &'static [Rate]) -> Throttle {
+        let asked = Mutex::new(0);
+        let limit = move || {
+            let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+            let rate = rates[(*asked).min(rates.len() - 1)];
+            *asked += 1;
+            rate
+        };
+        Throttle { pause_check: Duration::ZERO, ..Throttle::new(Some(Arc::new(limit))) }
+    }
+
+    #[test]
+    fn a_pause_lasts_until_the_window_opens_or_the_caller_gives_up() {
+        let night = answering(&[Rate::Paused, Rate::Paused, Rate::Paused, Rate::Limited(1000), Rate::Stopped]);
+        assert_eq!(night.wait_for_window(), Ok(()));
+        assert_eq!(night.wait_for_window(), Err(StoreError::Interrupted));
+        assert_eq!(answering(&[Rate::Paused, Rate::Stopped]).wait_for_window(), Err(StoreError::Interrupted));
+    }
+
+    #[test]
+    fn what_is_under_way_when_a_pause_begins_is_finished_at_the_rate_before() {
+        let throttle = answering(&[Rate::Limited(5000), Rate::Paused, Rate::Stopped, Rate::Free, Rate::Paused]);
+        let rates: Vec<Option<u64>> = (0..5).map(|_| throttle.rate()).collect();
+        assert_eq!(rates, [Some(5000), Some(5000), Some(5000), None, None]);
     }
 }

@@ -72,6 +72,11 @@ impl Trust {
         !self.pins.is_empty()
     }
 
+    /// Whether nothing at all is known of this host.
+    pub const fn is_blank(&self) -> bool {
+        self.pins.is_empty() && self.known.is_empty()
+    }
+
     /// Judges what a server offers.
     ///
     /// # Errors

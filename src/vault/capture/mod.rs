@@ -20,9 +20,11 @@ use crate::format::manifest::Member;
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::time::Clock;
 use crate::source::{Found, Source, SourceError};
+use crate::state::bases::BaseCache;
 use crate::state::file_cache::CachedEntry;
 use crate::vault::VaultError;
 use crate::vault::snapshot_writer::SnapshotWriter;
+use crate::vault::stream_bases::FinishedStream;
 
 mod known;
 mod read;
@@ -63,6 +65,10 @@ pub struct CaptureConfig<'a> {
     pub readers: usize,
     /// Where the file cache of this member lies; none goes without.
     pub cache: Option<PathBuf>,
+    /// What large streams are patched against; none makes ordinary blocks only.
+    pub bases: Option<&'a BaseCache>,
+    /// Tells the streams of this member from those of others.
+    pub stream_prefix: String,
     /// Set from outside to stop.
     pub cancel: &'a AtomicBool,
     /// The present.
@@ -81,6 +87,8 @@ pub struct Captured {
     pub finding_count: u64,
     /// The file cache, to be finished once every pack has its number.
     pub cache: Option<FileCachePlace>,
+    /// Its large streams, for the next push to build patches on.
+    pub streams: Vec<FinishedStream>,
 }
 
 /// What goes from the scan to the sequencer, in order.
@@ -160,7 +168,13 @@ pub fn capture(
         tools: account.tools,
         proof: account.proof,
     };
-    Ok(Captured { member, findings: ended.findings, finding_count: ended.finding_count, cache: ended.cache })
+    Ok(Captured {
+        member,
+        findings: ended.findings,
+        finding_count: ended.finding_count,
+        cache: ended.cache,
+        streams: ended.streams,
+    })
 }
 
 /// Why the sequencer stops.

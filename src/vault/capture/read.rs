@@ -15,6 +15,7 @@ use crate::model::ids::ChunkId;
 use crate::model::path::EntryPath;
 use crate::source::{Content, ContentError, Found, Loaded, Piece, Settled, SourceError};
 use crate::state::file_cache::StatKey;
+use crate::vault::stream_bases::STREAM_MIN_BYTES;
 
 /// Room for fresh bytes in a buffer, beside what is not cut yet of the file at hand.
 const BUFFER_BYTES: usize = 1024 * 1024;
@@ -60,6 +61,8 @@ pub enum Reading {
 pub enum Event {
     /// The next chunk of the file at hand lies here in the buffer.
     Chunk { start: u32, bytes: u32, id: ChunkId },
+    /// A file begins that is large enough to be looked after as a stream.
+    Begin(EntryPath),
     /// The file at hand is read from its beginning again: its chunks so far are forgotten.
     Again,
     /// An entry is complete; its content is the chunks since the last one.
@@ -110,10 +113,15 @@ pub fn read_unit(
     let buffer = pool.get(BUFFER_BYTES + cutter.max_bytes());
     let mut reader = Reader { cutter, key, pool, output, stopped, buffer, fill: 0, uncut: 0, events: Vec::new() };
     for found in found {
-        let Found { path, key, load, .. } = found;
+        let Found { path, key, load, bytes } = found;
         match load.load().map_err(Halt::Failed)? {
             Loaded::Whole(entry) => reader.done(entry, key, 0),
-            Loaded::File(meta, content) => reader.read_file(path, key, meta, content)?,
+            Loaded::File(meta, content) => {
+                if bytes >= STREAM_MIN_BYTES {
+                    reader.events.push(Event::Begin(path.clone()));
+                }
+                reader.read_file(path, key, meta, content)?;
+            }
             Loaded::Flawed(entry, finding) => {
                 reader.events.push(Event::Note(finding));
                 if let Some(entry) = entry {

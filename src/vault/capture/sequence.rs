@@ -10,12 +10,14 @@ use crate::model::entry::{Content, Entry, EntryKind, Extents, Xattrs};
 use crate::model::finding::Finding;
 use crate::model::ids::ChunkId;
 use crate::model::limits::{CATALOGUE_INLINE_MAX, XATTR_INLINE_MAX_BYTES};
+use crate::model::path::EntryPath;
 use crate::model::snapshot::Tally;
 use crate::state::file_cache::{CachedEntry, StatKey};
 use crate::vault::VaultError;
 use crate::vault::catalogue_writer::CatalogueWriter;
 use crate::vault::list_stream::{ChunkSink, RefsBuilder, StreamWriter};
-use crate::vault::snapshot_writer::SnapshotWriter;
+use crate::vault::snapshot_writer::{ChunkRef, SnapshotWriter};
+use crate::vault::stream_bases::{BasedStream, FinishedStream};
 
 /// What a member has come to.
 pub struct Ending {
@@ -24,6 +26,7 @@ pub struct Ending {
     pub findings: Vec<Finding>,
     pub finding_count: u64,
     pub cache: Option<FileCachePlace>,
+    pub streams: Vec<FinishedStream>,
 }
 
 /// Writes one member.
@@ -40,6 +43,9 @@ pub struct Sequencer<'a, 'w> {
     refs: RefsBuilder,
     /// Where they lie: a place and how many bytes of it, one after another.
     places: Vec<(u32, u64)>,
+    /// The file at hand, when it is looked after as a stream.
+    stream: Option<BasedStream>,
+    finished: Vec<FinishedStream>,
     line: Vec<u8>,
 }
 
@@ -62,6 +68,8 @@ impl<'a, 'w> Sequencer<'a, 'w> {
             findings: Findings::default(),
             refs: RefsBuilder::default(),
             places: Vec::new(),
+            stream: None,
+            finished: Vec::new(),
             line: Vec::new(),
         }
     }
@@ -78,10 +86,20 @@ impl<'a, 'w> Sequencer<'a, 'w> {
                 Event::Chunk { start, bytes, id } => {
                     let chunk = &buffer[start as usize..(start + bytes) as usize];
                     let mut sink = Tracking { writer: self.writer, places: &mut self.places };
-                    sink.store(PackKind::Data, id, chunk)?;
+                    match &mut self.stream {
+                        Some(stream) => {
+                            let place = stream.chunk(id, chunk, sink.writer)?;
+                            sink.note(place, chunk.len());
+                        }
+                        None => sink.store(PackKind::Data, id, chunk)?,
+                    }
                     self.refs.push(id, &mut sink)?;
                 }
+                Event::Begin(path) => self.stream = self.begin_stream(&path)?,
                 Event::Again => {
+                    if let Some(stream) = &mut self.stream {
+                        stream.again();
+                    }
                     self.refs.clear();
                     self.places.clear();
                 }
@@ -97,8 +115,19 @@ impl<'a, 'w> Sequencer<'a, 'w> {
         self.pool.put(buffer);
     }
 
+    fn begin_stream(&self, path: &EntryPath) -> Result<Option<BasedStream>, VaultError> {
+        let Some(cache) = self.config.bases else { return Ok(None) };
+        let name = [self.config.stream_prefix.as_bytes(), b"\0", path.as_bytes()].concat();
+        BasedStream::begin(cache, &self.writer.key().id(&name), self.writer).map(Some)
+    }
+
     fn done(&mut self, done: Done) -> Result<(), VaultError> {
         let Done { mut entry, key, read_bytes } = done;
+        if let Some(stream) = self.stream.take()
+            && entry.flaw.is_none()
+        {
+            stream.finish(&mut self.finished);
+        }
         let mut sink = Tracking { writer: self.writer, places: &mut self.places };
         let refs = std::mem::take(&mut self.refs).finish(&mut sink)?;
         if let EntryKind::File(content) = &mut entry.kind {
@@ -152,7 +181,14 @@ impl<'a, 'w> Sequencer<'a, 'w> {
     pub fn finish(self) -> Result<Ending, VaultError> {
         let catalogue = self.catalogue.finish(self.writer)?;
         let Findings { kept, count } = self.findings;
-        Ok(Ending { tally: self.tally, catalogue, findings: kept, finding_count: count, cache: self.cache })
+        Ok(Ending {
+            tally: self.tally,
+            catalogue,
+            findings: kept,
+            finding_count: count,
+            cache: self.cache,
+            streams: self.finished,
+        })
     }
 }
 
@@ -164,12 +200,17 @@ struct Tracking<'t, 'w> {
 
 impl Tracking<'_, '_> {
     fn store(&mut self, kind: PackKind, id: ChunkId, bytes: &[u8]) -> Result<(), VaultError> {
-        let place = to_cached(self.writer.store(kind, id, bytes)?);
-        match self.places.last_mut() {
-            Some((last, sum)) if *last == place => *sum += bytes.len() as u64,
-            _ => self.places.push((place, bytes.len() as u64)),
-        }
+        let place = self.writer.store(kind, id, bytes)?;
+        self.note(place, bytes.len());
         Ok(())
+    }
+
+    fn note(&mut self, place: ChunkRef, bytes: usize) {
+        let place = to_cached(place);
+        match self.places.last_mut() {
+            Some((last, sum)) if *last == place => *sum += bytes as u64,
+            _ => self.places.push((place, bytes as u64)),
+        }
     }
 }
 

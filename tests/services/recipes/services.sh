@@ -59,8 +59,9 @@ own_data() { # USER DIR: DIR/data for a user other than root
 # --- install -----------------------------------------------------------------------------------------------------------
 
 install_packages() {
-  local wanted="influxdb influxdb-client mariadb-client mariadb-server postgresql postgresql-client sqlite3 curl
-    golang-go maven default-jdk-headless"
+  local wanted="influxdb influxdb-client mariadb-client mariadb-server postgresql postgresql-client curl"
+  command -v mvn >/dev/null || wanted="$wanted maven"
+  command -v javac >/dev/null || wanted="$wanted default-jdk-headless"
   local missing=
   for package in $wanted; do
     dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing="$missing $package"
@@ -92,7 +93,8 @@ build() { # NAME COMMAND: build a copy of the sources, then remember what was bu
   stamp "$name" >"$SERVICES_BIN/$name.stamp"
 }
 
-build_go() { CGO_ENABLED=0 go build -trimpath -o "$SERVICES_BIN/$1" .; }
+# Debian's own Go is too old for what is built here.
+build_go() { command -v go || { echo "Go 1.24 or later is needed: https://go.dev/dl"; return 1; }; CGO_ENABLED=0 go build -trimpath -o "$SERVICES_BIN/$1" .; }
 
 build_java() {
   mvn -q -B package dependency:copy-dependencies -DoutputDirectory=target/lib &&

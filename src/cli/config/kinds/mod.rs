@@ -14,6 +14,7 @@ mod influxdb;
 mod mongodb;
 mod postgres;
 mod search;
+mod spool;
 
 /// Reads the keys that belong to `kind`. None when it is not known, or lacks what it cannot do without; the section then
 /// knows why.
@@ -23,9 +24,11 @@ pub fn read(kind: &str, section: &Section<'_>, name: &str) -> Option<SourceConfi
         "command" => engine(command::read(section, name)),
         "mongodb" => engine(mongodb::read(section, name)),
         "elasticsearch" => engine(search::read(section, name, "elasticsearch")),
-        "postgres" => engine(postgres::read(section, name)),
-        "influxdb" => engine(influxdb::read(section, name)),
         "opensearch" => engine(search::read(section, name, "opensearch")),
+        "influxdb" => engine(influxdb::read(section, name)),
+        "postgres" => engine(postgres::read(section, name)),
+        "spool" => engine(spool::read(section, name)),
+        "stackgraph" => engine(command::read_stackgraph(section, name)),
         other => {
             section.wrong(format!("kind {other:?} is not known; there are {}", KINDS.join(", ")));
             None
@@ -34,7 +37,8 @@ pub fn read(kind: &str, section: &Section<'_>, name: &str) -> Option<SourceConfi
 }
 
 /// Every kind, for messages.
-const KINDS: [&str; 7] = ["files", "command", "mongodb", "elasticsearch", "opensearch", "influxdb", "postgres"];
+const KINDS: [&str; 9] =
+    ["files", "command", "spool", "stackgraph", "mongodb", "elasticsearch", "opensearch", "influxdb", "postgres"];
 
 fn engine(config: Option<impl Engine + 'static>) -> Option<SourceConfig> {
     config.map(|config| SourceConfig::Engine(Arc::new(config)))

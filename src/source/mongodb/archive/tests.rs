@@ -11,7 +11,7 @@ const MISSING: &[u8] = include_bytes!("../../../../tests/samples/mongodump/missi
 fn read_all(bytes: &[u8]) -> Result<(Prelude, Vec<Vec<Vec<u8>>>), ArchiveError> {
     let mut reader = Reader::open(bytes)?;
     let mut documents = vec![Vec::new(); reader.prelude().collections.len()];
-    while let Some(item) = reader.next()? {
+    while let Some(item) = reader.next_item()? {
         if let Item::Document(place, document) = item {
             documents[place].push(document.to_vec());
         }

@@ -145,7 +145,7 @@ impl Dialogue {
             },
             Request::StatVfs(_) | Request::FstatVfs(_) => Reply::Extended(root.room()?.write()),
             Request::Limits => Reply::Extended(limits().write()),
-            Request::Other(_) => return Err(Errno::PERM),
+            Request::Other(_) | Request::Raw { .. } => return Err(Errno::PERM),
         })
     }
 

@@ -95,6 +95,13 @@ pub enum Request<'a> {
     Limits,
     /// Any other request, by its kind.
     Other(u8),
+    /// Any other request as it is to be written: what only a probe asks.
+    Raw {
+        /// Its kind.
+        kind: u8,
+        /// All that follows its number.
+        body: &'a [u8],
+    },
 }
 
 impl Request<'_> {
@@ -143,6 +150,10 @@ impl Request<'_> {
             Self::FstatVfs(handle) => packet = extended(EXT_FSTATVFS, id, Some(handle)),
             Self::Limits => packet = extended(EXT_LIMITS, id, None),
             Self::Other(kind) => packet = begin(kind, id, 0),
+            Self::Raw { kind, body } => {
+                packet = begin(kind, id, body.len());
+                packet.extend_from_slice(body);
+            }
         }
         seal(packet)
     }

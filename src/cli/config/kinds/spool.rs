@@ -1,0 +1,31 @@
+//! `kind = "spool"`
+
+use crate::cli::config::section::Section;
+use crate::source::spool::{SpoolConfig, SpoolPattern};
+
+/// A little more than a day: last night's archives, even when tonight's script was slow.
+const MAX_AGE_SECS: u64 = 26 * 3600;
+/// How long to wait for a script that is still at work.
+const WAIT_SECS: u64 = 10 * 60;
+/// Scripts pause for seconds between writes, not longer.
+const QUIET_SECS: u64 = 10;
+
+/// Reads its keys.
+pub fn read(section: &Section<'_>, name: &str) -> Option<SpoolConfig> {
+    if section.value("glob").is_none() {
+        section.wrong("glob is missing: which archives, such as \"/data/backups/mongo/*-{date}.gz\"");
+    }
+    let pattern = section.parsed("glob", SpoolPattern::parse);
+    let min_files = section.number("min_files", 1..=1_000_000).and_then(|n| usize::try_from(n).ok());
+    let (exact, max_age) = (section.flag("exact").unwrap_or(false), section.duration_secs("max_age"));
+    let (wait, quiet) = (section.duration_secs("wait"), section.duration_secs("quiet"));
+    Some(SpoolConfig {
+        name: name.to_owned(),
+        pattern: pattern?,
+        exact,
+        min_files: min_files.unwrap_or(1),
+        max_age_secs: max_age.unwrap_or(MAX_AGE_SECS),
+        wait_secs: wait.unwrap_or(WAIT_SECS),
+        quiet_secs: quiet.unwrap_or(QUIET_SECS),
+    })
+}

@@ -1,0 +1,62 @@
+//! Commands that end well, badly and not at all.
+
+use super::*;
+use crate::model::time::Timestamp;
+use crate::source::engine::EngineSource;
+use crate::source::{ContentError, Loaded, Piece, Source};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+static GO_ON: AtomicBool = AtomicBool::new(false);
+
+fn run(argv: &[&str], timeout_secs: Option<u64>) -> Result<u64, String> {
+    let argv = argv.iter().map(|a| (*a).to_owned()).collect();
+    let config = CommandConfig {
+        name: "dump".into(),
+        kind: "command",
+        argv,
+        filename: "out".into(),
+        user: None,
+        staging: None,
+        count: Vec::new(),
+        restore: None,
+    };
+    let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let work = Work::new("dump", dir.path().into(), Timestamp(0), "UTC", &GO_ON).with_timeout(timeout_secs);
+    let mut source = EngineSource::open(&config, &work).map_err(|e| e.to_string())?;
+    let found = source.next().map_err(|e| e.to_string())?.ok_or("no entry")?;
+    assert_eq!(found.path.to_string(), "@dump/out");
+    let Loaded::File(_, mut content) = found.load.load().map_err(|e| e.to_string())? else {
+        return Err("no file".into());
+    };
+    let text = |e: ContentError| match e {
+        ContentError::Fatal(e) => e.to_string(),
+        ContentError::Entry(e) => panic!("a command's failure must never be a finding: {e}"),
+    };
+    let (mut bytes, mut buffer) = (0, vec![0; 1000]);
+    while let Piece::Data(count) = content.read(&mut buffer).map_err(text)? {
+        bytes += count as u64;
+    }
+    content.settle().map_err(text)?;
+    assert!(source.next().map_err(|e| e.to_string())?.is_none());
+    source.finish().map(|_| bytes).map_err(|e| e.to_string())
+}
+
+#[test]
+fn output_counts_only_when_the_command_ends_well() {
+    assert_eq!(run(&["printf", "hello"], None), Ok(5));
+    let failed = run(&["sh", "-c", "echo partial; echo 'disk on fire' >&2; exit 3"], None).unwrap_err();
+    assert!(failed.contains("exit status: 3") && failed.contains("disk on fire"), "{failed}");
+    assert!(run(&["/nonexistent/dump"], None).unwrap_err().contains("cannot be started"));
+    assert_eq!(run(&["sh", "-c", "printf hello > {out}; echo noise"], None), Ok(5));
+    assert!(run(&["true", "{out}"], None).unwrap_err().contains("made no file"));
+    assert!(run(&["touch", "{out}"], None).unwrap_err().contains("left an empty file"));
+}
+
+#[test]
+fn a_command_that_hangs_is_killed_with_its_children() {
+    let begun = std::time::Instant::now();
+    let hung = run(&["sh", "-c", "echo x; sleep 600 & sleep 600"], Some(1)).unwrap_err();
+    assert!(hung.contains("time limit"), "{hung}");
+    assert!(begun.elapsed() < Duration::from_secs(30));
+}

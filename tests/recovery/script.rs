@@ -1,0 +1,183 @@
+//! recover.py, on a machine that has nothing but what it needs.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::world::tools::{is_root, must};
+use crate::world::{World, args, assert_same, differences, needs};
+use crate::{BareMachine, busy};
+
+#[test]
+fn a_whole_tree_is_restored_without_farkeep() {
+    needs!("age", "zstd", "b3sum", "python3", "rsync");
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.everything().ordinary(60, 1);
+    // Long lists: attributes, extents and chunks that do not fit a line.
+    tree.noise("large", 12 << 20, 5);
+    // What an earlier recovery left, or somebody called so.
+    tree.file(".recover-tmp", "not temporary").file("a/.recover-tmp", "nor this");
+    world.push(&tree.root);
+    let machine = BareMachine::new(&world, &[]);
+    let back = world.path("back");
+    let mut all = args!["restore", "--identity", &world.identity, "--into", &back, "--xattrs"];
+    if is_root() {
+        all.extend(args!["--owners"]);
+    }
+    let run = machine.recover(&world.vault, all).ok();
+    assert!(run.out.contains("0 problems") && run.err.is_empty(), "{}{}", run.out, run.err);
+    assert_same(&tree.root, &tree.below(&back));
+}
+
+#[test]
+fn any_snapshot_and_any_part_of_it_is_restored() {
+    needs!("age", "zstd", "b3sum", "python3", "rsync");
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.ordinary(20, 1).file("part/a", "first night").hard_link("part/a", "part/b").hard_link("part/a", "apart");
+    busy(&world);
+    let machine = BareMachine::new(&world, &[]);
+    let listed = machine.recover(&world.vault, args!["list", "--identity", &world.identity]).ok().out;
+    let ids: Vec<&str> = listed.lines().map(|line| line.split_whitespace().next().unwrap()).collect();
+    let ours: Vec<String> = world.snapshots().iter().map(|s| s["id"].as_str().unwrap()[..16].to_owned()).collect();
+    assert_eq!(ids, ours);
+    let restore = |into: &Path, more: Vec<std::ffi::OsString>| {
+        let mut all = args!["restore", "--identity", &world.identity, "--into", into];
+        all.extend(more);
+        machine.recover(&world.vault, all).ok()
+    };
+    let (first, part) = (world.path("first"), world.path("part"));
+    restore(&first, args![ids[0]]);
+    assert!(!tree.below(&first).join("later").exists(), "the first night did not have it");
+    tree.remove("later");
+    assert_eq!(
+        differences(&tree.root, &tree.below(&first)).into_iter().filter(|line| !line.contains(" ./")).collect::<Vec<_>>(),
+        Vec::<String>::new()
+    );
+    // A hard link whose first name was not wanted still has its content.
+    restore(&part, args![ids[1], tree.path("part")]);
+    let below = tree.below(&part);
+    assert_eq!(fs::read_dir(&below).unwrap().count(), 1);
+    for name in ["part/a", "part/b"] {
+        assert_eq!(fs::read_to_string(below.join(name)).unwrap(), "first night", "{name}");
+    }
+}
+
+#[test]
+fn several_members_and_commands_are_restored() {
+    needs!("age", "zstd", "b3sum", "python3");
+    let world = World::new();
+    world.tree("data").file("a", "one");
+    world.agent.configure(&format!(
+        "[[job.n.source]]\nname = \"files\"\nkind = \"files\"\npaths = [\"{}\"]\n\
+         [[job.n.source]]\nname = \"db\"\nkind = \"command\"\ncommand = [\"seq\", \"100000\"]\nfilename = \"db.dump\"\n",
+        world.path("data").display()
+    ));
+    world.push("n");
+    let machine = BareMachine::new(&world, &[]);
+    let back = world.path("back");
+    machine.recover(&world.vault, args!["restore", "--identity", &world.identity, "--into", &back]).ok();
+    let dump = fs::read_to_string(back.join("@db/db.dump")).unwrap();
+    assert_eq!((dump.lines().count(), dump.lines().last()), (100_000, Some("100000")));
+    assert_eq!(fs::read_to_string(world.tree("data").below(&back).join("a")).unwrap(), "one");
+}
+
+#[test]
+fn a_copy_on_a_read_only_drive_is_restored() {
+    needs!(root);
+    needs!("age", "zstd", "b3sum", "python3", "mkfs.ext4");
+    let world = World::new();
+    world.tree("data").ordinary(20, 1);
+    world.push(world.path("data"));
+    let drive = crate::world::drive::Drive::new(world.dir.path(), "drive", 64);
+    drive.plug_in();
+    world.run(args!["sync", drive.mount.join("vault"), "--from", &world.vault]).ok();
+    must(Command::new("mount").args(["-o", "remount,ro"]).arg(&drive.mount));
+    let machine = BareMachine::new(&world, &[]);
+    let back = world.path("back");
+    machine.recover(&drive.mount.join("vault"), args!["restore", "--identity", &world.identity, "--into", &back]).ok();
+    assert_same(&world.path("data"), &world.tree("data").below(&back));
+}
+
+#[test]
+fn somebody_elses_identity_opens_nothing() {
+    needs!("age", "zstd", "b3sum", "python3");
+    let (world, other) = (World::new(), World::new());
+    world.tree("data").file("a", "one");
+    world.push(world.path("data"));
+    let machine = BareMachine::new(&world, &[]);
+    let back = world.path("back");
+    let run = machine.recover(&world.vault, args!["restore", "--identity", &other.identity, "--into", &back]).exits(1);
+    assert!(run.err.contains("right file"), "{}", run.err);
+    assert!(!back.exists());
+}
+
+#[test]
+fn nothing_that_is_there_is_overwritten() {
+    needs!("age", "zstd", "b3sum", "python3");
+    let world = World::new();
+    world.tree("data").file("a", "from the backup").file("b", "also");
+    world.push(world.path("data"));
+    let machine = BareMachine::new(&world, &[]);
+    let back = world.path("back");
+    let there = world.tree("data").below(&back);
+    fs::create_dir_all(&there).unwrap();
+    fs::write(there.join("a"), "mine").unwrap();
+    let run = machine.recover(&world.vault, args!["restore", "--identity", &world.identity, "--into", &back]).exits(4);
+    assert!(run.err.contains("already there"), "{}", run.err);
+    assert_eq!(fs::read_to_string(there.join("a")).unwrap(), "mine");
+    assert_eq!(fs::read_to_string(there.join("b")).unwrap(), "also");
+    // A link in the way leads nowhere.
+    let outside = world.path("outside");
+    fs::create_dir(&outside).unwrap();
+    let trap = world.path("trap");
+    let parent = world.tree("data").below(&trap);
+    fs::create_dir_all(parent.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink(&outside, &parent).unwrap();
+    machine.recover(&world.vault, args!["restore", "--identity", &world.identity, "--into", &trap]).exits(4);
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0, "something was written through a link");
+}
+
+#[test]
+fn an_identity_with_a_passphrase_asks_for_it_at_the_terminal() {
+    needs!("age", "zstd", "b3sum", "python3");
+    let world = World::bare();
+    let secret = world.path("passphrase");
+    fs::write(&secret, "correct horse\n").unwrap();
+    let init =
+        args!["init", "--store", &world.vault, "--identity-out", &world.identity, "--passphrase-file", &secret, "--yes"];
+    world.run(init).ok();
+    world.tree("data").file("a", "one");
+    world.push(world.path("data"));
+    // A terminal of its own, in which somebody answers when asked.
+    let typist = "import os, pty, sys\n\
+        pid, fd = pty.fork()\n\
+        if pid == 0:\n    os.execvp(sys.argv[1], sys.argv[1:])\n\
+        seen, answered = b'', False\n\
+        while True:\n    \
+            try:\n        piece = os.read(fd, 1000)\n    except OSError:\n        break\n    \
+            if not piece:\n        break\n    \
+            seen += piece\n    \
+            if b'assphrase' in seen and not answered:\n        os.write(fd, b'correct horse\\n')\n        answered = True\n\
+        sys.stdout.buffer.write(seen)\n\
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n";
+    let machine = BareMachine::new(&world, &[]);
+    let back = world.path("back");
+    let mut child = machine
+        .command(&world.vault, "python3")
+        .arg("-")
+        .args(["python3", "recover.py", "restore", "--identity"])
+        .arg(&world.identity)
+        .arg("--into")
+        .arg(&back)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(typist.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(fs::read_to_string(world.tree("data").below(&back).join("a")).unwrap(), "one");
+}
