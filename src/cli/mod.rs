@@ -15,6 +15,7 @@ use crate::ops::{Env, Exit, OpError};
 mod commands;
 pub mod config;
 mod passphrase;
+mod presets;
 mod progress;
 mod render;
 mod session;
@@ -67,7 +68,7 @@ enum Command {
     /// Back up jobs of the configuration, or paths, now
     Push(commands::push::Args),
     /// Bring a snapshot, or part of it, back
-    Restore(commands::restore::Args),
+    Restore(Box<commands::restore::Args>),
     /// Look for damage: names and sizes, stored bytes, or content
     Verify(commands::verify::Args),
     /// Bring one copy up to date from another, without any key

@@ -12,6 +12,41 @@ use crate::model::limits::{BLOCK_RAW_MAX_BYTES, PATCH_PREFIX_MAX_BYTES, ZSTD_WIN
 /// A prefix that begins so would be taken for a dictionary.
 const DICTIONARY_MAGIC: [u8; 4] = [0x37, 0xA4, 0x30, 0xEC];
 
+/// The level that is never gone below by itself: one lower stores a tenth more of a dump.
+pub const LEVEL_MIN: i32 = 3;
+/// The level that is never passed by itself: what lies above costs more time than any line is worth.
+const LEVEL_MAX: i32 = 9;
+
+/// How hard to compress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// This zstd level.
+    Level(i32),
+    /// From level 3 upwards, as far as the stores are slower than the processor.
+    Auto,
+}
+
+impl Compression {
+    /// The level to begin with.
+    #[must_use]
+    pub const fn first_level(self) -> i32 {
+        match self {
+            Self::Level(level) => level,
+            Self::Auto => LEVEL_MIN,
+        }
+    }
+
+    /// The level after a pack for which the stores were waited for, or not.
+    #[must_use]
+    pub fn next_level(self, level: i32, waited: bool) -> i32 {
+        match self {
+            Self::Level(level) => level,
+            Self::Auto if waited => (level + 1).min(LEVEL_MAX),
+            Self::Auto => (level - 1).max(LEVEL_MIN),
+        }
+    }
+}
+
 /// Why a block could not be compressed or decompressed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
@@ -207,6 +242,20 @@ mod tests {
             format!("{{\"id\":{n},\"name\":\"person-{:08x}\",\"status\":\"{status}\"}}\n", n.wrapping_mul(0x9E37_79B9))
         };
         (0..records).map(record).collect::<String>().into_bytes()
+    }
+
+    #[test]
+    fn the_level_follows_the_line_within_bounds() {
+        let mut level = Compression::Auto.first_level();
+        for waited in [true; 20] {
+            level = Compression::Auto.next_level(level, waited);
+        }
+        assert_eq!(level, LEVEL_MAX);
+        for waited in [false; 20] {
+            level = Compression::Auto.next_level(level, waited);
+        }
+        assert_eq!(level, LEVEL_MIN);
+        assert_eq!(Compression::Level(1).next_level(1, true), 1);
     }
 
     #[test]

@@ -4,4 +4,4 @@ pub mod chunker;
 pub mod compress;
 
 pub use chunker::Cutter;
-pub use compress::{CodecError, Compressor, Decompressor};
+pub use compress::{CodecError, Compression, Compressor, Decompressor};

@@ -257,7 +257,7 @@ def restore(vault, options):
             try:
                 restore_entry(vault, entry, root, options, dirs, links)
                 count += 1
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, StopIteration) as error:
                 report("%s: %s" % (os.fsdecode(path).encode("utf-8", "backslashreplace").decode(), error))
     for first, entry, place in links:
         try:

@@ -78,9 +78,10 @@ impl Book {
 
     /// What was once seen on this very store and lies there no more: it was set back, or someone removed records.
     #[must_use]
-    pub fn rolled_back(&self, store: &str, seen: &Seen) -> Vec<LedgerError> {
+    /// Only writers for whom `counts` holds are looked at.
+    pub fn rolled_back(&self, store: &str, seen: &Seen, counts: impl Fn(&WriterId) -> bool) -> Vec<LedgerError> {
         let Some(heads) = seen.stores.get(store) else { return Vec::new() };
-        let missing = heads.iter().filter(|(writer, head)| !self.has(writer, head));
+        let missing = heads.iter().filter(|(writer, head)| counts(writer) && !self.has(writer, head));
         missing
             .map(|(writer, head)| LedgerError::RolledBack {
                 what: format!("writer {}", writer.short()),

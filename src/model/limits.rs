@@ -38,6 +38,8 @@ pub const PACK_MAX_BYTES: u64 = PACK_CLASS_BYTES + (PACK_CLASS_BYTES / (64 * KIB
 pub const PACK_TABLE_MAX_BYTES: u64 = MIB;
 /// Blocks of one pack.
 pub const PACK_BLOCKS_MAX: usize = 16 * 1024;
+/// A block is ended when it holds so many chunks: of files of a few bytes each it would hold more than a table takes.
+pub const BLOCK_CHUNKS_MAX: usize = 4096;
 /// The smallest padded manifest or index, so that small sizes do not count chunks.
 pub const SEALED_MIN_BYTES: u64 = 16 * KIB;
 

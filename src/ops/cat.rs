@@ -95,7 +95,7 @@ fn stream(
     sink: &mut Sink<'_>,
     env: &Env<'_>,
 ) -> Result<(), OpError> {
-    let mut refs = RefStream::new(&content.chunks);
+    let mut refs = RefStream::of_file(content);
     let mut failed = None;
     let streamed = reader.chunks.stream(
         Ahead::CONTENT,

@@ -86,6 +86,17 @@ impl Context {
         Ok(records)
     }
 
+    /// As [`read_records`](Self::read_records), every byte from the copy itself: what was read before proves nothing about
+    /// what lies there now.
+    ///
+    /// # Errors
+    /// As [`read_records`](Self::read_records).
+    pub fn read_stored_records(&mut self, copy: &Copy) -> Result<Records, VaultError> {
+        let records = RecordReader::new(None).read_all(copy)?;
+        copy.advance_ratchet(&mut self.ratchet, &self.state, &records.heads())?;
+        Ok(records)
+    }
+
     /// Who signs records on this machine in a role. A station's key is made when there is none yet; an agent's never, since
     /// the root must have enrolled it.
     ///

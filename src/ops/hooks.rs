@@ -56,6 +56,20 @@ impl Hooks {
         [&self.before, &self.always, &self.on_success, &self.on_failure].into_iter().all(Vec::is_empty)
     }
 
+    /// The same with words filled in.
+    #[must_use]
+    pub fn filled(&self, words: &[(&str, &str)]) -> Self {
+        let fill = |arg: &String| words.iter().fold(arg.clone(), |arg, (word, text)| arg.replace(word, text));
+        let all = |argvs: &[Argv]| argvs.iter().map(|argv| argv.iter().map(fill).collect()).collect();
+        Self {
+            before: all(&self.before),
+            always: all(&self.always),
+            on_success: all(&self.on_success),
+            on_failure: all(&self.on_failure),
+            timeout_secs: self.timeout_secs,
+        }
+    }
+
     /// Runs the `before` hooks.
     ///
     /// # Errors

@@ -87,10 +87,15 @@ pub fn read(plan: &ReadPlan, env: &Env<'_>) -> Result<Ledger, OpError> {
             if opened.copy.book.has(writer, &Head { seq: *seq, hash: *statement }) {
                 continue;
             }
+            let delivered = opened.delivered(writer);
             let bytes = scribe.read(&name)?;
             match check(&opened.copy.trust, &name.to_string(), &bytes) {
                 Ok(record) => {
                     checked.push(record);
+                    if *seq <= delivered {
+                        let message = "is missing in the copy, which held it: somebody removed it";
+                        findings.push(Finding::new(FindingKind::Trust, &name, message));
+                    }
                     local.push(name);
                 }
                 Err(error) => findings.push(Finding::new(FindingKind::Trust, &name, error)),

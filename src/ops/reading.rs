@@ -8,6 +8,8 @@ use super::select::{Names, SnapshotQuery, select};
 use super::{Env, OpError};
 use crate::crypto::identity::Identity;
 use crate::ledger::LedgerError;
+use crate::model::ids::WriterId;
+use crate::vault::VaultError;
 use crate::vault::catalogue_reader::{SnapshotReader, read_manifest};
 use crate::vault::copy::Copy;
 use crate::vault::snapshots::{Records, Snapshot};
@@ -44,12 +46,15 @@ impl ReadPlan {
     /// # Errors
     /// When it is out of reach, or not the pinned vault, or went back in time.
     pub fn open(&self, env: &Env<'_>) -> Result<Opened, OpError> {
-        match self.open_for_audit(env)? {
-            (opened, rolled_back) if rolled_back.is_empty() => Ok(opened),
-            (_, rolled_back) => {
-                Err(rolled_back.into_iter().next().map_or_else(|| OpError::NotDone("rolled back".into()), OpError::from))
-            }
-        }
+        refuse_rollback(self.open_with(Context::read_records, env)?)
+    }
+
+    /// As [`open`](Self::open), with every record read from the copy itself: for whoever verifies what lies there.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_to_verify(&self, env: &Env<'_>) -> Result<Opened, OpError> {
+        refuse_rollback(self.open_for_audit(env)?)
     }
 
     /// Opens the copy even when it went back in time, and says where: for whoever looks into it.
@@ -57,6 +62,14 @@ impl ReadPlan {
     /// # Errors
     /// When it is out of reach, or not the pinned vault, or its root's chain went back.
     pub fn open_for_audit(&self, env: &Env<'_>) -> Result<(Opened, Vec<LedgerError>), OpError> {
+        self.open_with(Context::read_stored_records, env)
+    }
+
+    fn open_with(
+        &self,
+        read: impl FnOnce(&mut Context, &Copy) -> Result<Records, VaultError>,
+        env: &Env<'_>,
+    ) -> Result<(Opened, Vec<LedgerError>), OpError> {
         env.step(format!("opening {}", self.from.name));
         // Its id decides which state belongs to it.
         let vault = match self.pin.vault {
@@ -66,8 +79,8 @@ impl ReadPlan {
         let mut context = Context::open(env, vault, Locking::Shared)?;
         let copy = open_pinned(Arc::clone(&self.from.store), &self.pin, Some(&context.state))?;
         copy.check_trust(&context.ratchet)?;
-        let rolled_back = copy.book.rolled_back(&copy.store.identity(), context.ratchet.seen());
-        let records = context.read_records(&copy)?;
+        let rolled_back = copy.book.rolled_back(&copy.store.identity(), context.ratchet.seen(), |_| true);
+        let records = read(&mut context, &copy)?;
         let snapshots = records.snapshots();
         Ok((Opened { context, copy, records, snapshots }, rolled_back))
     }
@@ -118,7 +131,22 @@ impl ReadPlan {
     }
 }
 
+fn refuse_rollback((opened, rolled_back): (Opened, Vec<LedgerError>)) -> Result<Opened, OpError> {
+    if !rolled_back.is_empty() {
+        opened.copy.check_ratchet(&opened.context.ratchet)?;
+    }
+    Ok(opened)
+}
+
 impl Opened {
+    /// The number up to which a writer's records once lay in this copy: they come in order, and it was seen.
+    #[must_use]
+    pub fn delivered(&self, writer: &WriterId) -> u64 {
+        let seen = self.context.ratchet.seen().stores.get(&self.copy.store.identity());
+        let seen = seen.and_then(|heads| heads.get(writer)).map_or(0, |head| head.seq);
+        seen.max(self.copy.book.last_seq(writer))
+    }
+
     /// Opens a snapshot.
     ///
     /// # Errors

@@ -167,6 +167,7 @@ pub trait Content: Send {
 
 /// A source as it is configured.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "there are as many as sources in a configuration")]
 pub enum SourceConfig {
     /// Files of this machine.
     Files(files::FilesConfig),

@@ -90,7 +90,12 @@ impl FileSink {
         let fd = fd.map_err(|e| TargetError::io(&goal.path, e.into()))?;
         let extent_left = goal.extents.as_ref().map_or(goal.size, |_| 0);
         let (file, hasher) = (Some(File::from(fd)), StreamHasher::new());
-        Ok(Self { goal, parent, temporary, nameless, file, hasher, position: 0, extent: 0, extent_left })
+        let sink = Self { goal, parent, temporary, nameless, file, hasher, position: 0, extent: 0, extent_left };
+        if let (Some(_), Some(file)) = (&sink.goal.extents, &sink.file) {
+            // Now, since a hole that the file system cannot hold would be hashed for hours before that shows.
+            file.set_len(sink.goal.size).map_err(|e| TargetError::io(&sink.goal.path, e))?;
+        }
+        Ok(sink)
     }
 
     /// Takes the next bytes of data.
@@ -143,9 +148,6 @@ impl FileSink {
         }
         let Some(file) = self.file.take() else { return Err(self.wrong("is closed")) };
         let io = |e: io::Error| TargetError::io(&self.goal.path, e);
-        if self.goal.extents.is_some() {
-            file.set_len(self.goal.size).map_err(io)?;
-        }
         let findings = apply_to_fd(&file, &self.goal.path, &self.goal.meta, &self.goal.xattrs, policy);
         if self.goal.placing == Placing::Replace {
             file.sync_all().map_err(io)?;

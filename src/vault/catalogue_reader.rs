@@ -129,7 +129,7 @@ impl SnapshotReader {
 
     fn read_chunk_list(&self, refs: &Refs) -> Result<Vec<CatalogueChunk>, VaultError> {
         let mut stream = RefStream::new(refs);
-        let (mut chunks, mut line) = (Vec::new(), Vec::new());
+        let (mut chunks, mut line): (Vec<CatalogueChunk>, _) = (Vec::new(), Vec::new());
         while let Some(id) = stream.next(&self.chunks)? {
             for byte in self.chunks.read(&id)? {
                 if byte != b'\n' {
@@ -139,7 +139,13 @@ impl SnapshotReader {
                     }
                     continue;
                 }
-                chunks.push(serde_json::from_slice(&line).map_err(|e| VaultError::damaged("catalogue list", e))?);
+                let chunk: CatalogueChunk =
+                    serde_json::from_slice(&line).map_err(|e| VaultError::damaged("catalogue list", e))?;
+                // Also what bounds it: a list that says the same again and again would unfold without end.
+                if chunks.last().is_some_and(|last| last.first >= chunk.first) {
+                    return Err(VaultError::damaged("catalogue list", "not in order"));
+                }
+                chunks.push(chunk);
                 line.clear();
             }
         }
@@ -259,18 +265,28 @@ pub struct RefStream {
     top: VecDeque<ChunkId>,
     /// What was read of each list level and not used yet, level 1 first.
     levels: Vec<(Vec<u8>, usize)>,
+    /// How many more chunks there may be.
+    left: u64,
 }
 
 impl RefStream {
     /// Begins a list.
     #[must_use]
     pub fn new(refs: &Refs) -> Self {
+        let left = u64::MAX;
         match refs {
-            Refs::Inline(ids) => Self { top: ids.iter().copied().collect(), levels: Vec::new() },
+            Refs::Inline(ids) => Self { top: ids.iter().copied().collect(), levels: Vec::new(), left },
             Refs::List { level, chunks } => {
-                Self { top: chunks.iter().copied().collect(), levels: vec![(Vec::new(), 0); usize::from(*level)] }
+                Self { top: chunks.iter().copied().collect(), levels: vec![(Vec::new(), 0); usize::from(*level)], left }
             }
         }
+    }
+
+    /// Begins the list of a file's chunks. Each has a byte at least: a list that unfolds into more than the file is long is
+    /// refused, however it does so.
+    #[must_use]
+    pub fn of_file(content: &Content) -> Self {
+        Self { left: content.size, ..Self::new(&content.chunks) }
     }
 
     /// The next content chunk; none at the end.
@@ -278,7 +294,12 @@ impl RefStream {
     /// # Errors
     /// When a part of the list cannot be read or is cut short.
     pub fn next(&mut self, reader: &ChunkReader) -> Result<Option<ChunkId>, VaultError> {
-        self.next_at(0, reader)
+        let next = self.next_at(0, reader)?;
+        if next.is_some() {
+            self.left =
+                self.left.checked_sub(1).ok_or_else(|| VaultError::damaged("list of chunks", "longer than its file"))?;
+        }
+        Ok(next)
     }
 
     fn next_at(&mut self, level: usize, reader: &ChunkReader) -> Result<Option<ChunkId>, VaultError> {

@@ -123,7 +123,9 @@ impl Copy {
     /// [`LedgerError::RolledBack`], naming the newest record that was seen.
     pub fn check_ratchet(&self, ratchet: &Ratchet) -> Result<(), LedgerError> {
         self.check_trust(ratchet)?;
-        match self.book.rolled_back(&self.store.identity(), ratchet.seen()).into_iter().next() {
+        // What a stranger once put there may be cleared away; `ledger verify` tells of that.
+        let enrolled = |writer: &WriterId| self.trust.writer(writer).is_some();
+        match self.book.rolled_back(&self.store.identity(), ratchet.seen(), enrolled).into_iter().next() {
             Some(error) => Err(error),
             None => Ok(()),
         }

@@ -11,13 +11,13 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use crate::codec::{Compressor, Decompressor};
+use crate::codec::{Compression, Compressor, Decompressor};
 use crate::crypto::seal::{Recipient, seal_into};
 use crate::format::frame::{TABLE_MAGIC, padded_size, padding, skippable_header};
 use crate::format::index::IndexedPack;
 use crate::format::table::{PackKind, Table, TableChunk};
 use crate::model::ids::ChunkId;
-use crate::model::limits::{BLOCK_TARGET_BYTES, PACK_CLASS_BYTES};
+use crate::model::limits::{BLOCK_CHUNKS_MAX, BLOCK_TARGET_BYTES, PACK_CLASS_BYTES};
 use crate::vault::VaultError;
 use crate::vault::courier::{Budget, Hold};
 use crate::vault::open_pack::{Compressed, OpenPack, Patience};
@@ -32,8 +32,8 @@ pub type BlockSerial = u32;
 /// How packs are made.
 #[derive(Debug, Clone)]
 pub struct PackerConfig {
-    /// zstd level; others may turn it while the push runs.
-    pub level: Arc<AtomicI32>,
+    /// How hard blocks are compressed.
+    pub compression: Compression,
     /// Threads that compress and seal.
     pub workers: usize,
     /// Who can open the packs.
@@ -77,7 +77,7 @@ enum Job {
 enum SealSize {
     /// The one size of full packs.
     Full,
-    /// The next Padmé size: the last pack of its kind.
+    /// The next Padmé size: the last pack of its kind, or one whose table is full before it is.
     Tail,
 }
 
@@ -116,6 +116,9 @@ pub struct Packer {
     serials: BlockSerial,
     spare: Vec<Vec<u8>>,
     budget: Arc<Budget>,
+    compression: Compression,
+    /// The present zstd level.
+    level: Arc<AtomicI32>,
 }
 
 impl Packer {
@@ -125,10 +128,12 @@ impl Packer {
         let (jobs, job_queue) = unbounded();
         let (outcome_sender, outcomes) = unbounded();
         let workers = config.workers.max(1);
+        let level = Arc::new(AtomicI32::new(config.compression.first_level()));
         let threads = (0..workers)
             .map(|_| {
-                let (queue, outcomes, config) = (job_queue.clone(), outcome_sender.clone(), config.clone());
-                std::thread::spawn(move || work(&queue, &outcomes, &config))
+                let (queue, outcomes) = (job_queue.clone(), outcome_sender.clone());
+                let (level, recipients) = (Arc::clone(&level), config.recipients.clone());
+                std::thread::spawn(move || work(&queue, &outcomes, &level, &recipients))
             })
             .collect();
         Self {
@@ -143,6 +148,8 @@ impl Packer {
             serials: 0,
             spare: Vec::new(),
             budget,
+            compression: config.compression,
+            level,
         }
     }
 
@@ -174,7 +181,8 @@ impl Packer {
         let length = u32::try_from(bytes.len()).map_err(VaultError::internal)?;
         block.chunks.push(TableChunk { id, bytes: length });
         // A block with a plan ends with its region, which whoever planned it keeps within bounds.
-        if block.plain.len() >= block_target(serial) && block.plan.is_none() {
+        let is_full = block.plain.len() >= block_target(serial) || block.chunks.len() >= BLOCK_CHUNKS_MAX;
+        if is_full && block.plan.is_none() {
             self.close_block(lane_of(kind), sink)?;
         }
         Ok(serial)
@@ -193,7 +201,8 @@ impl Packer {
         }
         for kind in KINDS {
             while let Some(pack) = self.packs[kind as usize].take_full(Patience::Ends)? {
-                self.seal(kind, pack, SealSize::Full, sink)?;
+                let size = SealSize::of(&pack);
+                self.seal(kind, pack, size, sink)?;
             }
             let tail = std::mem::take(&mut self.packs[kind as usize]);
             if !tail.is_empty() {
@@ -255,7 +264,8 @@ impl Packer {
             self.lanes[lane].due += 1;
             self.packs[kind as usize].add(block)?;
             while let Some(pack) = self.packs[kind as usize].take_full(Patience::Waits)? {
-                self.seal(kind, pack, SealSize::Full, sink)?;
+                let size = SealSize::of(&pack);
+                self.seal(kind, pack, size, sink)?;
             }
         }
         Ok(())
@@ -264,16 +274,31 @@ impl Packer {
     fn seal(&mut self, kind: PackKind, pack: OpenPack, size: SealSize, sink: &mut dyn PackSink) -> Result<(), VaultError> {
         // The frames and the sealed form stand in memory together for a moment.
         let room = 2 * pack.sealed_estimate();
+        let mut waited = false;
         let hold = loop {
             match self.budget.try_take(room) {
                 Some(hold) => break hold,
                 // Packs that are being sealed hold room until they are handed on, which only this thread does.
                 None if self.sealing > 0 => self.receive(sink)?,
-                None => break self.budget.take(room),
+                // All that is left is on its way to the stores.
+                None => {
+                    waited = true;
+                    break self.budget.take(room);
+                }
             }
         };
+        let level = self.level.load(Ordering::Relaxed);
+        self.level.store(self.compression.next_level(level, waited), Ordering::Relaxed);
         self.sealing += 1;
         self.submit(Job::Seal(kind, pack, size, hold))
+    }
+}
+
+impl SealSize {
+    /// For a pack into which nothing more fits. One that its table filled, with many small chunks, would be padding for the
+    /// most part at the size of full packs.
+    const fn of(pack: &OpenPack) -> Self {
+        if pack.sealed_estimate() * 2 >= PACK_CLASS_BYTES { Self::Full } else { Self::Tail }
     }
 }
 
@@ -311,14 +336,14 @@ impl Drop for Packer {
     }
 }
 
-fn work(queue: &Receiver<Job>, outcomes: &Sender<Outcome>, config: &PackerConfig) {
+fn work(queue: &Receiver<Job>, outcomes: &Sender<Outcome>, level: &AtomicI32, recipients: &[Recipient]) {
     let mut tools = (Compressor::new(), Decompressor::new());
     for job in queue {
         let outcome = match job {
-            Job::Compress(kind, number, block) => compress(&mut tools, block, config.level.load(Ordering::Relaxed))
+            Job::Compress(kind, number, block) => compress(&mut tools, block, level.load(Ordering::Relaxed))
                 .map(|(block, plain)| Outcome::Compressed(kind, number, block, plain)),
             Job::Seal(kind, pack, size, hold) => {
-                seal_pack(kind, pack, size, hold, &config.recipients).map(|pack| Outcome::Sealed(Box::new(pack)))
+                seal_pack(kind, pack, size, hold, recipients).map(|pack| Outcome::Sealed(Box::new(pack)))
             }
         };
         if outcomes.send(outcome.unwrap_or_else(Outcome::Failed)).is_err() {
@@ -402,9 +427,26 @@ mod tests {
     }
 
     #[test]
+    fn chunks_of_a_few_bytes_fill_tables_and_not_packs_of_padding() {
+        let identity = Identity::generate();
+        let config = PackerConfig { compression: Compression::Level(3), workers: 2, recipients: vec![identity.recipient()] };
+        let mut packer = Packer::start(&config, Budget::new(20 * MIB));
+        let mut packs = Kept(Vec::new());
+        for n in 0..100_000 {
+            let (id, bytes) = chunk(n, 10);
+            packer.add(PackKind::Data, id, &bytes, None, &mut packs).unwrap_or_else(|e| panic!("{e}"));
+        }
+        packer.finish(&mut packs).unwrap_or_else(|e| panic!("{e}"));
+        let chunks: usize = packs.0.iter().flat_map(|pack| &pack.indexed.table.blocks).map(|block| block.chunks.len()).sum();
+        let bytes: usize = packs.0.iter().map(|pack| pack.bytes.len()).sum();
+        assert_eq!(chunks, 100_000);
+        assert!(packs.0.len() >= 3 && bytes < 6 * MIB as usize, "{} packs of {bytes} bytes", packs.0.len());
+    }
+
+    #[test]
     fn what_goes_in_comes_out_nearly_in_order_in_packs_that_are_full() {
         let identity = Identity::generate();
-        let config = PackerConfig { level: Arc::new(AtomicI32::new(3)), workers: 3, recipients: vec![identity.recipient()] };
+        let config = PackerConfig { compression: Compression::Level(3), workers: 3, recipients: vec![identity.recipient()] };
         // Room for one pack at a time: nobody may wait for ever.
         let mut packer = Packer::start(&config, Budget::new(20 * MIB));
         let mut packs = Kept(Vec::new());

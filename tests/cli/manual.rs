@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use crate::world::{World, args, flip, needs};
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "try",
     "init",
     "push",
@@ -20,6 +20,7 @@ const COMMANDS: [&str; 16] = [
     "ledger",
     "status",
     "serve",
+    "probe",
     "completions",
     "man",
 ];

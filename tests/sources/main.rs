@@ -14,6 +14,7 @@
 
 mod contract;
 mod hooks;
+mod opencrvs;
 mod run;
 mod spool;
 mod stackgraph;

@@ -10,7 +10,15 @@
     reason = "tests"
 )]
 
+mod damage;
+mod drives;
+mod keys;
+mod kills;
+mod ledger;
+mod memory;
 mod nights;
+mod pushes;
+mod restores;
 mod server;
 #[path = "../world/mod.rs"]
 mod world;

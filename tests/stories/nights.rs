@@ -19,7 +19,7 @@ impl Dump {
     fn new(world: &World, records: usize) -> Self {
         let mut random = Random::new(7);
         let words: Vec<String> =
-            (0..2000).map(|n: u64| format!("{:x}", n.wrapping_mul(0x9E37_79B9_7F4A) % 0xFFFF_FFF)).collect();
+            (0..2000).map(|n: u64| format!("{:x}", n.wrapping_mul(0x9E37_79B9_7F4A) % 0xFFF_FFFF)).collect();
         let record = |number: usize, random: &mut Random| {
             let notes: Vec<&str> = (0..30).map(|_| random.pick(&words).as_str()).collect();
             format!("{{\"id\":{number:08},\"state\":\"00000000\",\"notes\":\"{}\"}}\n", notes.join(" ")).into_bytes()

@@ -32,7 +32,10 @@ pub use tree::Tree;
 
 /// The arguments of a command line, of whatever kind each of them is.
 macro_rules! args {
-    ($($arg:expr),* $(,)?) => { vec![$(std::ffi::OsString::from($arg)),*] };
+    ($($arg:expr),* $(,)?) => {{
+        let args: Vec<std::ffi::OsString> = vec![$(std::ffi::OsString::from($arg)),*];
+        args
+    }};
 }
 pub(crate) use args;
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::config::StoreConfig;
 use crate::cli::passphrase::PassphraseArgs;
+use crate::cli::presets;
 use crate::cli::wire::{Opening, open_store, resolve};
 use crate::cli::{Outcome, Session, can_ask};
 use crate::crypto::seal::Recipient;
@@ -20,12 +21,15 @@ pub struct Args {
     #[arg(long, value_name = "URL")]
     store: Vec<String>,
     /// Write the operator's new identity here, and the root key beside it; carry both away
-    #[arg(long, value_name = "FILE", required_unless_present = "layout")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["layout", "preset"])]
     identity_out: Option<PathBuf>,
     /// Only make the directories of a vault below DIR, with DIR's own owner, group and mode: run on the server, for an account
     /// that cannot make any
     #[arg(long, value_name = "DIR", conflicts_with_all = ["store", "identity_out"])]
     layout: Option<PathBuf>,
+    /// Only add a commented job for a known system to the configuration: to be read, adapted and pushed
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["store", "identity_out", "layout"], value_parser = presets::NAMES)]
+    preset: Option<String>,
     /// Leave identity and root key without a passphrase
     #[arg(long, conflicts_with_all = ["passphrase_fd", "passphrase_file"])]
     no_passphrase: bool,
@@ -44,6 +48,9 @@ pub struct Args {
 
 /// Runs it.
 pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
+    if let Some(name) = &args.preset {
+        return presets::add(name, session);
+    }
     let identity_out = match (&args.layout, &args.identity_out) {
         (Some(dir), _) => return layout(dir),
         (None, Some(file)) => file.clone(),
@@ -200,7 +207,7 @@ fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
-fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
+pub(in crate::cli) fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     std::fs::write(&name, text)?;

@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use crate::cli::config::{ADHOC_JOB, DEFAULT_BASE_CACHE_BYTES, DEFAULT_LEVEL, JobConfig, JobSource};
+use crate::cli::config::{ADHOC_JOB, DEFAULT_BASE_CACHE_BYTES, JobConfig, JobSource};
 use crate::cli::render;
 use crate::cli::wire::{Opening, configured_pin, open_store, resolve};
 use crate::cli::{Outcome, Session};
+use crate::codec::Compression;
 use crate::model::size::human_size;
 use crate::ops::push::{PlannedSource, PushPlan, PushReceipt, push};
 use crate::ops::{Exit, OpError};
@@ -168,7 +169,7 @@ fn push_job(args: &Args, session: &Session, name: &str, job: &JobConfig) -> Resu
         job: name.to_owned(),
         tags,
         sources: sources.collect(),
-        level: job.level.unwrap_or(DEFAULT_LEVEL),
+        compression: job.compression.unwrap_or(Compression::Auto),
         every_secs: job.every_secs,
         timezone: timezone(job),
         use_file_cache: !args.reread,

@@ -8,8 +8,9 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::cli::config::{DEFAULT_CHUNK_BYTES, DEFAULT_LEVEL};
+use crate::cli::config::DEFAULT_CHUNK_BYTES;
 use crate::cli::{Outcome, Session, render};
+use crate::codec::Compression;
 use crate::crypto::hash::hash_reader;
 use crate::crypto::identity::read_identity_file;
 use crate::crypto::sign::SigningKey;
@@ -301,7 +302,7 @@ fn push_plan(
             limits: Limits::default(),
             hooks: Hooks::default(),
         }],
-        level: DEFAULT_LEVEL,
+        compression: Compression::Auto,
         every_secs: None,
         timezone: "UTC".into(),
         use_file_cache: true,

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use toml::de::DeTable;
 
+use crate::codec::Compression;
 use crate::ledger::RootPin;
 use crate::model::ids::VaultId;
 use crate::model::limits::{KIB, MIB};
@@ -23,8 +24,6 @@ pub use member::Choices;
 use member::{add_service, read_hooks, read_limits, read_restore_hooks, read_vars};
 use section::{Mistakes, Section};
 
-/// zstd level where the configuration names none.
-pub const DEFAULT_LEVEL: i32 = 3;
 /// What patch bases may take on this machine's disk where the configuration says nothing.
 pub const DEFAULT_BASE_CACHE_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 /// Average chunk where a source names none.
@@ -100,8 +99,8 @@ pub struct JobConfig {
     pub tags: Vec<String>,
     /// Seconds between two pushes, for `status` and for the plain record of when the next is due.
     pub every_secs: Option<u64>,
-    /// zstd level.
-    pub level: Option<i32>,
+    /// How hard to compress.
+    pub compression: Option<Compression>,
     /// Its sources.
     pub sources: Vec<JobSource>,
     /// Around its pushes.
@@ -258,13 +257,13 @@ fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, StoreCon
         timezone: section.parsed("timezone", check_timezone),
         tags: section.texts("tags"),
         every_secs: section.duration_secs("every"),
-        level: section.number("compression", 1..=19).and_then(|n| i32::try_from(n).ok()),
-        hooks: read_hooks(&section),
-        restore_hooks: read_restore_hooks(&section),
+        compression: read_compression(&section),
         ..JobConfig::default()
     };
     let vars = read_vars(&section, choices);
-    let targets = read_targets(&section, choices, &mut job);
+    let filled = section.filled(None, &vars);
+    (job.hooks, job.restore_hooks) = (read_hooks(&filled), read_restore_hooks(&filled));
+    let targets = read_targets(&filled, choices, &mut job);
     job.targets = targets.keys().cloned().collect();
     job.vars = vars.as_ref().clone();
     for store in &job.stores {
@@ -302,6 +301,15 @@ fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, StoreCon
 
 fn check_timezone(text: &str) -> Result<String, String> {
     jiff::tz::TimeZone::get(text).map(|_| text.to_owned()).map_err(|e| e.to_string())
+}
+
+/// `"auto"` or a zstd level.
+fn read_compression(section: &Section<'_>) -> Option<Compression> {
+    if section.value("compression")?.get_ref().as_str() == Some("auto") {
+        return Some(Compression::Auto);
+    }
+    let level = section.number("compression", 1..=19).and_then(|n| i32::try_from(n).ok());
+    level.map(Compression::Level)
 }
 
 /// Names stand in file names and on command lines.

@@ -41,13 +41,13 @@ pub struct Section<'a> {
     over: Option<&'a DeTable<'a>>,
     /// What `{name}` in a text stands for.
     vars: Rc<BTreeMap<String, String>>,
-    asked: RefCell<BTreeSet<String>>,
+    asked: Rc<RefCell<BTreeSet<String>>>,
     mistakes: Rc<Mistakes>,
 }
 
 impl<'a> Section<'a> {
     pub fn new(name: impl Into<String>, at: usize, table: &'a DeTable<'a>, mistakes: &Rc<Mistakes>) -> Self {
-        let (vars, asked, mistakes) = (Rc::default(), RefCell::default(), Rc::clone(mistakes));
+        let (vars, asked, mistakes) = (Rc::default(), Rc::default(), Rc::clone(mistakes));
         Self { name: name.into(), at, table, over: None, vars, asked, mistakes }
     }
 
@@ -55,6 +55,7 @@ impl<'a> Section<'a> {
     pub fn filled(&self, over: Option<&Section<'a>>, vars: &Rc<BTreeMap<String, String>>) -> Self {
         let mut filled = Self::new(self.name.clone(), self.at, self.table, &self.mistakes);
         filled.over = over.map(|over| over.table);
+        filled.asked = Rc::clone(&self.asked);
         filled.vars = Rc::clone(vars);
         filled
     }

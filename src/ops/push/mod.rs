@@ -6,13 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicI32;
 
 use serde::Serialize;
 
 use super::context::{Context, Locking, NamedStore, VaultPin};
 use super::hooks::{self, Hooks};
 use super::{Env, Exit, OpError};
+use crate::codec::Compression;
 use crate::crypto::seal::Recipient;
 use crate::crypto::secret::VaultSecret;
 use crate::format::body::SnapshotBody;
@@ -83,8 +83,8 @@ pub struct PushPlan {
     pub tags: Vec<String>,
     /// Its sources, in order.
     pub sources: Vec<PlannedSource>,
-    /// zstd level.
-    pub level: i32,
+    /// How hard to compress.
+    pub compression: Compression,
     /// Seconds until the next push is due, where that is known.
     pub every_secs: Option<u64>,
     /// The zone in which the job's dates are read.
@@ -333,7 +333,7 @@ fn probed(prepared: &Prepared, context: &Context) -> Result<BTreeMap<String, Str
 fn writer_config(plan: &PushPlan, secret: &VaultSecret, epoch: Recipient, index: Recipient) -> WriterConfig {
     WriterConfig {
         packer: PackerConfig {
-            level: Arc::new(AtomicI32::new(plan.level)),
+            compression: plan.compression,
             workers: std::thread::available_parallelism().map_or(2, usize::from),
             recipients: vec![epoch.clone()],
         },

@@ -259,7 +259,7 @@ pub(super) fn write_out(
     if plan.dry_run {
         let mut report = planned.report;
         if plan.delete {
-            finish::plan_deletions(plan, &reader, &root, env, &mut report, &mut receipt.findings)?;
+            finish::plan_deletions(plan, reader, &root, env, &mut report, &mut receipt.findings)?;
         }
         receipt.plan = Some(report);
         return Ok(receipt);

@@ -38,6 +38,8 @@ enum Mark {
     Begin(Box<FileGoal>),
     /// Its end.
     End,
+    /// Its list of chunks cannot be had: so much for this file.
+    Lost(VaultError),
     /// An entry without content of its own, with its attributes.
     Other(Box<Entry>, Vec<(Vec<u8>, Vec<u8>)>, Decision),
     /// A file that is right already.
@@ -222,13 +224,14 @@ impl<'a> Orders<'a> {
 
     fn next(&mut self) -> Result<Option<Order<Mark>>, VaultError> {
         if let Some(content) = &mut self.content {
-            return match content.next(&self.reader.chunks)? {
-                Some(id) => Ok(Some(Order::Chunk(id))),
-                None => {
-                    self.content = None;
-                    Ok(Some(Order::Mark(Mark::End)))
-                }
+            let mark = match content.next(&self.reader.chunks) {
+                Ok(Some(id)) => return Ok(Some(Order::Chunk(id))),
+                Ok(None) => Mark::End,
+                Err(error) if is_fatal(&error) => return Err(error),
+                Err(error) => Mark::Lost(error),
             };
+            self.content = None;
+            return Ok(Some(Order::Mark(mark)));
         }
         loop {
             let Ok(entry) = self.entries.recv() else { return Ok(None) };
@@ -286,7 +289,7 @@ impl<'a> Orders<'a> {
             Err(error) if is_fatal(&error) => return Err(error),
             Err(error) => return Ok(Mark::Note(Finding::new(FindingKind::Damage, &entry.path, error))),
         };
-        self.content = Some(RefStream::new(&content.chunks));
+        self.content = Some(RefStream::of_file(&content));
         let placing = if decision == Decision::Replace { Placing::Replace } else { Placing::New };
         let goal = FileGoal {
             path: entry.path,
@@ -349,7 +352,7 @@ impl Taker<'_> {
         }
         match got {
             Got::Data(piece) => self.data(piece),
-            Got::Lost(error) => self.lost(error),
+            Got::Lost(error) | Got::Mark(Mark::Lost(error)) => self.lost(error),
             Got::Mark(Mark::Begin(goal)) => self.begin(goal),
             Got::Mark(Mark::End) => self.end(),
             Got::Mark(Mark::Skipped) => self.skipped += 1,

@@ -36,9 +36,9 @@ impl Place<'_> {
 
     /// Fetches each root of a member beside the place that it goes to.
     pub(super) fn fetch_files(&self, task: &Task<'_>, files: &FilesTask) -> Result<(), OpError> {
-        for root in files.roots.iter().filter(|root| !root.is_swapped()) {
-            make_private_dir(&root.stage)?;
-            let findings = self.write(task, Selection::of_path(root.entry.clone()), root.entry.parent(), &root.stage)?;
+        for root in files.roots.iter().filter(|root| !root.is_begun()) {
+            let stage = root.make_stage()?;
+            let findings = self.write(task, Selection::of_path(root.entry.clone()), root.entry.parent(), &stage)?;
             refuse(&task.member.name, &findings.iter().collect::<Vec<_>>())?;
         }
         Ok(())

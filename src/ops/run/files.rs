@@ -1,110 +1,118 @@
-//! Files on their way back: written and compared beside their place, then swapped in by two renames.
+//! Files on their way back: written and compared beside what they replace, then swapped in by renames.
+//!
+//! A directory stays itself, and what lies in it is swapped: containers and mounts that hold on to the directory see the
+//! new content. What was in it lies aside until the whole restore is done.
 
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::notes::Notes;
 use crate::format::manifest::Member;
+use crate::model::entry::EntryKind;
 use crate::model::path::EntryPath;
+use crate::model::size::human_size;
 use crate::ops::OpError;
 use crate::source::SourceError;
 use crate::source::engine::Survey;
 use crate::source::tool::Tool;
 use crate::source::work::Work;
+use crate::state::make_private_dir;
+use crate::vault::catalogue_reader::SnapshotReader;
 
 /// Files that a survey counts one by one; of more it says so.
 const COUNTED_MAX: u64 = 1_000_000;
+/// Names of attributes, and each value: Linux bounds both at 64 KiB.
+const XATTR_LIST_MAX_BYTES: usize = 64 * 1024;
+/// Where what is replaced lies until everything is back.
+const REPLACED: &str = "replaced";
+/// There once all that is replaced lies aside: from then on only new things come in.
+const CLEARED: &str = "cleared";
+/// There once all that is new is in its place.
+const SWAPPED: &str = "swapped";
 
 /// The roots of a member of files.
 pub struct FilesTask {
     pub roots: Vec<Root>,
 }
 
-/// One root: where it goes, where it lies until then, where what it replaces goes.
+/// One root.
 pub struct Root {
     pub entry: EntryPath,
-    /// `/data/minio`.
+    is_dir: bool,
+    /// Where it goes: `/data/minio`.
     place: PathBuf,
-    /// `/data/.farkeep-restore-<id>`, on the same file system: a rename is a step that happens or does not.
+    /// On the same file system, so that a rename is a step that happens or does not: in the directory itself, or beside the
+    /// file.
     pub stage: PathBuf,
 }
 
+fn failed(path: &Path) -> impl Fn(std::io::Error) -> OpError + '_ {
+    move |e| OpError::NotDone(format!("{}: {e}", path.display()))
+}
+
+fn is_there(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
 impl FilesTask {
-    pub fn new(member: &Member, notes: &Notes) -> Result<Self, OpError> {
+    pub fn new(member: &Member, reader: &SnapshotReader, notes: &Notes) -> Result<Self, OpError> {
         let id = notes.dir().file_name().unwrap_or_default().to_string_lossy().into_owned();
         let root = |entry: &EntryPath| {
             let place = Path::new("/").join(entry.as_path());
-            let Some(parent) = place.parent().filter(|parent| *parent != Path::new("/")) else {
-                let why = format!(
-                    "{}: stands directly in /, where nothing is staged; restore it with --in-place",
-                    place.display()
-                );
-                return Err(OpError::Usage(why));
-            };
-            let stage = parent.join(format!(".farkeep-restore-{id}"));
-            Ok(Root { entry: entry.clone(), stage, place })
+            let is_dir = reader.entry(entry)?.kind == EntryKind::Directory;
+            // What leads there is kept: the content goes to where it leads.
+            let place = if is_dir { fs::canonicalize(&place).unwrap_or(place) } else { place };
+            let holder = if is_dir { place.as_path() } else { place.parent().unwrap_or(Path::new("/")) };
+            let stage = holder.join(format!(".farkeep-restore-{id}"));
+            Ok::<_, OpError>(Root { entry: entry.clone(), is_dir, stage, place })
         };
         Ok(Self { roots: member.roots.iter().map(root).collect::<Result<_, _>>()? })
     }
 
     pub fn survey(&self) -> Survey {
-        let mut survey = Survey::default();
         let places: Vec<String> = self.roots.iter().map(|root| root.place.display().to_string()).collect();
-        survey.target = places.join(", ");
+        let mut survey = Survey { target: places.join(", "), ..Survey::default() };
         for root in &self.roots {
-            if let Some((files, bytes)) = count(&root.place) {
+            if let Some((files, bytes)) = count(&root.place, &root.stage) {
                 let counted =
                     if files >= COUNTED_MAX { "more than 1,000,000 files".to_owned() } else { format!("{files} files") };
-                let size = crate::model::size::human_size(bytes);
-                survey.destroys.push(format!("{}: {counted}, {size}", root.place.display()));
+                survey.destroys.push(format!("{}: {counted}, {}", root.place.display(), human_size(bytes)));
             }
         }
         survey
     }
 
-    /// Everything is there, and what stands in its place can be renamed away.
+    /// Everything is there.
     pub fn check(&self) -> Result<(), OpError> {
-        for root in &self.roots {
-            let staged = root.staged();
-            if !root.is_swapped() && !is_there(&staged) {
-                return Err(OpError::NotDone(format!("{}: was not fetched; nothing has been destroyed", staged.display())));
+        match self.roots.iter().find(|root| !root.is_begun() && !is_there(&root.staged())) {
+            Some(root) => {
+                Err(OpError::NotDone(format!("{}: was not fetched; nothing has been destroyed", root.staged().display())))
             }
-            if is_mount_point(&root.place) {
-                return Err(OpError::NotDone(format!(
-                    "{}: is a mount point, which cannot be swapped; restore it with --in-place --delete",
-                    root.place.display()
-                )));
-            }
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// What is there steps aside, what was fetched takes its place.
     pub fn swap(&self) -> Result<(), OpError> {
-        for root in &self.roots {
-            let (staged, aside) = (root.staged(), root.aside());
-            if root.is_swapped() {
-                continue;
+        for root in self.roots.iter().filter(|root| !root.has(SWAPPED)) {
+            if root.is_dir {
+                root.swap_content()?;
+            } else {
+                fs::rename(root.staged(), &root.place).map_err(failed(&root.place))?;
             }
-            let rename = |from: &Path, to: &Path| {
-                std::fs::rename(from, to)
-                    .map_err(|e| OpError::NotDone(format!("{} to {}: {e}", from.display(), to.display())))
-            };
-            if is_there(&root.place) {
-                rename(&root.place, &aside)?;
-            }
-            rename(&staged, &root.place)?;
-            if let Some(parent) = root.place.parent() {
-                let synced = std::fs::File::open(parent).and_then(|dir| dir.sync_all());
-                synced.map_err(|e| OpError::NotDone(format!("{}: {e}", parent.display())))?;
-            }
+            root.mark(SWAPPED)?;
         }
         Ok(())
     }
 
     /// Copies what is there now, with modes, owners, times and links, by the system's own means.
     pub fn save(&self, dir: &Path, work: &Work) -> Result<(), SourceError> {
-        for root in self.roots.iter().filter(|root| is_there(&root.place) && !root.is_swapped()) {
+        for root in self.roots.iter().filter(|root| is_there(&root.place) && !root.is_begun()) {
             Tool::new("cp").args(["-a", "--"]).arg(&root.place).arg(dir).succeed(work)?;
+            let copied = dir.join(root.place.file_name().unwrap_or_default());
+            // What was fetched already lies in there too, and is no part of it.
+            let _ = fs::remove_dir_all(copied.join(root.stage.file_name().unwrap_or_default()));
         }
         Ok(())
     }
@@ -112,7 +120,7 @@ impl FilesTask {
     /// Removes what was replaced, once everything is back.
     pub fn forget(&self) {
         for root in &self.roots {
-            if let Err(error) = std::fs::remove_dir_all(&root.stage) {
+            if let Err(error) = root.remove_stage() {
                 tracing::warn!(path = %root.stage.display(), %error, "not removed");
             }
         }
@@ -120,44 +128,113 @@ impl FilesTask {
 }
 
 impl Root {
-    /// Whether an earlier run came so far: what it replaced lies aside, and what it fetched is in its place.
-    pub fn is_swapped(&self) -> bool {
-        is_there(&self.aside()) && is_there(&self.place)
+    /// Whether an earlier run has begun to put new things in: nothing more is fetched or laid aside then.
+    pub fn is_begun(&self) -> bool {
+        self.has(CLEARED) || self.has(SWAPPED)
+    }
+
+    fn has(&self, mark: &str) -> bool {
+        is_there(&self.stage.join(mark))
+    }
+
+    fn mark(&self, mark: &str) -> Result<(), OpError> {
+        let path = self.stage.join(mark);
+        let made = fs::File::create(&path).and_then(|file| file.sync_all());
+        made.and_then(|()| fs::File::open(&self.stage)?.sync_all()).map_err(failed(&path))
     }
 
     fn staged(&self) -> PathBuf {
-        self.stage.join(self.place.file_name().unwrap_or_default())
+        // Below a name that none of the marks has.
+        self.stage.join("new").join(self.place_name())
     }
 
-    fn aside(&self) -> PathBuf {
-        let mut name = self.place.file_name().unwrap_or_default().to_owned();
-        name.push(".replaced");
-        self.stage.join(name)
+    /// Makes the directory that it is fetched into. What leads there is made as anyone makes directories.
+    pub fn make_stage(&self) -> Result<PathBuf, OpError> {
+        if let Some(holder) = self.stage.parent() {
+            fs::create_dir_all(holder).map_err(failed(holder))?;
+        }
+        let stage = self.stage.join("new");
+        make_private_dir(&stage)?;
+        Ok(stage)
+    }
+
+    fn place_name(&self) -> &std::ffi::OsStr {
+        self.entry.as_path().file_name().unwrap_or_default()
+    }
+
+    fn swap_content(&self) -> Result<(), OpError> {
+        let (staged, aside) = (self.staged(), self.stage.join(REPLACED));
+        if !self.has(CLEARED) {
+            fs::create_dir_all(&aside).map_err(failed(&aside))?;
+            for child in children(&self.place)?.iter().filter(|child| **child != self.stage) {
+                fs::rename(child, aside.join(child.file_name().unwrap_or_default())).map_err(failed(child))?;
+            }
+            self.mark(CLEARED)?;
+            // Its own time changes as its content is moved out of it, and is kept here meanwhile.
+            let cleared = self.stage.join(CLEARED);
+            let keep = || fs::File::options().write(true).open(&cleared)?.set_modified(fs::metadata(&staged)?.modified()?);
+            keep().map_err(failed(&cleared))?;
+        }
+        for child in children(&staged)? {
+            let place = self.place.join(child.file_name().unwrap_or_default());
+            fs::rename(&child, &place).map_err(failed(&place))?;
+        }
+        self.dress(&staged).map_err(failed(&self.place))?;
+        fs::File::open(&self.place).and_then(|dir| dir.sync_all()).map_err(failed(&self.place))
+    }
+
+    /// Gives the directory the owner, attributes, mode and time that it had.
+    fn dress(&self, staged: &Path) -> std::io::Result<()> {
+        let (from, to) = (fs::File::open(staged)?, fs::File::open(&self.place)?);
+        let (meta, is) = (from.metadata()?, to.metadata()?);
+        if (is.uid(), is.gid()) != (meta.uid(), meta.gid()) {
+            std::os::unix::fs::fchown(&to, Some(meta.uid()), Some(meta.gid()))?;
+        }
+        copy_xattrs(&from, &to)?;
+        to.set_permissions(fs::Permissions::from_mode(meta.mode() & 0o7777))?;
+        to.set_modified(fs::metadata(self.stage.join(CLEARED))?.modified()?)
+    }
+
+    /// Removes the stage; the directory that it lay in keeps its time.
+    fn remove_stage(&self) -> std::io::Result<()> {
+        let holder = fs::File::open(self.stage.parent().unwrap_or(Path::new("/")))?;
+        let modified = holder.metadata()?.modified()?;
+        fs::remove_dir_all(&self.stage)?;
+        if self.is_dir { holder.set_modified(modified) } else { Ok(()) }
     }
 }
 
-fn is_there(path: &Path) -> bool {
-    std::fs::symlink_metadata(path).is_ok()
-}
-
-fn is_mount_point(path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let device = |path: &Path| std::fs::symlink_metadata(path).ok().map(|meta| meta.dev());
-    match (device(path), path.parent().and_then(device)) {
-        (Some(own), Some(parents)) => own != parents,
-        _ => false,
+/// Copies what `from` has of extended attributes. Those that the target already has and `from` lacks stay.
+fn copy_xattrs(from: &fs::File, to: &fs::File) -> std::io::Result<()> {
+    let mut names = vec![0; XATTR_LIST_MAX_BYTES];
+    let length = match rustix::fs::flistxattr(from, names.as_mut_slice()) {
+        Ok(length) => length,
+        Err(rustix::io::Errno::OPNOTSUPP) => return Ok(()),
+        Err(e) => return Err(e.into()),
+    };
+    let mut value = vec![0; XATTR_LIST_MAX_BYTES];
+    for name in names[..length].split(|b| *b == 0).filter(|name| !name.is_empty()) {
+        let length = rustix::fs::fgetxattr(from, name, value.as_mut_slice())?;
+        rustix::fs::fsetxattr(to, name, &value[..length], rustix::fs::XattrFlags::empty())?;
     }
+    Ok(())
 }
 
-/// Files below a path and their bytes; none when it is not there.
-fn count(path: &Path) -> Option<(u64, u64)> {
-    std::fs::symlink_metadata(path).ok()?;
+fn children(dir: &Path) -> Result<Vec<PathBuf>, OpError> {
+    let entries = fs::read_dir(dir).map_err(failed(dir))?;
+    entries.map(|entry| entry.map(|entry| entry.path()).map_err(failed(dir))).collect()
+}
+
+/// Files below a path and their bytes, without what lies at `except`; none when nothing is there.
+fn count(path: &Path, except: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok()?;
     let (mut files, mut bytes) = (0, 0);
     let mut open = vec![path.to_owned()];
     while let Some(path) = open.pop() {
-        let Ok(meta) = std::fs::symlink_metadata(&path) else { continue };
+        let Ok(meta) = fs::symlink_metadata(&path) else { continue };
         if meta.is_dir() {
-            open.extend(std::fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
+            let below = fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path());
+            open.extend(below.filter(|path| path != except));
         } else {
             files += 1;
             bytes += meta.len();

@@ -6,13 +6,14 @@ use super::files::FilesTask;
 use super::notes::Notes;
 use super::sheet::MemberSheet;
 use super::{MemberReceipt, Place, RunJob, RunPlan, RunSource, in_member};
-use crate::format::manifest::{Manifest, Member};
+use crate::format::manifest::Member;
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::time::Timestamp;
 use crate::ops::{Env, OpError};
 use crate::source::engine::{Account, Engine, Fetched, Part};
 use crate::source::work::Work;
 use crate::source::{SourceConfig, SourceError};
+use crate::vault::catalogue_reader::SnapshotReader;
 
 /// Bytes that a safety copy is written in.
 const COPY_BUFFER_BYTES: usize = 1024 * 1024;
@@ -40,10 +41,11 @@ pub(super) enum Way<'a> {
 pub fn tasks<'a>(
     plan: &RunPlan,
     job: &'a RunJob,
-    manifest: &'a Manifest,
+    reader: &'a SnapshotReader,
     notes: &Notes,
     env: &Env<'_>,
 ) -> Result<Vec<Task<'a>>, OpError> {
+    let manifest = &reader.manifest;
     if let Some(unknown) = plan.members.iter().find(|name| !manifest.members.iter().any(|m| m.name == **name)) {
         let all: Vec<&str> = manifest.members.iter().map(|m| m.name.as_str()).collect();
         return Err(OpError::Usage(format!("no member {unknown:?} in this snapshot; there are {}", all.join(", "))));
@@ -74,7 +76,7 @@ pub fn tasks<'a>(
             SourceConfig::Engine(engine) if engine.restores(&member.kind) => {
                 Way::Engine(engine.as_ref(), notes.parts().join(format!("@{name}")))
             }
-            SourceConfig::Files(_) if member.kind == "files" => Way::Files(FilesTask::new(member, notes)?),
+            SourceConfig::Files(_) if member.kind == "files" => Way::Files(FilesTask::new(member, reader, notes)?),
             _ => {
                 let why =
                     format!("member {name:?} was backed up as kind {:?}, and is configured as another here", member.kind);

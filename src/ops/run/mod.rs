@@ -156,7 +156,7 @@ pub fn run(plan: &RunPlan, confirm: Confirm<'_>, env: &Env<'_>) -> Result<RunRec
     let reader = opened.snapshot(&plan.read.identities, &snapshot)?;
     let job = plan.job(&reader.manifest.job)?;
     let notes = Notes::open(&plan.staging_dir(&opened), snapshot.id, plan.target_name(&reader.manifest.job))?;
-    let tasks = member::tasks(plan, job, &reader.manifest, &notes, env)?;
+    let tasks = member::tasks(plan, job, &reader, &notes, env)?;
     let sheet = sheet::draw(plan, job, &snapshot, &reader.manifest, &tasks, &notes, env)?;
     let mut receipt = RunReceipt {
         dry_run: plan.dry_run,
@@ -275,7 +275,8 @@ impl Place<'_> {
             self.check(task)?;
         }
         let state = &self.opened.context.state;
-        let entered = self.job.hooks.enter(&format!("restore of {}", self.reader.manifest.job), state, self.env)?;
+        let entered =
+            self.filled(&self.job.hooks).enter(&format!("restore of {}", self.reader.manifest.job), state, self.env)?;
         let outcome = self.keep_safe(&open, receipt).and_then(|()| self.replace_all(tasks, receipt));
         let success = outcome.is_ok() && receipt.members.iter().all(|member| member.outcome != "mismatch");
         receipt.findings.extend(entered.leave(success));
@@ -283,6 +284,14 @@ impl Place<'_> {
             self.notes.finish(&open)?;
         }
         outcome
+    }
+
+    /// Hooks that know of which day the snapshot is.
+    fn filled(&self, hooks: &Hooks) -> Hooks {
+        let zone = jiff::tz::TimeZone::get(&self.job.timezone).unwrap_or(jiff::tz::TimeZone::UTC);
+        let instant = jiff::Timestamp::from_second(self.snapshot.time.0).unwrap_or_default();
+        let date = instant.to_zoned(zone).date().to_string();
+        hooks.filled(&[("{date}", &date), ("{snapshot}", &self.snapshot.id.to_string())])
     }
 
     /// Keeps what is at the targets, all of it before any of it is replaced.
@@ -327,7 +336,7 @@ impl Place<'_> {
     fn replace_member(&self, task: &Task<'_>) -> Result<(MemberReceipt, Vec<Finding>), OpError> {
         let name = &task.member.name;
         let place = format!("restore of {name}");
-        let entered = task.source.hooks.enter(&place, &self.opened.context.state, self.env)?;
+        let entered = self.filled(&task.source.hooks).enter(&place, &self.opened.context.state, self.env)?;
         let outcome = self.replace(task).and_then(|()| self.prove(task));
         let whole = outcome.as_ref().is_ok_and(|(member, _)| member.outcome == "restored");
         let after = entered.leave(whole);

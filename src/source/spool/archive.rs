@@ -60,7 +60,7 @@ type Packed = BufReader<Hashing<File>>;
 
 enum Content {
     Packed(Box<MultiGzDecoder<Packed>>),
-    Plain(Packed),
+    Plain(Box<Packed>),
 }
 
 /// An archive that is being read.
@@ -85,7 +85,8 @@ impl Adopted {
         let file = File::open(&archive.path).map_err(|e| failed(&archive, e))?;
         let before = look(&file.metadata().map_err(|e| failed(&archive, e))?);
         let packed = BufReader::with_capacity(READ_BYTES, Hashing::new(file));
-        let content = if unpack { Content::Packed(Box::new(MultiGzDecoder::new(packed))) } else { Content::Plain(packed) };
+        let content =
+            if unpack { Content::Packed(Box::new(MultiGzDecoder::new(packed))) } else { Content::Plain(Box::new(packed)) };
         Ok(Self { archive, part, content, inner: StreamHasher::new(), before, proof })
     }
 

@@ -132,10 +132,8 @@ fn copy(
 /// Owner (only root can), mode and time as they were: the time keeps an old archive from looking like tonight's.
 fn dress(file: &File, meta: &Metadata) -> io::Result<()> {
     if rustix::process::geteuid().is_root() {
-        let uid =
-            meta.owner.user.as_ref().and_then(|name| uzers::get_user_by_name(name)).map_or(meta.owner.uid, |u| u.uid());
-        let gid =
-            meta.owner.group.as_ref().and_then(|name| uzers::get_group_by_name(name)).map_or(meta.owner.gid, |g| g.gid());
+        let uid = meta.owner.user.as_ref().and_then(uzers::get_user_by_name).map_or(meta.owner.uid, |u| u.uid());
+        let gid = meta.owner.group.as_ref().and_then(uzers::get_group_by_name).map_or(meta.owner.gid, |g| g.gid());
         std::os::unix::fs::fchown(file, Some(uid), Some(gid))?;
     }
     file.set_permissions(PermissionsExt::from_mode(meta.mode))?;

@@ -50,6 +50,9 @@ impl Ahead {
 
 /// Orders of one batch at most, so that a run of marks ends too.
 const BATCH_ORDERS: usize = 16 * 1024;
+/// What a mark counts for beside blocks: most are a file with its metadata. Without it the marks of files of a few bytes
+/// would pass the bound by themselves.
+const MARK_BYTES: u64 = 1024;
 /// Tables of packs that the planner keeps taken apart.
 const MAPS_KEPT: usize = 32;
 
@@ -299,7 +302,10 @@ impl<'a, T> Planner<'a, T> {
     fn run(&mut self, orders: &mut dyn FnMut() -> Result<Option<Order<T>>, VaultError>) -> Result<(), VaultError> {
         while !self.stop.load(Ordering::Relaxed) {
             match orders()? {
-                Some(Order::Mark(mark)) => self.items.push(Planned::Mark(mark)),
+                Some(Order::Mark(mark)) => {
+                    self.items.push(Planned::Mark(mark));
+                    self.new_bytes += MARK_BYTES;
+                }
                 Some(Order::Chunk(id)) => self.order(id)?,
                 None => {
                     self.send();

@@ -55,6 +55,8 @@ struct Begin {
 enum Mark {
     Begin(Box<Begin>),
     End,
+    /// Its list of chunks cannot be had.
+    Lost(VaultError),
     Note(Finding),
 }
 
@@ -104,7 +106,7 @@ pub fn check(
                             file.data(&piece);
                         }
                     }
-                    Got::Lost(error) => {
+                    Got::Lost(error) | Got::Mark(Mark::Lost(error)) => {
                         if let Some(file) = file.take() {
                             let finding = Finding::new(FindingKind::Damage, format!("/{}", file.begin.path), error);
                             push(&mut looked.findings, for_snapshot(finding, snapshot));
@@ -151,11 +153,14 @@ struct Orders<'a> {
 impl Orders<'_> {
     fn next(&mut self) -> Result<Option<Order<Mark>>, VaultError> {
         if let Some(content) = &mut self.content {
-            if let Some(id) = content.next(&self.reader.chunks)? {
-                return Ok(Some(Order::Chunk(id)));
-            }
+            let mark = match content.next(&self.reader.chunks) {
+                Ok(Some(id)) => return Ok(Some(Order::Chunk(id))),
+                Ok(None) => Mark::End,
+                Err(error @ (VaultError::Store(_) | VaultError::Interrupted)) => return Err(error),
+                Err(error) => Mark::Lost(error),
+            };
             self.content = None;
-            return Ok(Some(Order::Mark(Mark::End)));
+            return Ok(Some(Order::Mark(mark)));
         }
         loop {
             let Ok(entry) = self.entries.recv() else { return Ok(None) };
@@ -172,7 +177,7 @@ impl Orders<'_> {
                     return Ok(Some(Order::Mark(Mark::Note(finding))));
                 }
             };
-            self.content = Some(RefStream::new(&content.chunks));
+            self.content = Some(RefStream::of_file(content));
             let digest = Seen::digest(content);
             let begin = Begin { path: entry.path, size: content.size, hash: content.hash, extents, digest };
             return Ok(Some(Order::Mark(Mark::Begin(Box::new(begin)))));

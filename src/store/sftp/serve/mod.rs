@@ -7,11 +7,13 @@
 //!
 //! Public keys only. Whoever holds an authorized key may log in under any account name.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use russh::keys::ssh_key::{HashAlg, PrivateKey, PublicKey};
 use russh::keys::{Algorithm, key};
@@ -35,6 +37,8 @@ const CONNECTIONS_MAX: usize = 64;
 const REFUSAL_TAKES: Duration = Duration::from_millis(300);
 /// A client that says nothing for so long is gone; ours sends keepalives.
 const INACTIVITY: Duration = Duration::from_secs(600);
+/// Sessions whose connection was cut get so long to notice.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
 /// Threads of the server: one to encrypt and one to read and write.
 const THREADS: usize = 2;
 
@@ -111,6 +115,24 @@ pub struct Running {
     address: SocketAddr,
     host_key: PublicKey,
     runtime: Option<Runtime>,
+    sockets: Arc<Sockets>,
+}
+
+/// The open connections: to cut them, so that their sessions end before the runtime does.
+#[derive(Debug, Default)]
+struct Sockets(Mutex<HashMap<u64, std::net::TcpStream>>);
+
+impl Sockets {
+    fn open(&self) -> MutexGuard<'_, HashMap<u64, std::net::TcpStream>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cut(&self) {
+        for socket in self.open().values() {
+            // One that is closed already is as good.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
 }
 
 impl Server {
@@ -134,9 +156,10 @@ impl Server {
             .map_err(failed)?;
         let listener = runtime.block_on(TcpListener::bind(listen)).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        runtime.spawn(accept(listener, Arc::new(config(host_key)), Arc::new(house)));
+        let sockets = Arc::new(Sockets::default());
+        runtime.spawn(accept(listener, Arc::new(config(host_key)), Arc::new(house), Arc::clone(&sockets)));
         tracing::info!(%address, "serving");
-        Ok(Running { address, host_key: public, runtime: Some(runtime) })
+        Ok(Running { address, host_key: public, runtime: Some(runtime), sockets })
     }
 }
 
@@ -165,9 +188,14 @@ impl Running {
     }
 
     fn cut(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+        let Some(runtime) = self.runtime.take() else { return };
+        // A session that outlives the runtime's timers would panic: all of them see their connection end first.
+        let patience = Instant::now() + STOP_PATIENCE;
+        while !self.sockets.open().is_empty() && Instant::now() < patience {
+            self.sockets.cut();
+            std::thread::sleep(Duration::from_millis(2));
         }
+        runtime.shutdown_background();
     }
 }
 
@@ -177,9 +205,9 @@ impl Drop for Running {
     }
 }
 
-async fn accept(listener: TcpListener, config: Arc<Config>, house: Arc<House>) {
+async fn accept(listener: TcpListener, config: Arc<Config>, house: Arc<House>, sockets: Arc<Sockets>) {
     let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
+    for number in 0.. {
         let Ok(place) = free.clone().acquire_owned().await else { return };
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -190,7 +218,9 @@ async fn accept(listener: TcpListener, config: Arc<Config>, house: Arc<House>) {
             }
         };
         let _ = stream.set_nodelay(true);
-        let (config, gate) = (config.clone(), Gate::new(house.clone(), peer));
+        let Ok(socket) = stream.as_fd().try_clone_to_owned() else { continue };
+        sockets.open().insert(number, socket.into());
+        let (config, gate, sockets) = (config.clone(), Gate::new(house.clone(), peer), Arc::clone(&sockets));
         tokio::spawn(async move {
             let outcome = match russh::server::run_stream(config, stream, gate).await {
                 Ok(session) => session.await,
@@ -199,6 +229,7 @@ async fn accept(listener: TcpListener, config: Arc<Config>, house: Arc<House>) {
             if let Err(error) = outcome {
                 tracing::debug!(%peer, %error, "connection ended");
             }
+            sockets.open().remove(&number);
             drop(place);
         });
     }

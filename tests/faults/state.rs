@@ -1,0 +1,173 @@
+//! Local state that lies: no record ever names an object that is not there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::rounds;
+use crate::world::tools::must;
+use crate::world::{Random, World, args, assert_same, files_below};
+
+fn copy(from: &Path, to: &Path) {
+    let _ = fs::remove_dir_all(to);
+    must(Command::new("cp").arg("-a").arg(from).arg(to));
+}
+
+/// The stored bytes of an object, under its name or a suffix.
+fn stored(vault: &Path, name: &str) -> Option<Vec<u8>> {
+    let names = std::iter::once(name.to_owned()).chain((1..10).map(|n| format!("{name}.{n}")));
+    names.into_iter().find_map(|name| fs::read(vault.join(name)).ok())
+}
+
+/// Every object that the newest snapshot's record names, through its inventory, lies in the vault and is whole.
+#[track_caller]
+fn newest_is_complete(world: &World, what: &str) {
+    let show = world.run(args!["ledger", "show", "--kind", "snapshot", "--json"]).json();
+    let newest = show["records"].as_array().unwrap().last().unwrap().clone();
+    let name = |field: &str| newest["body"][field].as_str().unwrap().to_owned();
+    let root = stored(&world.vault, &name("inventory")).unwrap_or_else(|| panic!("{what}: no inventory"));
+    let lines = |bytes: Vec<u8>| {
+        let text = String::from_utf8(bytes).unwrap();
+        text.lines()
+            .map(|line| line.split_once("  ").unwrap())
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+            .collect::<Vec<_>>()
+    };
+    let mut seen = 0;
+    for (_, page) in lines(root) {
+        let page = stored(&world.vault, &page).unwrap_or_else(|| panic!("{what}: page {page} is missing"));
+        for (hash, name) in lines(page) {
+            let bytes =
+                stored(&world.vault, &name).unwrap_or_else(|| panic!("{what}: the record names {name}, which is not there"));
+            assert_eq!(farkeep::crypto::hash::hash(&bytes).to_string(), hash, "{what}: {name}");
+            seen += 1;
+        }
+    }
+    assert!(stored(&world.vault, &name("manifest")).is_some() && seen > 5, "{what}: {seen} objects");
+}
+
+/// The newest snapshot restores into what was pushed.
+fn newest_restores(world: &World, number: usize) {
+    let back = world.path(&format!("back{number}"));
+    world.run(args!["restore", "latest", "--into", &back, "--identity", &world.identity]).ok();
+    assert_same(&world.path("data"), &world.tree("data").below(&back));
+    fs::remove_dir_all(&back).unwrap();
+}
+
+#[test]
+fn objects_that_the_vault_lost_are_sent_again() {
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.ordinary(60, 1).noise("noise", 300_000, 1);
+    world.push(&tree.root);
+    let mut random = Random::new(20);
+    for round in 0..rounds(100) as usize {
+        tree.noise(&format!("new{round}"), 20_000, round as u64);
+        // From one object to all of some area: what the local index says of them is a lie now.
+        let area = *random.pick(&["packs", "packs", "indexes", "manifests", "inventories"]);
+        let objects = world.objects(area);
+        let lost: Vec<PathBuf> = objects.iter().filter(|_| random.below(3) == 0).cloned().collect();
+        lost.iter().for_each(|path| fs::remove_file(path).unwrap());
+        let run = world.run(args!["push", &tree.root, "--json"]);
+        assert!([0, 3].contains(&run.code), "round {round}, {} of {area} lost: {}\n{}", lost.len(), run.err, run.out);
+        newest_is_complete(&world, &format!("round {round}, {} of {area} lost", lost.len()));
+        newest_restores(&world, round);
+    }
+}
+
+#[test]
+fn torn_objects_are_not_believed_either() {
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.ordinary(40, 1).noise("noise", 300_000, 1);
+    world.push(&tree.root);
+    for (round, area) in ["packs", "indexes", "packs"].into_iter().enumerate() {
+        for path in world.objects(area) {
+            let bytes = fs::metadata(&path).unwrap().len();
+            fs::File::options().write(true).open(&path).unwrap().set_len(bytes / 2).unwrap();
+        }
+        tree.noise(&format!("new{round}"), 20_000, round as u64);
+        let run = world.run(args!["push", &tree.root, "--json"]);
+        assert!([0, 3].contains(&run.code), "{area}: {}\n{}", run.err, run.out);
+        newest_restores(&world, round);
+    }
+}
+
+#[test]
+fn caches_can_be_deleted_at_any_time() {
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.ordinary(60, 1);
+    world.push(&tree.root);
+    for round in 0..3 {
+        let cache = world.agent.state.join("cache");
+        let files = files_below(&cache);
+        match round {
+            0 => fs::remove_dir_all(&cache).unwrap(),
+            1 => files.iter().step_by(2).for_each(|path| fs::remove_file(path).unwrap()),
+            _ => files.iter().for_each(|path| fs::write(path, Random::new(3).bytes(500)).unwrap()),
+        }
+        let again = world.push(&tree.root);
+        assert_eq!(again["new_packs"], 0, "round {round}: what the vault holds was sent again: {again}");
+        newest_is_complete(&world, &format!("round {round}"));
+        newest_restores(&world, round);
+    }
+}
+
+#[test]
+fn state_from_an_old_backup_goes_on_where_the_vault_is() {
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.ordinary(40, 1);
+    world.push(&tree.root);
+    let old = world.path("old state");
+    copy(&world.agent.state, &old);
+    for night in 0..3 {
+        tree.noise(&format!("night{night}"), 50_000, night);
+        world.push(&tree.root);
+    }
+    tree.remove("night1").noise("later", 50_000, 9);
+    copy(&old, &world.agent.state);
+    let pushed = world.push(&tree.root);
+    assert_eq!(pushed["seq"], 5, "the chain goes on");
+    newest_is_complete(&world, "old state");
+    newest_restores(&world, 0);
+    world.verify("opened");
+    world.run(args!["ledger", "verify"]).ok();
+    assert_eq!(world.snapshots().len(), 5);
+}
+
+#[test]
+fn an_old_state_and_a_vault_that_lost_objects_together() {
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.ordinary(40, 1);
+    world.push(&tree.root);
+    let old = world.path("old state");
+    copy(&world.agent.state, &old);
+    tree.noise("second", 100_000, 1);
+    world.push(&tree.root);
+    copy(&old, &world.agent.state);
+    for path in world.objects("packs") {
+        fs::remove_file(path).unwrap();
+    }
+    let run = world.run(args!["push", &tree.root, "--json"]);
+    assert!([0, 3].contains(&run.code), "{}\n{}", run.err, run.out);
+    newest_is_complete(&world, "old state, no pack");
+    newest_restores(&world, 0);
+}
+
+#[test]
+fn a_machine_that_lost_its_state_says_what_it_lacks() {
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.ordinary(10, 1);
+    world.push(&tree.root);
+    fs::remove_dir_all(&world.agent.state).unwrap();
+    let before = files_below(&world.vault);
+    world.run(args!["push", &tree.root]).exits(1).says("agent");
+    assert_eq!(files_below(&world.vault), before);
+    // Reading needs nothing of it.
+    world.verify("sealed");
+    newest_restores(&world, 0);
+}
