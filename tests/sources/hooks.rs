@@ -126,3 +126,19 @@ fn a_service_that_was_stopped_is_started_by_the_next_run_when_farkeep_was_killed
     hooked.world.run(args!["push", hooked.world.path("files")]).ok().never_says("earlier run");
     assert_eq!(hooked.words(), Vec::<String>::new());
 }
+
+#[test]
+fn an_interrupted_push_ends_a_dump_that_hangs_and_undoes_what_was_begun() {
+    let hooked = Hooked::new();
+    let at_work = hooked.world.path("at-work");
+    hooked.plain(&format!("touch \"{}\"; sleep 1000", at_work.display()));
+    let running = Running::start(&hooked.world.agent, args!["push", "nightly"]);
+    until("the dump is being made", || at_work.exists());
+    running.signal(rustix::process::Signal::INT);
+    running.wait().exits(130);
+    let inner = ["source-before", "source-failed", "source-always"];
+    assert_eq!(hooked.words(), [&["job-before"], &inner[..], &["job-always", "job-failed"]].concat());
+    assert_eq!(snapshots(&hooked.world), 0);
+    hooked.plain("echo dump");
+    hooked.push().ok().never_says("earlier run");
+}

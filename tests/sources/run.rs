@@ -138,7 +138,9 @@ fn a_restore_that_broke_off_goes_on_with_what_is_not_done() {
     registry.disaster();
     let broken = registry.world.path("live/deaths.broken");
     fs::write(&broken, "").unwrap();
-    let failed = registry.run(&["--yes-destroy", "nightly", "--json"]).exits(1).json();
+    let copy = registry.world.path("copy");
+    let run = ["--yes-destroy", "nightly", "--safety-copy", copy.to_str().unwrap()];
+    let failed = registry.run(&[&run[..], &["--json"]].concat()).exits(1).json();
     assert_eq!(member(&failed, "births")["outcome"], "restored");
     assert_eq!(member(&failed, "deaths")["outcome"], "failed");
     assert_eq!(member(&failed, "attachments")["outcome"], "not begun");
@@ -147,7 +149,10 @@ fn a_restore_that_broke_off_goes_on_with_what_is_not_done() {
 
     fs::remove_file(&broken).unwrap();
     registry.run(&["--dry-run"]).ok().says("was brought back at");
-    registry.run(&["--yes-destroy", "nightly"]).ok().says("births: was restored").says("deaths: restored");
+    registry.run(&run).ok().says("births: was restored").says("deaths: restored");
+    // What is kept is what was there before the first attempt.
+    assert_eq!(fs::read_to_string(copy.join("births/stdout")).unwrap(), "births 1\n");
+    assert_eq!(fs::read_to_string(copy.join("deaths/stdout")).unwrap(), "all gone\nor not\n");
     assert_eq!(registry.loaded(), ["deaths"]);
     assert!(registry.is_whole());
     // It is done: the same command again is another restore.

@@ -298,11 +298,8 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     let fresh = inventory.fresh.iter().map(|page| page.name).chain([inventory.root.name]);
     pages.retain(&kept.into_iter().chain(fresh).chain(prepared.inventory_roots()).collect());
 
-    hook_findings.extend(captured.hook_findings);
     hook_findings.extend(entered.leave(true));
-    let mut findings = prepared.findings;
-    findings.extend(captured.findings);
-    findings.extend(hook_findings);
+    let findings = [prepared.findings, captured.findings, captured.hook_findings, hook_findings].concat();
     Ok(Some(PushReceipt {
         snapshot: signed.head.hash,
         seq: signed.head.seq,

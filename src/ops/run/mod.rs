@@ -298,9 +298,10 @@ impl Place<'_> {
     fn keep_safe(&self, tasks: &[&Task<'_>], receipt: &mut RunReceipt) -> Result<(), OpError> {
         let Some(dir) = &self.plan.safety_copy else { return Ok(()) };
         crate::state::make_private_dir(dir)?;
-        for task in tasks {
+        for task in tasks.iter().filter(|task| !self.notes.is_saved(&task.member.name)) {
             self.env.step(format!("keeping a copy of {}", task.member.name));
             receipt.findings.extend(self.save(task, dir)?);
+            self.notes.saved(&task.member.name)?;
         }
         Ok(())
     }

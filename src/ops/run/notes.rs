@@ -1,6 +1,6 @@
 //! Which members an unfinished restore has already brought back, beside the parts that it has fetched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,9 @@ pub struct Notes {
 #[derive(Default, Serialize, Deserialize)]
 struct Done {
     members: BTreeMap<String, Timestamp>,
+    /// Members of whose place a safety copy is complete: a second one would be of what this restore has begun.
+    #[serde(default)]
+    saved: BTreeSet<String>,
 }
 
 impl Notes {
@@ -63,8 +66,26 @@ impl Notes {
 
     /// Notes that a member is back.
     pub fn done(&self, member: &str, at: Timestamp) -> Result<(), StateError> {
+        self.change(|done| {
+            done.members.insert(member.to_owned(), at);
+        })
+    }
+
+    /// Whether an earlier run has kept what was at a member's place.
+    pub fn is_saved(&self, member: &str) -> bool {
+        self.lock().saved.contains(member)
+    }
+
+    /// Notes that what was at a member's place is kept.
+    pub fn saved(&self, member: &str) -> Result<(), StateError> {
+        self.change(|done| {
+            done.saved.insert(member.to_owned());
+        })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Done)) -> Result<(), StateError> {
         let mut done = self.lock();
-        done.members.insert(member.to_owned(), at);
+        change(&mut done);
         let path = self.dir.join(FILE);
         let bytes = serde_json::to_vec(&*done).map_err(|e| StateError::invalid(&path, e))?;
         write_durably(&path, &bytes)
