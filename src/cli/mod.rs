@@ -73,6 +73,16 @@ enum Command {
     Verify(commands::verify::Args),
     /// Bring one copy up to date from another, without any key
     Sync(commands::sync::Args),
+    /// Drop snapshots that the rules no longer keep, and what nobody needs any more
+    #[command(subcommand)]
+    Prune(commands::prune::Args),
+    /// Care for a copy without any key that opens it: verify, prune, say that it lives
+    Custodian(commands::custodian::Args),
+    /// Keep a snapshot whatever the rules say
+    Hold(commands::prune::HoldArgs),
+    /// Enrol external drives, bring their copies up to date, keep their register
+    #[command(subcommand)]
+    Drive(commands::drive::Args),
     /// List snapshots
     Snapshots(commands::browse::SnapshotsArgs),
     /// List what lies in a snapshot
@@ -159,6 +169,10 @@ fn dispatch(command: &Command, global: &Global) -> Result<Outcome, OpError> {
         Command::Restore(args) => commands::restore::run(args, session),
         Command::Verify(args) => commands::verify::run(args, session),
         Command::Sync(args) => commands::sync::run(args, session),
+        Command::Prune(args) => commands::prune::run(args, session),
+        Command::Custodian(args) => commands::custodian::run(args, session),
+        Command::Hold(args) => commands::prune::run_hold(args, session),
+        Command::Drive(args) => commands::drive::run(args, session),
         Command::Snapshots(args) => commands::browse::run_snapshots(args, session),
         Command::Ls(args) => commands::browse::run_ls(args, session),
         Command::Find(args) => commands::browse::run_find(args, session),
@@ -182,6 +196,10 @@ const fn command_name(command: &Command) -> &'static str {
         Command::Restore(_) => "restore",
         Command::Verify(_) => "verify",
         Command::Sync(_) => "sync",
+        Command::Prune(_) => "prune",
+        Command::Custodian(_) => "custodian",
+        Command::Hold(_) => "hold",
+        Command::Drive(_) => "drive",
         Command::Snapshots(_) => "snapshots",
         Command::Ls(_) => "ls",
         Command::Find(_) => "find",

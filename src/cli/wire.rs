@@ -16,7 +16,7 @@ use crate::ops::OpError;
 use crate::ops::context::{NamedStore, VaultPin};
 use crate::store::directory::DirectoryStore;
 use crate::store::sftp::{Rate, RateLimit, SftpOptions, SftpStore};
-use crate::store::{Location, StoreError, WriteOnceStore};
+use crate::store::{Location, PruneStore, StoreError, WriteOnceStore};
 
 /// Whether a store's directory may be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +58,15 @@ pub fn open_store(name: &str, config: &StoreConfig, opening: Opening) -> Result<
         Some(Location::Memory) | None => return Err(StoreError::Unreachable(format!("store {name:?} has no url"))),
     };
     Ok(NamedStore { name: name.to_owned(), store })
+}
+
+/// Opens a store from which objects may be removed. Only prune does.
+pub fn open_prune_store(name: &str, config: &StoreConfig) -> Result<Arc<dyn PruneStore>, StoreError> {
+    match &config.location {
+        Some(Location::Directory(path)) => Ok(Arc::new(DirectoryStore::open(path)?)),
+        Some(Location::Sftp(location)) => Ok(Arc::new(SftpStore::connect(location, sftp_options(name, config))?)),
+        Some(Location::Memory) | None => Err(StoreError::Unreachable(format!("store {name:?} has no url"))),
+    }
 }
 
 /// How to reach an SFTP account, from its configuration.

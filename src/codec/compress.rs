@@ -56,6 +56,9 @@ pub enum CodecError {
     /// zstd refused it: damaged content, wrong base, wrong checksum.
     #[error("zstd: {0}")]
     Zstd(String),
+    /// Shards that do not fit together, or too few of them.
+    #[error("parity: {0}")]
+    Parity(String),
 }
 
 fn zstd_error(code: usize) -> CodecError {

@@ -2,6 +2,7 @@
 
 pub mod chunker;
 pub mod compress;
+pub mod shards;
 
 pub use chunker::Cutter;
 pub use compress::{CodecError, Compression, Compressor, Decompressor};

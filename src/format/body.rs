@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::format::record::{Head, RecordKind};
+use crate::model::drive::DriveName;
 use crate::model::finding::FindingKind;
 use crate::model::ids::{ObjectHash, SnapshotId, Token, WriterId};
 use crate::model::name::ObjectName;
@@ -163,8 +164,14 @@ pub struct VerifyBody {
     pub bytes: u64,
     /// How many findings in all.
     pub findings: u64,
-    /// Objects with a finding, the first few hundred: the next push counts them as absent.
+    /// Objects with a finding, a few hundred in a record: the next push counts them as absent.
     pub objects_found: Vec<FoundObject>,
+    /// Whether everything was read and every object with a finding is named: what was found before counts no more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub whole: bool,
+    /// The drive, where all of an enrolled one was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drive: Option<DriveName>,
 }
 
 /// An object with something wrong.
@@ -175,4 +182,100 @@ pub struct FoundObject {
     pub object: String,
     /// What kind of finding.
     pub kind: FindingKind,
+}
+
+/// A snapshot must stay, or need not any more. Of each writer the newest one about a snapshot counts, and a snapshot is held
+/// while any writer's says so: nobody can release what another holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HoldBody {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// Until when it must stay; none releases it.
+    pub until: Option<Timestamp>,
+    /// Why, in the operator's words.
+    pub reason: Option<String>,
+}
+
+/// A stretch of a writer's chain: every snapshot record in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotRange {
+    /// The writer.
+    pub writer: WriterId,
+    /// The first number.
+    pub first: u64,
+    /// The last number.
+    pub last: u64,
+}
+
+impl SnapshotRange {
+    /// Whether a snapshot record of this place is meant.
+    #[must_use]
+    pub fn contains(&self, writer: &WriterId, seq: u64) -> bool {
+        self.writer == *writer && (self.first..=self.last).contains(&seq)
+    }
+}
+
+/// When the last push arrived and the next is due, as somebody saw it who looked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeartbeatBody {
+    /// What the writer calls the copy.
+    pub store: String,
+    /// The newest snapshot's time.
+    pub last: Option<Timestamp>,
+    /// When the next is due, where that is known.
+    pub due: Option<Timestamp>,
+}
+
+/// What prune means to remove from one copy, and not before a time of waiting.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrunePlanBody {
+    /// What the planner calls the copy.
+    pub store: String,
+    /// The snapshots that go.
+    pub drops: Vec<SnapshotRange>,
+    /// How many they are.
+    pub snapshots: u64,
+    /// How many stay.
+    pub kept: u64,
+    /// An inventory page of one line, which no other plan has. It lies in this copy alone and stays there: so it says which
+    /// copy is meant, whatever its address is.
+    pub copy: ObjectName,
+    /// An inventory root whose pages list every object to be removed, `copy` among them. It goes when all of them are gone.
+    pub list: ObjectName,
+    /// How many objects those are.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// How long to wait, in seconds, by the store's own clock.
+    pub wait_secs: u64,
+}
+
+/// What prune drops: signed before the first object goes, and once more when all are gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PruneDoneBody {
+    /// Who planned it.
+    pub planner: WriterId,
+    /// The plan's record.
+    pub plan: Head,
+    /// What the remover calls the copy.
+    pub store: String,
+    /// As in the plan: which copy is meant.
+    pub copy: ObjectName,
+    /// The snapshots that are dropped.
+    pub drops: Vec<SnapshotRange>,
+    /// How many they are.
+    pub snapshots: u64,
+    /// Objects of the plan that stay, because something needs them now.
+    pub spared: u64,
+    /// False before the first removal, true after the last.
+    pub finished: bool,
+    /// Objects that were removed.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }

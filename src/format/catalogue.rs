@@ -56,6 +56,8 @@ struct Wire {
     #[serde(skip_serializing_if = "Option::is_none")]
     unreadable: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    left_out: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     transform: Option<String>,
 }
 
@@ -155,6 +157,7 @@ fn to_wire(entry: &Entry) -> Result<Wire, FormatError> {
         None => {}
         Some(Flaw::Changed) => wire.changed = Some(true),
         Some(Flaw::Unreadable(why)) => wire.unreadable = Some(why.clone()),
+        Some(Flaw::LeftOut) => wire.left_out = Some(true),
     }
     match &entry.kind {
         EntryKind::File(content) => content_to_wire(content, &mut wire)?,
@@ -207,7 +210,7 @@ fn from_wire(mut wire: Wire) -> Result<Entry, FormatError> {
         (Some(_), Some(_)) => return Err(FormatError::invalid(WHAT, "attributes stand twice")),
     };
     let flaw = match (wire.changed, wire.unreadable) {
-        (None | Some(false), None) => None,
+        (None | Some(false), None) => (wire.left_out == Some(true)).then_some(Flaw::LeftOut),
         (Some(true), None) => Some(Flaw::Changed),
         (_, Some(why)) => Some(Flaw::Unreadable(why)),
     };
@@ -295,8 +298,11 @@ mod tests {
         let first = EntryPath::from_bytes("a/b").unwrap_or_else(|e| panic!("{e}"));
         let mut torn = entry(b"torn", EntryKind::File(Content { size: 0, hash, extents: None, chunks: Refs::empty() }));
         torn.flaw = Some(Flaw::Unreadable("permission denied".into()));
+        let mut partial = entry(b"partial", EntryKind::Directory);
+        partial.flaw = Some(Flaw::LeftOut);
         vec![
             entry(b"srv/data", EntryKind::Directory),
+            partial,
             entry("srv/d\u{e9}j\u{e0} \"vu\"\n".as_bytes(), EntryKind::File(sparse)),
             entry(b"srv/\xff\xfe", EntryKind::File(large)),
             entry(b"l", EntryKind::Symlink(b"../\xffelsewhere".to_vec())),

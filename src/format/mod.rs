@@ -5,6 +5,7 @@ pub mod body;
 pub mod canonical;
 pub mod catalogue;
 pub mod cursor;
+pub mod drive;
 pub mod frame;
 pub mod header;
 pub mod index;

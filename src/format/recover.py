@@ -8,6 +8,7 @@ Exit codes: 0 all restored, 4 something was damaged or missing, 1 nothing could 
 import argparse, base64, functools, json, os, re, shutil, stat, struct, subprocess, sys, tempfile
 
 damaged = []                                                    # what was found wrong, in words
+BAD = (ValueError, OSError, LookupError, TypeError, AttributeError, RecursionError, StopIteration, struct.error)
 NODES = {"fifo": stat.S_IFIFO, "chardev": stat.S_IFCHR, "blockdev": stat.S_IFBLK}
 
 def report(text):
@@ -15,8 +16,7 @@ def report(text):
     print("DAMAGED: " + text, file=sys.stderr)
 def run(argv, data=b""):
     done = subprocess.run(argv, input=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    if done.returncode != 0:
-        raise ValueError("%s: %s" % (argv[0], done.stderr.decode(errors="replace").strip()[:200]))
+    if done.returncode != 0: raise ValueError("%s: %s" % (argv[0], done.stderr.decode(errors="replace").strip()[:200]))
     return done.stdout
 
 def b3(data):
@@ -30,8 +30,7 @@ def stored(name):
             data = open(name + suffix, "rb").read(int(size) + 1)
         except OSError:
             continue
-        if len(data) == int(size) and b3(data) == want:
-            return data
+        if len(data) == int(size) and b3(data) == want: return data
     raise ValueError(name + ": missing, or its bytes are not what its name says")
 
 def pack_name(data, at):
@@ -45,13 +44,12 @@ class Vault:
         for name in sorted(n for n in os.listdir("keys") if n.startswith("identity-")):
             try:
                 plain = self.age(stored("keys/" + name), identity)
-            except (ValueError, AttributeError) as error:
+            except BAD as error:
                 print("note: keys/%s does not open: %s" % (name, error), file=sys.stderr)
                 continue
             self.epochs.append(os.path.join(self.dir, name))
             os.write(os.open(self.epochs[-1], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), plain)
-        if not self.epochs:
-            raise ValueError("the identity opens no epoch of this vault: is it the right file?")
+        if not self.epochs: raise ValueError("the identity opens no epoch of this vault: is it the right file?")
 
     def age(self, data, *identities):
         with tempfile.NamedTemporaryFile(buffering=0) as f:     # a file, so that age can ask for a passphrase
@@ -63,20 +61,30 @@ class Vault:
         return self.age(stored(name), *self.epochs)
 
     def snapshots(self):
-        found = []
-        for name in os.listdir("ledger"):
-            match = re.fullmatch(r"[0-9a-f]{32}-(\d+)-([0-9a-f]{64})\.rec(?:\.\d)?", name)
-            line = open("ledger/" + name, "rb").readline(65536)
-            if not match or b3(line) != match.group(2):
-                report("ledger/%s: no record, or its statement was changed" % name)
-            elif (record := json.loads(line))["kind"] == "snapshot":
-                found.append((record["time"], record["seq"], match.group(2), record["body"]))
-        return sorted(found, key=lambda s: s[:3])
+        """(time, number, id, writer, series, manifest, the rest in words) of each; nobody's signature is checked here."""
+        found = {}
+        for name in sorted(os.listdir("ledger")):
+            try:
+                writer, seq, ident = re.fullmatch(r"([0-9a-f]{32})-(\d+)-([0-9a-f]{64})\.rec(?:\.\d)?", name).groups()
+                line = open("ledger/" + name, "rb").readline(65536)
+                if b3(line) != ident: raise ValueError("its statement was changed")
+                record = json.loads(line)
+                if (record["writer"], record["seq"]) != (writer, int(seq)): raise ValueError("its name says otherwise")
+                if record["kind"] != "snapshot": continue
+                body = record["body"]
+                numbers = record["time"], body["tally"]["files"], body["tally"]["source_bytes"]
+                texts = body["state"], body["series"], body["manifest"]
+                known = re.fullmatch(r"[a-z]+ [0-9a-f]{32} manifests/[0-9a-f]{64}-\d+", " ".join(texts))
+                if not known or {int} != set(map(type, numbers)): raise ValueError("not what a snapshot says")
+                found[ident] = (numbers[0], int(seq), ident, writer, *texts[1:],
+                    "%d files %d bytes %s" % (*numbers[1:], texts[0]))
+            except BAD as error:
+                report("ledger/%s: no record that this script can use: %s" % (name, error))
+        return sorted(found.values())
 
     def read_index(self, name):
         plain = run(["zstd", "-d", "-c"], self.open(name))
-        if plain[:8] != b"FKINDEX1":
-            raise ValueError(name + ": not an index that this script knows")
+        if plain[:8] != b"FKINDEX1": raise ValueError(name + ": not an index that this script knows")
         at, (count,) = 12, struct.unpack_from("<I", plain, 8)
         for _ in range(count):
             (length,) = struct.unpack_from("<I", plain, at + 76)
@@ -84,8 +92,7 @@ class Vault:
             at += 80 + length
 
     def add_table(self, pack, table):
-        if table[:8] != b"FKTABLE1" or table[8] > 2:
-            raise ValueError(pack + ": a table that this script does not know")
+        if table[:8] != b"FKTABLE1" or table[8] > 2: raise ValueError(pack + ": a table that this script does not know")
         base_count, block_count = struct.unpack_from("<HI", table, 10)
         at, bases, blocks = 16, [], []
         for _ in range(base_count):
@@ -113,13 +120,11 @@ class Vault:
         offset, length, raw_bytes, _, bases = self.tables[pack][number]
         argv, prefix = ["zstd", "-d", "-c"], tempfile.NamedTemporaryFile(buffering=0)
         if bases:
-            if depth > 4:
-                raise ValueError(pack + ": patches on patches without end")
+            if depth > 4: raise ValueError(pack + ": patches on patches without end")
             prefix.write(b"".join(self.block(p, b, depth + 1) for p, b in bases))
             argv += ["--patch-from=" + prefix.name, "--memory=64MB"]
         plain = run(argv, self.open(pack)[offset:offset + length])
-        if len(plain) != raw_bytes:
-            raise ValueError("%s: block %d is not as long as its table says" % (pack, number))
+        if len(plain) != raw_bytes: raise ValueError("%s: block %d is not as long as its table says" % (pack, number))
         return plain
 
     def chunk(self, ident):
@@ -153,7 +158,7 @@ class Vault:
         for chunk in chunks:
             try:
                 yield from map(json.loads, self.chunk(base64.b64decode(chunk["id"])).splitlines())
-            except ValueError as error:
+            except BAD as error:
                 report("a part of the catalogue, from %r on: %s" % (raw(chunk, "first"), error))
 
 def raw(entry, name):
@@ -166,10 +171,8 @@ def inside(root, path):
         raise ValueError("not a path below a root: %r" % path)
     for part in parts[:-1]:
         place = os.path.join(place, part)
-        if not os.path.lexists(place):
-            os.mkdir(place, 0o700)
-        if not stat.S_ISDIR(os.lstat(place).st_mode):
-            raise ValueError("%r: something that is no directory stands in the way" % place)
+        if not os.path.lexists(place): os.mkdir(place, 0o700)
+        if not stat.S_ISDIR(os.lstat(place).st_mode): raise ValueError("%r is no directory and stands in the way" % place)
     return os.path.join(place, parts[-1])
 
 def write_file(vault, entry, place):
@@ -199,14 +202,12 @@ def write_file(vault, entry, place):
 
 def finish(vault, entry, place, options):
     """Owner, attributes, mode, time (none is kept of directories above a root), in an order that undoes none of them."""
-    if options.owners:
-        os.chown(place, entry["uid"], entry["gid"], follow_symlinks=False)
+    if options.owners: os.chown(place, entry["uid"], entry["gid"], follow_symlinks=False)
     if options.xattrs:
         stream = entry.get("xattrs_stream")
         for name, value in json.loads(b"".join(vault.stream(stream))) if stream else entry.get("xattrs") or []:
             os.setxattr(place, base64.b64decode(name), base64.b64decode(value), follow_symlinks=False)
-    if entry["kind"] != "symlink":
-        os.chmod(place, entry["mode"])
+    if entry["kind"] != "symlink": os.chmod(place, entry["mode"])
     if entry["mtime"] or entry["kind"] != "dir": os.utime(place, ns=(entry["mtime"],) * 2, follow_symlinks=False)
 
 def restore_entry(vault, entry, root, options, dirs, links):
@@ -222,8 +223,7 @@ def restore_entry(vault, entry, root, options, dirs, links):
     elif entry.get("unreadable") or (kind in ("chardev", "blockdev") and os.geteuid() != 0):
         print("note: %r (%s) is left out: it could not be read, or needs root" % (path, kind), file=sys.stderr)
     else:
-        if kind == "file":
-            place = write_file(vault, entry, place)
+        if kind == "file": place = write_file(vault, entry, place)
         elif kind == "symlink":
             os.symlink(raw(entry, "link"), place)
         elif kind in NODES:
@@ -232,32 +232,36 @@ def restore_entry(vault, entry, root, options, dirs, links):
             raise ValueError("kind %s is not known to this script" % kind)
         finish(vault, entry, place, options)
 
+def show(snapshots):
+    for time, _, ident, writer, series, _, words in snapshots:
+        print(ident[:16], time, words, "series", series, "writer", writer)
+
 def restore(vault, options):
-    found = [s for s in vault.snapshots() if not options.snap or s[2].startswith(options.snap)]
-    if not found:
-        raise ValueError("no such snapshot; `recover.py list` shows them")
-    _, _, ident, body = found[-1]
-    manifest = json.loads(run(["zstd", "-d", "-c"], vault.open(body["manifest"])))
-    if manifest["format"] != 1:
-        raise ValueError("format %s: look for a newer recover-<n>.py" % manifest["format"])
-    print("snapshot %s: job %s on %s" % (ident[:8], manifest["job"], manifest["host"]))
+    found = [s for s in vault.snapshots() if s[2].startswith(options.snap or "")]
+    if not found: raise ValueError("no such snapshot; `recover.py list` shows them")
+    if len(found) > 1 and (options.snap or len({s[3:5] for s in found}) > 1):
+        show(found)
+        raise ValueError("which of these? Check who signed it (RECOVER.md, 2) and give the id in full as SNAP")
+    _, _, ident, writer, _, manifest, _ = found[-1]
+    manifest = json.loads(run(["zstd", "-d", "-c"], vault.open(manifest)))
+    if manifest["format"] != 1: raise ValueError("format %s: look for a newer recover-<n>.py" % manifest["format"])
+    print("snapshot %s of writer %s: job %r on %r" % (ident[:16], writer, manifest["job"], manifest["host"]))
     for name in manifest["indexes"]:
         try:
             vault.read_index(name)
-        except ValueError as error:
-            report(str(error))
+        except BAD as error:
+            report("%s: %s" % (name, error))
     os.makedirs(options.into, exist_ok=True)
     root, wanted = os.fsencode(os.path.abspath(options.into)), [os.fsencode(p).strip(b"/") for p in options.paths]
     dirs, links, count = [], [], 0
     for member in manifest["members"]:
         for entry in vault.entries(member):
             path = raw(entry, "path")
-            if wanted and not any((path + b"/").startswith(w + b"/") for w in wanted):
-                continue
+            if wanted and not any((path + b"/").startswith(w + b"/") for w in wanted): continue
             try:
                 restore_entry(vault, entry, root, options, dirs, links)
                 count += 1
-            except (ValueError, OSError, StopIteration) as error:
+            except BAD as error:
                 report("%s: %s" % (os.fsdecode(path).encode("utf-8", "backslashreplace").decode(), error))
     for first, entry, place in links:
         try:
@@ -266,7 +270,7 @@ def restore(vault, options):
             else:                                               # the first name was not wanted: its content goes here
                 original = next(e for m in manifest["members"] for e in vault.entries(m) if raw(e, "path") == first)
                 finish(vault, entry, write_file(vault, original, place), options)
-        except (ValueError, OSError, StopIteration) as error:
+        except BAD as error:
             report("%r: hard link: %s" % (place, error))
     for entry, place in reversed(dirs):
         finish(vault, entry, place, options)
@@ -279,16 +283,13 @@ def main():
     parser.add_argument("--into", metavar="DIR", default="restored")
     parser.add_argument("--owners", action="store_true", help="set owners (root)")
     parser.add_argument("--xattrs", action="store_true", help="set extended attributes, ACLs among them")
-    parser.add_argument("snap", nargs="?", metavar="SNAP", help="beginning of a snapshot's id; without one the newest")
+    parser.add_argument("snap", nargs="?", metavar="SNAP", help="beginning of a snapshot's id")
     parser.add_argument("paths", nargs="*", metavar="PATH")
     options, vault = parser.parse_intermixed_args(), None
     try:
         vault = Vault(os.path.abspath(options.identity))
-        for time, _, ident, body in vault.snapshots() if options.command == "list" else []:
-            print(ident[:16], time, "%(files)d files %(source_bytes)d bytes" % body["tally"], body["state"])
-        if options.command == "restore":
-            restore(vault, options)
-    except (ValueError, OSError, KeyError) as error:
+        restore(vault, options) if options.command == "restore" else show(vault.snapshots())
+    except BAD as error:
         print("recover.py: %s" % error, file=sys.stderr)
         return 1
     finally:

@@ -16,6 +16,8 @@ type Stored = (ObjectHash, String);
 #[derive(Debug, Clone, Default)]
 pub struct Book {
     chains: BTreeMap<WriterId, BTreeMap<u64, Vec<Stored>>>,
+    /// By stored name, how long each is where a listing said so.
+    bytes: BTreeMap<String, u64>,
 }
 
 impl Book {
@@ -25,6 +27,31 @@ impl Book {
             let here = self.chains.entry(writer).or_default().entry(seq).or_default();
             here.push((statement, stored_name.to_owned()));
             here.sort();
+        }
+    }
+
+    /// Takes a stored name as a listing gave it, with its size.
+    pub fn add_listed(&mut self, stored_name: &str, bytes: u64) {
+        self.add(stored_name);
+        self.bytes.insert(stored_name.to_owned(), bytes);
+    }
+
+    /// How long the file of this name is, where a listing said so.
+    #[must_use]
+    pub fn listed_bytes(&self, stored_name: &str) -> Option<u64> {
+        self.bytes.get(stored_name).copied()
+    }
+
+    /// Takes a stored name out again: what lies there turned out not to be the record.
+    pub fn forget(&mut self, stored_name: &str) {
+        if let Ok((ObjectName::Record { writer, seq, .. }, _)) = ObjectName::parse_stored(stored_name)
+            && let Some(chain) = self.chains.get_mut(&writer)
+            && let Some(here) = chain.get_mut(&seq)
+        {
+            here.retain(|(_, name)| name != stored_name);
+            if here.is_empty() {
+                chain.remove(&seq);
+            }
         }
     }
 

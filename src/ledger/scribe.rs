@@ -10,7 +10,7 @@ use crate::crypto::sign::SigningKey;
 use crate::format::record::{Head, RECORD_NAMESPACE, RecordKind, Statement, join, split};
 use crate::ledger::LedgerError;
 use crate::model::ids::{VaultId, WriterId};
-use crate::model::limits::RECORD_MAX_BYTES;
+use crate::model::limits::{HEADS_MAX, RECORD_MAX_BYTES};
 use crate::model::name::ObjectName;
 use crate::model::time::Timestamp;
 use crate::state::{StateDir, StateError, read_if_there, write_durably};
@@ -161,6 +161,7 @@ impl Scribe {
         let body = serde_json::to_value(body).map_err(|e| LedgerError::Misplaced { name: label(), why: e.to_string() })?;
         let mut heads = context.heads;
         heads.remove(&self.writer);
+        let heads = heads.into_iter().take(HEADS_MAX).collect();
         let statement = Statement {
             vault: self.vault,
             writer: self.writer,

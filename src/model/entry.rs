@@ -21,8 +21,10 @@ pub struct Entry {
 pub enum Flaw {
     /// It changed while it was read, twice: the content is a mixture.
     Changed,
-    /// Its content could not be read; the text says why. The entry holds metadata alone.
+    /// Its content could not be read, of a directory its names; the text says why. A file then holds metadata alone.
     Unreadable(String),
+    /// A directory that holds more than the snapshot: rules left something out, or single names could not be looked at.
+    LeftOut,
 }
 
 /// The kind of an entry with what is special to it.

@@ -18,6 +18,8 @@ pub enum FindingKind {
     Target,
     /// A store could not be reached or lags behind (exit 3).
     Behind,
+    /// An object was damaged and is whole again (exit 3).
+    Mended,
     /// An object is missing, changed, or does not fit its name (exit 4).
     Damage,
     /// A record does not belong where it lies: forged, moved, forked, rolled back (exit 4).

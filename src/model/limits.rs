@@ -15,6 +15,8 @@ pub const FORMAT_VERSION: u32 = 1;
 
 /// A whole record file: statement line and signature.
 pub const RECORD_MAX_BYTES: u64 = 64 * KIB;
+/// Writers whose heads one record names, about 121 bytes each: half a record, so that the rest has room for what it says.
+pub const HEADS_MAX: usize = 256;
 /// Lines of one inventory page; about 600 KiB of text.
 pub const INVENTORY_PAGE_LINES: usize = 4096;
 /// An inventory page or root as stored: a full page of the longest lines, and room for a root of as many pages.
@@ -29,6 +31,13 @@ pub const INDEX_RAW_MAX_BYTES: u64 = 64 * MIB;
 pub const INDEX_OBJECTS_MAX: usize = 32;
 /// A header, a key file, a recovery script or page.
 pub const SMALL_OBJECT_MAX_BYTES: u64 = MIB;
+
+/// Objects that one parity object protects, together: what a machine can hold while it mends.
+pub const PARITY_GROUP_BYTES: u64 = 64 * MIB;
+/// A parity object as stored: half of its group, and its table twice.
+pub const PARITY_MAX_BYTES: u64 = 48 * MIB;
+/// Parity of more than so many thousandths of what it protects is refused: a second drive is better then.
+pub const PARITY_MAX_PERMILLE: u32 = 500;
 
 /// The one size class of full packs: bytes of the age plaintext.
 pub const PACK_CLASS_BYTES: u64 = 16 * MIB;

@@ -3,6 +3,7 @@
 //! Everything here is valid by construction: a value that exists has passed its checks at the door. Nothing here knows
 //! files, stores, keys or the command line; every other floor may use this one, and it uses none of them.
 
+pub mod drive;
 pub mod entry;
 pub mod finding;
 pub mod ids;
@@ -11,6 +12,7 @@ pub mod name;
 pub mod path;
 pub mod pattern;
 pub mod rate;
+pub mod retention;
 pub mod size;
 pub mod snapshot;
 pub mod time;

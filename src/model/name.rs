@@ -1,6 +1,6 @@
 //! Names of stored objects: parsed once at the door, printed in one canonical way.
 //!
-//! A name carries what its object must be: hash and size, or writer, sequence number and statement hash. The eleven kinds
+//! A name carries what its object must be: hash and size, or writer, sequence number and statement hash. The twelve kinds
 //! and where they lie are format (FORMAT.md, "Layout"). A name knows nothing of stores.
 
 use std::fmt;
@@ -31,10 +31,12 @@ pub enum Area {
     Inventories,
     /// Records of all writers.
     Ledger,
+    /// What mends damage: on drives alone, where it is made when it is wanted.
+    Parity,
 }
 
 impl Area {
-    /// Every area, in the order in which objects are written: what others refer to comes first, records last.
+    /// Every area that each copy has, in the order in which objects are written: what others refer to comes first, records last.
     pub const ALL: [Self; 8] =
         [Self::Root, Self::Keys, Self::Trust, Self::Packs, Self::Indexes, Self::Manifests, Self::Inventories, Self::Ledger];
 
@@ -50,6 +52,7 @@ impl Area {
             Self::Manifests => "manifests",
             Self::Inventories => "inventories",
             Self::Ledger => "ledger",
+            Self::Parity => "parity",
         }
     }
 
@@ -118,6 +121,8 @@ pub enum ObjectName {
     Manifest(Sealed),
     /// `inventories/<b3>-<bytes>`
     Inventory(Sealed),
+    /// `parity/<b3>-<bytes>`
+    Parity(Sealed),
     /// `ledger/<writer>-<seq>-<b3>.rec`
     Record {
         /// Who signed it.
@@ -170,6 +175,7 @@ impl ObjectName {
             Self::Manifest(_) => Area::Manifests,
             Self::Inventory(_) => Area::Inventories,
             Self::Record { .. } => Area::Ledger,
+            Self::Parity(_) => Area::Parity,
         }
     }
 
@@ -178,7 +184,7 @@ impl ObjectName {
     pub const fn bytes(&self) -> Option<u64> {
         match self {
             Self::Identity { bytes, .. } | Self::Secret { bytes, .. } => Some(*bytes),
-            Self::Pack(s) | Self::Index(s) | Self::Manifest(s) | Self::Inventory(s) => Some(s.bytes),
+            Self::Pack(s) | Self::Index(s) | Self::Manifest(s) | Self::Inventory(s) | Self::Parity(s) => Some(s.bytes),
             _ => None,
         }
     }
@@ -188,7 +194,7 @@ impl ObjectName {
     pub const fn content_hash(&self) -> Option<ObjectHash> {
         match self {
             Self::Identity { hash, .. } | Self::Secret { hash, .. } => Some(*hash),
-            Self::Pack(s) | Self::Index(s) | Self::Manifest(s) | Self::Inventory(s) => Some(s.hash),
+            Self::Pack(s) | Self::Index(s) | Self::Manifest(s) | Self::Inventory(s) | Self::Parity(s) => Some(s.hash),
             _ => None,
         }
     }
@@ -291,6 +297,7 @@ impl FromStr for ObjectName {
             Some(("indexes", rest)) => Sealed::parse(rest).map(Self::Index),
             Some(("manifests", rest)) => Sealed::parse(rest).map(Self::Manifest),
             Some(("inventories", rest)) => Sealed::parse(rest).map(Self::Inventory),
+            Some(("parity", rest)) => Sealed::parse(rest).map(Self::Parity),
             Some(("ledger", rest)) => parse_record(rest),
             Some(_) => None,
         };
@@ -313,6 +320,7 @@ impl fmt::Display for ObjectName {
             Self::Index(sealed) => write!(f, "indexes/{sealed}"),
             Self::Manifest(sealed) => write!(f, "manifests/{sealed}"),
             Self::Inventory(sealed) => write!(f, "inventories/{sealed}"),
+            Self::Parity(sealed) => write!(f, "parity/{sealed}"),
             Self::Record { writer, seq, statement } => write!(f, "ledger/{writer}-{seq}-{statement}.rec"),
         }
     }
@@ -350,6 +358,7 @@ mod tests {
             ObjectName::Index(sealed),
             ObjectName::Manifest(sealed),
             ObjectName::Inventory(sealed),
+            ObjectName::Parity(sealed),
             ObjectName::Record { writer: WriterId([7; 16]), seq: 12, statement: hash },
         ]
     }
@@ -393,7 +402,7 @@ mod tests {
     fn the_layout_names_every_leaf() {
         let layout = Area::layout();
         assert_eq!(layout.len(), 7 + 256);
-        for name in examples().iter().filter(|n| n.area() != Area::Root) {
+        for name in examples().iter().filter(|n| !matches!(n.area(), Area::Root | Area::Parity)) {
             assert!(layout.contains(&name.dir()), "{name}");
         }
     }

@@ -14,6 +14,7 @@ use crate::model::snapshot::{SnapshotState, Tally};
 use crate::model::time::Timestamp;
 use crate::vault::VaultError;
 use crate::vault::catalogue_reader::SnapshotReader;
+use crate::vault::snapshots::Snapshot;
 use crate::vault::unlock::unlock;
 
 /// One snapshot of a list.
@@ -47,6 +48,8 @@ pub struct SnapshotList {
     pub store: String,
     /// Its snapshots, oldest first.
     pub snapshots: Vec<ListedSnapshot>,
+    /// Snapshots that retention dropped from it, oldest first.
+    pub dropped: Vec<ListedSnapshot>,
     /// What is wrong with its records.
     pub findings: Vec<Finding>,
 }
@@ -62,7 +65,7 @@ pub fn snapshots(plan: &ReadPlan, env: &Env<'_>) -> Result<SnapshotList, OpError
     } else {
         plan.all_names(&opened, &unlock(&opened.copy, &plan.identities)?)
     };
-    let listed = opened.snapshots.iter().map(|snapshot| {
+    let listed = |snapshot: &Snapshot| {
         let name = names.of(&snapshot.body.series);
         ListedSnapshot {
             id: snapshot.id,
@@ -75,8 +78,13 @@ pub fn snapshots(plan: &ReadPlan, env: &Env<'_>) -> Result<SnapshotList, OpError
             new_bytes: snapshot.body.new_bytes,
             findings: snapshot.body.findings,
         }
-    });
-    Ok(SnapshotList { store: opened.copy.name(), snapshots: listed.collect(), findings: opened.records.findings })
+    };
+    Ok(SnapshotList {
+        store: opened.copy.name(),
+        snapshots: opened.snapshots.iter().map(listed).collect(),
+        dropped: opened.dropped.iter().map(listed).collect(),
+        findings: opened.records.findings,
+    })
 }
 
 /// One entry of a list.

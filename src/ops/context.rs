@@ -76,13 +76,15 @@ impl Context {
         Ok(copy)
     }
 
-    /// Reads all records of a copy and moves the ratchet forward to them.
+    /// Reads all records of a copy and moves the ratchet forward to them. What turned out to be no record does not count as
+    /// lying there.
     ///
     /// # Errors
     /// When the store is out of reach or the state cannot be written.
-    pub fn read_records(&mut self, copy: &Copy) -> Result<Records, VaultError> {
+    pub fn read_records(&mut self, copy: &mut Copy) -> Result<Records, VaultError> {
         let records = RecordReader::new(Some(&self.state.cache())).read_all(copy)?;
-        copy.advance_ratchet(&mut self.ratchet, &self.state, &records.heads())?;
+        records.unfit.iter().for_each(|name| copy.book.forget(name));
+        copy.advance_ratchet(&mut self.ratchet, &self.state, &records.seen())?;
         Ok(records)
     }
 
@@ -91,9 +93,10 @@ impl Context {
     ///
     /// # Errors
     /// As [`read_records`](Self::read_records).
-    pub fn read_stored_records(&mut self, copy: &Copy) -> Result<Records, VaultError> {
+    pub fn read_stored_records(&mut self, copy: &mut Copy) -> Result<Records, VaultError> {
         let records = RecordReader::new(None).read_all(copy)?;
-        copy.advance_ratchet(&mut self.ratchet, &self.state, &records.heads())?;
+        records.unfit.iter().for_each(|name| copy.book.forget(name));
+        copy.advance_ratchet(&mut self.ratchet, &self.state, &records.seen())?;
         Ok(records)
     }
 
@@ -112,6 +115,11 @@ impl Context {
                 key
             }
             (None, Role::Agent) => return Err(VaultError::NoVault("this machine is not the agent of the vault".into())),
+            (None, Role::Custodian) => {
+                let why = "this machine holds no custodian's key of the vault: snapshots are held and pruned where one is \
+                           (`farkeep init` makes one here, or takes another machine's with --custodian)";
+                return Err(VaultError::NoVault(why.into()));
+            }
         };
         Ok(Scribe::open(&self.state, vault, key)?)
     }
@@ -131,7 +139,7 @@ impl Context {
     pub fn scribes(&self, vault: VaultId) -> Result<Vec<Scribe>, VaultError> {
         let keys = KeyDir::of(&self.state);
         let mut scribes = Vec::new();
-        for role in [Role::Agent, Role::Station] {
+        for role in [Role::Agent, Role::Station, Role::Custodian] {
             if let Some(key) = keys.writer(role)? {
                 scribes.push(Scribe::open(&self.state, vault, key)?);
             }

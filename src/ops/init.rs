@@ -15,6 +15,7 @@ use super::context::NamedStore;
 use super::{Env, OpError};
 use crate::crypto::identity::{Identity, Passphrase, seal_with_passphrase};
 use crate::crypto::seal::Recipient;
+use crate::crypto::sign::VerifyingKey;
 use crate::ledger::RootPin;
 use crate::model::name::{Area, ObjectName};
 use crate::state::StateDir;
@@ -33,6 +34,8 @@ pub struct InitPlan {
     pub passphrase: Option<Passphrase>,
     /// Further operators who can open the vault, with what their files are called.
     pub recipients: Vec<(String, Recipient)>,
+    /// The key of the machine that prunes; without one this machine gets one.
+    pub custodian: Option<VerifyingKey>,
 }
 
 /// What was made.
@@ -81,7 +84,7 @@ pub fn init(plan: &InitPlan, jobs: &[String], env: &Env<'_>) -> Result<InitRecei
     let operator = Identity::generate();
     let mut recipients = vec![operator.recipient()];
     recipients.extend(plan.recipients.iter().map(|(_, recipient)| recipient.clone()));
-    let made = create(&recipients, &format!("agent@{}", env.host), env.clock.now())?;
+    let made = create(&recipients, &format!("agent@{}", env.host), plan.custodian.as_ref(), env.clock.now())?;
     let pin = RootPin::of(&made.root.verifier());
     write_operator_files(plan, &made, &operator, &pin, env)?;
     keep_agent_keys(&made, env)?;
@@ -171,6 +174,9 @@ fn keep_agent_keys(made: &NewVault, env: &Env<'_>) -> Result<(), OpError> {
     let state = StateDir::open(env.state_root, made.vault)?;
     let keys = KeyDir::of(&state);
     keys.keep_writer(Role::Agent, &made.agent)?;
+    if let Some(custodian) = &made.custodian {
+        keys.keep_writer(Role::Custodian, custodian)?;
+    }
     keys.keep_index_identity(&made.index_identity)?;
     keys.keep_secret(1, &made.secret)?;
     Ok(())

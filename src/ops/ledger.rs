@@ -9,7 +9,11 @@ use serde::Serialize;
 use super::reading::ReadPlan;
 use super::{Env, Exit, OpError};
 use crate::crypto::open::open;
-use crate::format::body::{RestoreDetail, RestoreIntentBody, RestoreOutcomeBody, SnapshotBody, VerifyBody};
+use crate::format::body::{
+    HeartbeatBody, HoldBody, PruneDoneBody, PrunePlanBody, RestoreDetail, RestoreIntentBody, RestoreOutcomeBody,
+    SnapshotBody, VerifyBody,
+};
+use crate::format::drive::{DriveBody, DriveEvent, ExportBody};
 use crate::format::record::{Head, RecordKind};
 use crate::format::wire::from_base64;
 use crate::ledger::book::chain_findings;
@@ -176,9 +180,51 @@ fn summary(record: &Checked, detail: Option<&RestoreDetail>, restores: &BTreeMap
         RecordKind::Verify => statement.body_as::<VerifyBody>().map(|body| {
             format!("verified {} ({}): {} objects, {} findings", body.store, body.depth, body.objects, body.findings)
         }),
+        RecordKind::Heartbeat => statement.body_as::<HeartbeatBody>().map(|body| {
+            let last = body.last.map_or_else(|| "none".to_owned(), |time| time.to_string());
+            let due = body.due.map(|time| format!(", the next is due at {time}")).unwrap_or_default();
+            format!("saw {}: the last push was at {last}{due}", body.store)
+        }),
+        RecordKind::Hold => statement.body_as::<HoldBody>().map(|body| {
+            let reason = body.reason.map(|reason| format!(", reason: {reason}")).unwrap_or_default();
+            match body.until {
+                Some(until) => format!("holds snapshot {} until {until}{reason}", body.snapshot.short()),
+                None => format!("lets snapshot {} go{reason}", body.snapshot.short()),
+            }
+        }),
+        RecordKind::PrunePlan => statement.body_as::<PrunePlanBody>().map(|body| {
+            let size = human_size(body.bytes);
+            format!("plans to drop {} snapshots from {} ({} objects, {size})", body.snapshots, body.store, body.objects)
+        }),
+        RecordKind::PruneDone => statement.body_as::<PruneDoneBody>().map(|body| {
+            let plan = body.plan.hash.short();
+            if body.finished {
+                let size = human_size(body.bytes);
+                format!("removed {} objects ({size}) from {}, by plan {plan}", body.objects, body.store)
+            } else {
+                format!("drops {} snapshots from {}, by plan {plan}", body.snapshots, body.store)
+            }
+        }),
+        RecordKind::Export => statement.body_as::<ExportBody>().map(|body| {
+            let sent = human_size(body.bytes);
+            format!("exported {} snapshots to drive {} from {}: {sent} sent", body.snapshots, body.drive, body.from)
+        }),
+        RecordKind::Drive => statement.body_as::<DriveBody>().map(|body| describe_drive(&body)),
         other => Ok(other.to_string()),
     };
     text.unwrap_or_else(|error| format!("{} record that cannot be read: {error}", statement.kind))
+}
+
+fn describe_drive(body: &DriveBody) -> String {
+    let (drive, by) = (&body.drive, &body.operator);
+    match &body.event {
+        DriveEvent::Enrol(_) => format!("{by} enrolled drive {drive}"),
+        DriveEvent::Handover(handover) => {
+            let seal = handover.seal.as_ref().map(|seal| format!(", seal {seal}")).unwrap_or_default();
+            format!("{by}: drive {drive} went to {}{seal}", handover.to)
+        }
+        DriveEvent::Retire(retirement) => format!("{by} retired drive {drive}: {}", retirement.erased),
+    }
 }
 
 fn describe_intent(body: &RestoreIntentBody, detail: Option<&RestoreDetail>) -> String {

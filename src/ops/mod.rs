@@ -16,18 +16,23 @@ use crate::vault::VaultError;
 pub mod browse;
 pub mod cat;
 pub mod context;
+pub mod custodian;
 pub mod custody;
+pub mod drive;
 pub mod hooks;
 pub mod init;
 pub mod ledger;
 pub mod probe;
+pub mod prune;
 pub mod push;
 pub mod reading;
 pub mod restore;
 pub mod run;
 pub mod select;
 pub mod status;
+pub mod suspicion;
 pub mod sync;
+pub mod transfer;
 pub mod verify;
 
 pub use context::Context;
@@ -76,7 +81,7 @@ impl Exit {
         findings.iter().fold(Self::Done, |exit, finding| {
             exit.worst(match finding.kind {
                 FindingKind::Notice => Self::Done,
-                FindingKind::Source | FindingKind::Target | FindingKind::Behind => Self::Findings,
+                FindingKind::Source | FindingKind::Target | FindingKind::Behind | FindingKind::Mended => Self::Findings,
                 FindingKind::Damage | FindingKind::Trust => Self::Alarm,
             })
         })
@@ -98,6 +103,9 @@ pub enum OpError {
     /// It was not done, for the reason given.
     #[error("{0}")]
     NotDone(String),
+    /// What is there is not what it should be: it is not touched.
+    #[error("{0}")]
+    Mismatch(String),
 }
 
 impl OpError {
@@ -110,7 +118,7 @@ impl OpError {
             | Self::Target(TargetError::Full { .. } | TargetError::Unusable { .. } | TargetError::Entry { .. }) => {
                 Exit::NotDone
             }
-            Self::Target(TargetError::Content { .. }) => Exit::Alarm,
+            Self::Mismatch(_) | Self::Target(TargetError::Content { .. }) => Exit::Alarm,
             Self::Vault(error) => match error {
                 VaultError::Store(StoreError::Unreachable(_) | StoreError::Login(_)) => Exit::Unreachable,
                 VaultError::Store(StoreError::HostKey(_) | StoreError::UnknownHostKey(_))

@@ -12,6 +12,7 @@ use crate::model::ids::WriterId;
 use crate::vault::VaultError;
 use crate::vault::catalogue_reader::{SnapshotReader, read_manifest};
 use crate::vault::copy::Copy;
+use crate::vault::pruned::Pruned;
 use crate::vault::snapshots::{Records, Snapshot};
 use crate::vault::unlock::{Unlocked, unlock};
 
@@ -38,6 +39,8 @@ pub struct Opened {
     pub records: Records,
     /// Its snapshots, oldest first.
     pub snapshots: Vec<Snapshot>,
+    /// Snapshots that were dropped from it.
+    pub dropped: Vec<Snapshot>,
 }
 
 impl ReadPlan {
@@ -67,7 +70,7 @@ impl ReadPlan {
 
     fn open_with(
         &self,
-        read: impl FnOnce(&mut Context, &Copy) -> Result<Records, VaultError>,
+        read: impl FnOnce(&mut Context, &mut Copy) -> Result<Records, VaultError>,
         env: &Env<'_>,
     ) -> Result<(Opened, Vec<LedgerError>), OpError> {
         env.step(format!("opening {}", self.from.name));
@@ -77,12 +80,13 @@ impl ReadPlan {
             None => open_pinned(Arc::clone(&self.from.store), &self.pin, None)?.vault(),
         };
         let mut context = Context::open(env, vault, Locking::Shared)?;
-        let copy = open_pinned(Arc::clone(&self.from.store), &self.pin, Some(&context.state))?;
+        let mut copy = open_pinned(Arc::clone(&self.from.store), &self.pin, Some(&context.state))?;
         copy.check_trust(&context.ratchet)?;
         let rolled_back = copy.book.rolled_back(&copy.store.identity(), context.ratchet.seen(), |_| true);
-        let records = read(&mut context, &copy)?;
-        let snapshots = records.snapshots();
-        Ok((Opened { context, copy, records, snapshots }, rolled_back))
+        let records = read(&mut context, &mut copy)?;
+        let mut snapshots = records.snapshots();
+        let dropped = Pruned::read(&records, copy.store.as_ref()).map_err(VaultError::from)?.take_dropped(&mut snapshots);
+        Ok((Opened { context, copy, records, snapshots, dropped }, rolled_back))
     }
 
     /// An identity must be there; the message says whose.
@@ -109,6 +113,12 @@ impl ReadPlan {
             Ok(snapshot) => return Ok(snapshot.clone()),
             Err(error) => error,
         };
+        if let Ok(gone) = select(query, &opened.dropped, &self.names, now)
+            && gone.id.to_string().starts_with(&query.text.to_ascii_lowercase())
+        {
+            let why = format!("{}: was dropped from {} by retention; another copy may hold it", query.text, self.from.name);
+            return Err(VaultError::NoSnapshot(why).into());
+        }
         if !self.names.secrets.is_empty() || self.identities.is_empty() {
             return Err(error.into());
         }

@@ -18,6 +18,7 @@ use crate::ops::select::Names;
 use crate::state::probes::{Probed, Probes};
 use crate::store::{Location, StoreError};
 use crate::vault::VaultError;
+use crate::vault::pruned::Pruned;
 use crate::vault::snapshots::Snapshot;
 
 /// A job without a schedule counts as late after so many seconds: two days.
@@ -149,12 +150,14 @@ fn look(
     named: &NamedStore,
     env: &Env<'_>,
 ) -> Result<(StoreStatus, Vec<Finding>), VaultError> {
-    let copy = context.open_copy(std::sync::Arc::clone(&named.store), &plan.pin)?;
-    let records = context.read_records(&copy)?;
+    let mut copy = context.open_copy(std::sync::Arc::clone(&named.store), &plan.pin)?;
+    let records = context.read_records(&mut copy)?;
     let mut findings: Vec<Finding> = records.findings.iter().filter(|f| f.kind.is_alarm()).cloned().collect();
     let now = env.clock.now();
     let mut by_series: BTreeMap<_, Vec<Snapshot>> = BTreeMap::new();
-    for snapshot in records.snapshots() {
+    let mut snapshots = records.snapshots();
+    Pruned::read(&records, copy.store.as_ref())?.take_dropped(&mut snapshots);
+    for snapshot in snapshots {
         by_series.entry(snapshot.body.series).or_default().push(snapshot);
     }
     let mut series = Vec::new();

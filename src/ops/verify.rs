@@ -5,23 +5,31 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::reading::{Opened, ReadPlan};
+use super::suspicion::suspects;
 use super::{Env, Event, Exit, OpError};
 use crate::format::body::{FoundObject, VerifyBody};
 use crate::format::record::RecordKind;
+use crate::ledger::{Checked, Standing};
 use crate::model::finding::{Finding, FindingKind};
+use crate::model::ids::ObjectHash;
 use crate::model::name::ObjectName;
 use crate::model::time::Timestamp;
-use crate::state::keys::Role;
-use crate::store::deliver::{RetryPolicy, deliver};
+use crate::state::keys::{KeyDir, Role};
 use crate::vault::VaultError;
 use crate::vault::catalogue_reader::SnapshotReader;
 use crate::vault::inventory::PageCache;
+use crate::vault::objects::read_object;
+use crate::vault::parity::mend;
 use crate::vault::unlock::unlock;
 use crate::vault::verify::sealed::{ReadTimes, Share};
-use crate::vault::verify::{Looked, Watch, list, opened, sealed};
+use crate::vault::verify::{FINDINGS_MAX, Listed, Looked, Watch, list, opened, sealed};
 
-/// Objects that a verify record names.
+/// Objects that a verify record names; where more were found, further records follow.
 const RECORD_OBJECTS_MAX: usize = 200;
+/// Records of one verification: together they name as many objects as it keeps findings.
+const RECORDS_MAX: usize = FINDINGS_MAX / RECORD_OBJECTS_MAX;
+/// A root leads to pages, pages to the rest: nothing is hidden deeper than that.
+const REPAIR_ROUNDS: usize = 3;
 
 /// How deep to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,6 +62,8 @@ pub struct VerifyPlan {
     pub depth: Depth,
     /// Which part of the stored bytes.
     pub share: Share,
+    /// Mend what is damaged with the parity that lies beside it.
+    pub repair: bool,
 }
 
 /// What was found.
@@ -73,6 +83,8 @@ pub struct VerifyReceipt {
     pub started: Timestamp,
     /// When it ended.
     pub finished: Timestamp,
+    /// Objects that parity mended.
+    pub mended: u64,
     /// Whether a record of it lies in the copy.
     pub recorded: bool,
     /// What was found.
@@ -122,18 +134,23 @@ pub fn verify(plan: &VerifyPlan, env: &Env<'_>) -> Result<VerifyReceipt, OpError
         snapshots: listed.needs.snapshots.len() as u64,
         objects: listed.looked.objects,
         bytes: 0,
+        mended: 0,
         started,
         finished: started,
         recorded: false,
         findings: listed.looked.findings.clone(),
     };
     if plan.depth >= Depth::Sealed {
-        env.step("reading stored bytes");
-        let mut times = ReadTimes::open(&found.context.state.cache(), &found.copy.name());
-        let looked = sealed::check(&found.copy, &listed, &pages, plan.share, &mut times, started, env.cancel, &Told(env))?;
-        receipt.objects = looked.objects;
-        receipt.bytes = looked.bytes;
-        receipt.findings.extend(looked.findings);
+        read_stored(plan, &found, &listed, &pages, &mut receipt, env)?;
+        let mut rounds = 0;
+        while plan.repair && rounds < REPAIR_ROUNDS && repair(&found, &mut receipt, env)? {
+            // What a mended inventory lists was not looked at before.
+            let listed = list(&found.copy, &found.records, &pages, env.cancel)?;
+            receipt.findings.retain(|finding| finding.kind == FindingKind::Mended);
+            receipt.findings.extend(listed.looked.findings.iter().cloned());
+            read_stored(plan, &found, &listed, &pages, &mut receipt, env)?;
+            rounds += 1;
+        }
     }
     if plan.depth == Depth::Opened {
         let looked = open_all(plan, &found, &listed.needs.snapshots, env)?;
@@ -145,6 +162,57 @@ pub fn verify(plan: &VerifyPlan, env: &Env<'_>) -> Result<VerifyReceipt, OpError
         receipt.recorded = record(plan, &found, &receipt, env)?;
     }
     Ok(receipt)
+}
+
+fn read_stored(
+    plan: &VerifyPlan,
+    found: &Opened,
+    listed: &Listed,
+    pages: &PageCache,
+    receipt: &mut VerifyReceipt,
+    env: &Env<'_>,
+) -> Result<(), OpError> {
+    env.step("reading stored bytes");
+    let mut times = ReadTimes::open(&found.context.state.cache(), &found.copy.name());
+    let (share, started) = (plan.share, receipt.started);
+    let looked = sealed::check(&found.copy, listed, pages, share, &mut times, started, env.cancel, &Told(env))?;
+    receipt.objects = looked.objects;
+    receipt.bytes = looked.bytes;
+    receipt.findings.extend(looked.findings);
+    Ok(())
+}
+
+/// Mends what was found damaged, and says so in place of the damage. Gives whether an inventory was among it.
+fn repair(found: &Opened, receipt: &mut VerifyReceipt, env: &Env<'_>) -> Result<bool, OpError> {
+    let plain: BTreeMap<ObjectName, ObjectHash> =
+        found.copy.plain_lines().into_iter().map(|line| (line.name, line.hash)).collect();
+    let mut damaged = BTreeMap::new();
+    for finding in receipt.findings.iter().filter(|finding| finding.kind == FindingKind::Damage) {
+        let Ok((name, _)) = ObjectName::parse_stored(&finding.subject) else { continue };
+        if let Some(expected) = name.content_hash().or_else(|| plain.get(&name).copied()) {
+            damaged.insert(name, expected);
+        }
+    }
+    if damaged.is_empty() {
+        return Ok(false);
+    }
+    env.step("mending");
+    let mended = mend(found.copy.store.as_ref(), &damaged, env.cancel)?;
+    receipt.findings.retain(|finding| {
+        !ObjectName::parse_stored(&finding.subject).is_ok_and(|(name, _)| mended.objects.contains_key(&name))
+    });
+    for (name, shards) in &mended.objects {
+        let message = format!("was damaged ({shards} pieces of 4 KiB) and is mended by parity");
+        receipt.findings.push(Finding::new(FindingKind::Mended, name, message));
+    }
+    for finding in receipt.findings.iter_mut().filter(|finding| finding.kind == FindingKind::Damage) {
+        let lost = ObjectName::parse_stored(&finding.subject).ok().and_then(|(name, _)| mended.lost.get(&name));
+        if let Some(why) = lost {
+            finding.message += &format!("; not mended: {why}");
+        }
+    }
+    receipt.mended += mended.objects.len() as u64;
+    Ok(mended.objects.keys().any(|name| matches!(name, ObjectName::Inventory(_))))
 }
 
 fn open_all(
@@ -179,34 +247,79 @@ fn open_all(
     Ok(all)
 }
 
-/// Signs what was found, and delivers it if the copy takes it: the next push reads it.
-fn record(plan: &VerifyPlan, found: &Opened, receipt: &VerifyReceipt, env: &Env<'_>) -> Result<bool, OpError> {
-    let mut objects: BTreeMap<String, FindingKind> = BTreeMap::new();
-    for finding in receipt.findings.iter().filter(|finding| finding.kind.is_alarm()) {
-        if ObjectName::parse_stored(&finding.subject).is_ok() {
-            objects.insert(finding.subject.clone(), finding.kind);
+/// In whose name this machine says what it found: of an enrolled one where there is one, since only such a word counts.
+fn role_here(found: &Opened) -> Result<Role, OpError> {
+    let keys = KeyDir::of(&found.context.state);
+    for role in [Role::Agent, Role::Custodian] {
+        if keys.writer(role)?.is_some() {
+            return Ok(role);
         }
     }
-    let body = VerifyBody {
-        depth: plan.depth.word().to_owned(),
-        store: receipt.store.clone(),
-        started: receipt.started,
-        snapshots: receipt.snapshots,
-        objects: receipt.objects,
-        bytes: receipt.bytes,
-        findings: receipt.findings.iter().filter(|finding| finding.kind != FindingKind::Notice).count() as u64,
-        objects_found: objects
-            .into_iter()
-            .take(RECORD_OBJECTS_MAX)
-            .map(|(object, kind)| FoundObject { object, kind })
-            .collect(),
-    };
-    let role = if found.context.is_agent()? { Role::Agent } else { Role::Station };
-    let mut scribe = found.context.scribe(role, env, found.copy.vault())?;
+    Ok(Role::Station)
+}
+
+/// Signs what was found, and delivers it if the copy takes it: the next push reads it.
+fn record(plan: &VerifyPlan, found: &Opened, receipt: &VerifyReceipt, env: &Env<'_>) -> Result<bool, OpError> {
+    let mut objects: BTreeMap<ObjectName, FoundObject> = BTreeMap::new();
+    for finding in receipt.findings.iter().filter(|finding| finding.kind.is_alarm()) {
+        if let Ok((name, _)) = ObjectName::parse_stored(&finding.subject) {
+            let object = finding.subject.clone();
+            objects.entry(name).or_insert(FoundObject { object, kind: finding.kind });
+        }
+    }
+    let all_read = plan.depth > Depth::List && plan.share == Share::All;
+    if all_read {
+        still_damaged(found, receipt, &mut objects)?;
+    }
+    let objects: Vec<FoundObject> = objects.into_values().collect();
+    let parts: Vec<&[FoundObject]> =
+        if objects.is_empty() { vec![&[]] } else { objects.chunks(RECORD_OBJECTS_MAX).take(RECORDS_MAX).collect() };
+    let drive = super::drive::drive_of(&found.copy).filter(|_| all_read);
+    let mut scribe = found.context.scribe(role_here(found)?, env, found.copy.vault())?;
     super::custody::adopt_own(&mut scribe, &found.copy, &found.records)?;
-    let context = found.context.record_context(env, found.copy.trust.head(), found.records.heads());
-    let signed = scribe.write(RecordKind::Verify, &body, context)?;
-    let sent = super::custody::deliver_missing(&scribe, &found.copy, &signed.name)
-        .and_then(|()| Ok(deliver(found.copy.store.as_ref(), &signed.name, &signed.bytes, RetryPolicy::ONCE)?));
-    Ok(sent.is_ok())
+    let mut last = None;
+    for part in &parts {
+        let body = VerifyBody {
+            depth: plan.depth.word().to_owned(),
+            store: receipt.store.clone(),
+            started: receipt.started,
+            snapshots: receipt.snapshots,
+            objects: receipt.objects,
+            bytes: receipt.bytes,
+            findings: receipt.findings.iter().filter(|finding| finding.kind != FindingKind::Notice).count() as u64,
+            objects_found: part.to_vec(),
+            whole: all_read && parts.len() == 1,
+            drive: drive.clone(),
+        };
+        let context = found.context.record_context(env, found.copy.trust.head(), found.records.heads());
+        last = Some(scribe.write(RecordKind::Verify, &body, context)?.name);
+    }
+    Ok(last.is_some_and(|name| super::custody::deliver_missing(&scribe, &found.copy, &name).is_ok()))
+}
+
+/// Objects that stand under suspicion and that no snapshot needs any more were not read with the others: they are now, so
+/// that what counts as right was seen to be.
+fn still_damaged(
+    found: &Opened,
+    receipt: &VerifyReceipt,
+    objects: &mut BTreeMap<ObjectName, FoundObject>,
+) -> Result<(), OpError> {
+    let trusted = |record: &Checked| record.standing == Standing::Trusted;
+    let Some(names) = suspects(found.records.checked.iter(), trusted).remove(&receipt.store) else { return Ok(()) };
+    for name in names.into_iter().filter(|name| name.content_hash().is_some()) {
+        if objects.contains_key(&name) || matches!(name, ObjectName::Record { .. } | ObjectName::Trust { .. }) {
+            continue;
+        }
+        match read_object(found.copy.store.as_ref(), &name) {
+            Ok(_) => {}
+            // Nothing is built on what is not there.
+            Err(VaultError::Damaged { why, .. }) if why == "it is missing" => {}
+            Err(VaultError::Damaged { .. }) => {
+                let object = FoundObject { object: name.to_string(), kind: FindingKind::Damage };
+                objects.insert(name, object);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }

@@ -13,6 +13,7 @@ use crate::state::{StateDir, StateError, read_if_there, write_durably};
 
 const AGENT_FILE: &str = "agent-writer";
 const STATION_FILE: &str = "station-writer";
+const CUSTODIAN_FILE: &str = "custodian-writer";
 const INDEX_FILE: &str = "index-identity";
 /// No key file comes near this.
 const KEY_MAX_BYTES: u64 = 16 * 1024;
@@ -24,6 +25,8 @@ pub enum Role {
     Agent,
     /// A machine that restores or verifies.
     Station,
+    /// Whoever may plan what is pruned, and hold snapshots.
+    Custodian,
 }
 
 impl Role {
@@ -31,6 +34,7 @@ impl Role {
         match self {
             Self::Agent => AGENT_FILE,
             Self::Station => STATION_FILE,
+            Self::Custodian => CUSTODIAN_FILE,
         }
     }
 }

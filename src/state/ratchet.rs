@@ -1,8 +1,11 @@
 //! The ratchet: the newest records that this machine has ever seen, so that no copy can quietly go back in time.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use crate::format::record::Head;
@@ -36,10 +39,7 @@ impl Ratchet {
     /// When the file is there but cannot be read: it is not passed over, since that is what an attacker would wish for.
     pub fn open(state: &StateDir) -> Result<Self, StateError> {
         let path = state.ratchet().join("seen.json");
-        let seen = match read_if_there(&path, RATCHET_MAX_BYTES)? {
-            Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| StateError::invalid(&path, e))?,
-            None => Seen::default(),
-        };
+        let seen = read(&path)?;
         Ok(Self { path, seen })
     }
 
@@ -55,24 +55,67 @@ impl Ratchet {
         self.seen.trust.is_none()
     }
 
-    /// Moves forward to `trust` and to `heads` as seen on `store`; what is older than what was seen changes nothing.
+    /// Moves forward to `trust` and to `heads` as seen on `store`; what is older than what was seen, here or by another
+    /// process meanwhile, changes nothing.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// When the file cannot be read or written.
     pub fn advance(&mut self, trust: Option<Head>, store: &str, heads: &BTreeMap<WriterId, Head>) -> Result<(), StateError> {
-        let before = self.seen.clone();
-        if let Some(trust) = trust
-            && self.seen.trust.is_none_or(|old| old.seq < trust.seq)
-        {
-            self.seen.trust = Some(trust);
+        if let Some(trust) = trust {
+            self.seen.advance_trust(trust);
         }
         forward(&mut self.seen.heads, heads);
         forward(self.seen.stores.entry(store.to_owned()).or_default(), heads);
-        if self.seen == before {
+        let _lock = lock(&self.path.with_extension("lock"))?;
+        // Readers work beside a push, so others may have seen more by now. That stays in the file alone: here it would be
+        // held against a list of records that was read before.
+        let known = read(&self.path)?;
+        let mut together = known.clone();
+        together.merge(&self.seen);
+        if together == known {
             return Ok(());
         }
-        let text = serde_json::to_vec_pretty(&self.seen).map_err(|e| StateError::invalid(&self.path, e))?;
+        let text = serde_json::to_vec_pretty(&together).map_err(|e| StateError::invalid(&self.path, e))?;
         write_durably(&self.path, &text)
+    }
+}
+
+impl Seen {
+    fn advance_trust(&mut self, trust: Head) {
+        if self.trust.is_none_or(|old| old.seq < trust.seq) {
+            self.trust = Some(trust);
+        }
+    }
+
+    /// Takes over what `other` has seen further.
+    fn merge(&mut self, other: &Self) {
+        if let Some(trust) = other.trust {
+            self.advance_trust(trust);
+        }
+        forward(&mut self.heads, &other.heads);
+        for (store, heads) in &other.stores {
+            forward(self.stores.entry(store.clone()).or_default(), heads);
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Seen, StateError> {
+    match read_if_there(path, RATCHET_MAX_BYTES)? {
+        Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| StateError::invalid(path, e)),
+        None => Ok(Seen::default()),
+    }
+}
+
+/// Held while the file is read and written anew, which takes a moment: whoever comes meanwhile waits.
+fn lock(path: &Path) -> Result<File, StateError> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path);
+    let file = file.map_err(StateError::io(path))?;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(StateError::Io { path: path.to_owned(), source: e.into() }),
+        }
     }
 }
 

@@ -14,9 +14,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use crate::model::limits::LISTING_MAX_NAMES;
+use crate::crypto::hash::hash;
+use crate::model::limits::{LISTING_MAX_NAMES, RECORD_MAX_BYTES};
 use crate::model::time::Timestamp;
-use crate::store::{Durability, Listed, Location, Store, StoreError, WriteOnceStore};
+use crate::store::drive::LABEL_FILE;
+use crate::store::{Durability, Listed, Location, PruneStore, Store, StoreError, WriteOnceStore};
 
 /// How temporaries begin; no object's name does.
 const TEMPORARY_PREFIX: &str = "tmp-";
@@ -26,6 +28,8 @@ const OBJECT_MODE: Mode = Mode::from_raw_mode(0o440);
 const DIR_MODE: Mode = Mode::from_raw_mode(0o750);
 /// Transfers at once: enough to overlap one object's fsync with the next one's writing.
 const PARALLEL: usize = 2;
+/// What reads past the cache are aligned to; no disk has larger sectors.
+const DIRECT_ALIGN: usize = 4096;
 
 /// Temporaries of this process so far.
 static TEMPORARIES: AtomicU64 = AtomicU64::new(0);
@@ -35,6 +39,8 @@ static TEMPORARIES: AtomicU64 = AtomicU64::new(0);
 pub struct DirectoryStore {
     location: Location,
     root: OwnedFd,
+    /// The label of the drive that this directory lies on, hashed.
+    label: Option<String>,
 }
 
 impl DirectoryStore {
@@ -46,7 +52,31 @@ impl DirectoryStore {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|e| StoreError::Unreachable(format!("{}: {e}", path.display())))?;
-        Ok(Self { location: Location::Directory(path.to_owned()), root })
+        Ok(Self::of_open(root, path))
+    }
+
+    /// Opens the directory `name` right below the open directory `parent`, whose path is `path`, and makes it when `create`
+    /// says so. Whatever is mounted or unmounted at that path meanwhile: nothing is written anywhere else.
+    ///
+    /// # Errors
+    /// When it cannot be opened or made.
+    pub fn beneath(parent: &OwnedFd, path: &Path, name: &str, create: bool) -> Result<Self, StoreError> {
+        if create {
+            match rustix::fs::mkdirat(parent, name, DIR_MODE) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(e) => return Err(error(name, e)),
+            }
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let root = rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(|e| error(name, e))?;
+        Ok(Self::of_open(root, &path.join(name)))
+    }
+
+    /// The store in a directory that is open already.
+    #[must_use]
+    pub fn of_open(root: OwnedFd, path: &Path) -> Self {
+        let label = label_of(&root);
+        Self { location: Location::Directory(path.to_owned()), root, label }
     }
 
     /// Makes the directory, with its parents, and opens it.
@@ -87,7 +117,11 @@ impl DirectoryStore {
     }
 
     fn open_object(&self, name: &str) -> Result<File, StoreError> {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        self.open_object_with(name, OFlags::empty())
+    }
+
+    fn open_object_with(&self, name: &str, more: OFlags) -> Result<File, StoreError> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | more;
         let fd = self.open_beneath(name, flags, Mode::empty()).map_err(|e| error(name, e))?;
         let stat = rustix::fs::fstat(&fd).map_err(|e| error(name, e))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
@@ -125,6 +159,17 @@ impl DirectoryStore {
             }
         }
     }
+}
+
+/// The hash of the label that lies beside a vault's directory, on the same file system.
+fn label_of(root: &OwnedFd) -> Option<String> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(root, format!("../{LABEL_FILE}"), flags, Mode::empty()).ok()?;
+    let (label, here) = (rustix::fs::fstat(&fd).ok()?, rustix::fs::fstat(root).ok()?);
+    if label.st_dev != here.st_dev || FileType::from_raw_mode(label.st_mode) != FileType::RegularFile {
+        return None;
+    }
+    read_range(&File::from(fd), 0, RECORD_MAX_BYTES).ok().map(|bytes| hash(&bytes).short())
 }
 
 /// A failed fsync is never tried again on the same file: the kernel may have dropped the pages and would now say yes.
@@ -226,16 +271,29 @@ impl Store for DirectoryStore {
     }
 
     fn identity(&self) -> String {
-        // Of most file systems this follows from their UUID.
+        if let Some(label) = &self.label {
+            return format!("{}#drive-{label}", self.location);
+        }
+        // Of most file systems this follows from their UUID; those of FUSE have none.
         let id = rustix::fs::fstatvfs(&self.root).map_or(0, |stat| stat.f_fsid);
         format!("{}#{id:x}", self.location)
     }
 
-    fn forget_cached(&self, name: &str) {
-        if let Ok(file) = self.open_object(name) {
-            // Advice: where it is not taken, what is read back comes from memory.
-            let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+    fn get_past_cache(&self, name: &str, bytes: u64) -> Result<(Vec<u8>, bool), StoreError> {
+        if let Ok(file) = self.open_object_with(name, OFlags::DIRECT)
+            && let Ok(content) = read_aligned(&file, bytes)
+        {
+            return Ok((content, true));
         }
+        let file = self.open_object(name)?;
+        // Advice: where it is not taken, what is read comes from memory.
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        let content = read_range(&file, 0, bytes).map_err(|e| error(name, errno(&e)))?;
+        Ok((content, false))
+    }
+
+    fn unit_bytes(&self) -> u64 {
+        rustix::fs::fstatvfs(&self.root).map_or(1, |stat| stat.f_frsize.max(1))
     }
 }
 
@@ -255,6 +313,37 @@ fn read_range(file: &File, offset: u64, bytes: u64) -> io::Result<Vec<u8>> {
     }
     content.truncate(filled);
     Ok(content)
+}
+
+impl PruneStore for DirectoryStore {
+    fn remove(&self, name: &str) -> Result<(), StoreError> {
+        let (dir_name, file) = split(name);
+        let Some(dir) = self.open_dir(dir_name)? else { return Ok(()) };
+        match rustix::fs::unlinkat(&dir, file, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(error(name, e)),
+        }
+    }
+}
+
+/// Reads the first `bytes` bytes of a file that was opened with O_DIRECT, into memory that is aligned as that asks for.
+fn read_aligned(file: &File, bytes: u64) -> io::Result<Vec<u8>> {
+    let wanted = usize::try_from(bytes.min(file.metadata()?.len())).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    let mut buffer = vec![0; wanted.next_multiple_of(DIRECT_ALIGN) + DIRECT_ALIGN];
+    let start = buffer.as_ptr().align_offset(DIRECT_ALIGN).min(DIRECT_ALIGN);
+    let end = start + wanted.next_multiple_of(DIRECT_ALIGN);
+    let mut filled = 0;
+    while filled < wanted {
+        match file.read_at(&mut buffer[start + filled..end], filled as u64) {
+            Ok(n) if n > 0 && (n.is_multiple_of(DIRECT_ALIGN) || filled + n >= wanted) => filled += n,
+            Ok(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    buffer.truncate(start + wanted);
+    buffer.drain(..start);
+    Ok(buffer)
 }
 
 impl WriteOnceStore for DirectoryStore {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 
-use crate::store::{Durability, Listed, Location, Store, StoreError, WriteOnceStore};
+use crate::store::{Durability, Listed, Location, PruneStore, Store, StoreError, WriteOnceStore};
 
 /// Objects in a map.
 #[derive(Debug, Default)]
@@ -82,5 +82,12 @@ impl WriteOnceStore for MemoryStore {
 
     fn sweep(&self, _: &[String]) -> Result<u64, StoreError> {
         Ok(0)
+    }
+}
+
+impl PruneStore for MemoryStore {
+    fn remove(&self, name: &str) -> Result<(), StoreError> {
+        self.objects().remove(name);
+        Ok(())
     }
 }

@@ -168,9 +168,18 @@ pub trait Store: Send + Sync {
         self.location().to_string()
     }
 
-    /// Makes the next read of an object come from the device, where the store keeps a cache that can be told to forget.
-    fn forget_cached(&self, name: &str) {
-        let _ = name;
+    /// Up to `bytes` bytes from the beginning of an object, from the device rather than from a cache of this machine; and
+    /// whether the store could make sure of that.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    fn get_past_cache(&self, name: &str, bytes: u64) -> Result<(Vec<u8>, bool), StoreError> {
+        Ok((self.get(name, 0, bytes)?, false))
+    }
+
+    /// What the room that a file takes is rounded up to.
+    fn unit_bytes(&self) -> u64 {
+        1
     }
 }
 
@@ -204,9 +213,24 @@ pub trait WriteOnceStore: Store {
     }
 }
 
+/// A store from which objects may be removed. Only prune is given one: whoever holds a [`WriteOnceStore`] cannot come by it.
+pub trait PruneStore: WriteOnceStore {
+    /// Removes an object; one that is not there is gone already.
+    ///
+    /// # Errors
+    /// [`StoreError::Denied`] where this account may only add.
+    fn remove(&self, name: &str) -> Result<(), StoreError>;
+}
+
 impl fmt::Debug for dyn Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Store({})", self.location())
+    }
+}
+
+impl fmt::Debug for dyn PruneStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PruneStore({})", self.location())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Reading a snapshot: its manifest, the entries of its catalogues, the lists that entries point at.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::model::limits::{CATALOGUE_LINE_MAX_BYTES, MANIFEST_MAX_BYTES, MIB};
 use crate::model::name::ObjectName;
 use crate::model::path::EntryPath;
 use crate::model::pattern::Selection;
-use crate::state::index::ChunkIndex;
+use crate::state::index::{ChunkIndex, Shelf};
 use crate::store::Store;
 use crate::vault::copy::Copy;
 use crate::vault::fetch::{Ahead, ChunkReader, Got, Order};
@@ -34,22 +34,28 @@ pub struct SnapshotReader {
     pub manifest: Manifest,
     /// Its chunks.
     pub chunks: ChunkReader,
+    _shelf: Shelf,
 }
 
 impl SnapshotReader {
-    /// Opens a snapshot of a copy. `cache` keeps the index between calls.
+    /// Opens a snapshot of a copy. `cache` keeps the index between calls; chunks are looked for only where the snapshot's own
+    /// index objects say they are, as somebody else would have to.
     ///
     /// # Errors
     /// When its manifest or an index object is missing or damaged, or the identities do not open them.
     pub fn open(copy: &Copy, snapshot: &Snapshot, unlocked: &Unlocked, cache: &Path) -> Result<Self, VaultError> {
         let store: Arc<dyn Store> = Arc::clone(&copy.store) as Arc<dyn Store>;
         let manifest = read_manifest(store.as_ref(), &snapshot.body.manifest, &unlocked.epochs)?;
-        let mut index = ChunkIndex::open(&cache.join("index"))?;
+        let mut objects = BTreeSet::new();
         for name in &manifest.indexes {
             let ObjectName::Index(sealed) = name else {
                 return Err(VaultError::damaged(&snapshot.body.manifest, format!("lists {name} among its indexes")));
             };
-            import(&mut index, store.as_ref(), sealed, &unlocked.epochs)?;
+            objects.insert(*sealed);
+        }
+        let (mut index, shelf) = ChunkIndex::open_to_read(cache, &objects)?;
+        for object in &objects {
+            import(&mut index, store.as_ref(), object, &unlocked.epochs)?;
         }
         index.flush()?;
         let generation = snapshot.body.generation;
@@ -60,7 +66,7 @@ impl SnapshotReader {
             )
         })?;
         let chunks = ChunkReader::new(store, Arc::new(index), unlocked.epochs.clone(), secret.chunk_key());
-        Ok(Self { manifest, chunks })
+        Ok(Self { manifest, chunks, _shelf: shelf })
     }
 
     /// Hands every selected entry of a member to `each`, in order, with the directories above them.

@@ -51,17 +51,18 @@ impl Copy {
         let header = Header::decode(&header_bytes).map_err(super::in_object(&ObjectName::Header))?;
         let mut book = Book::default();
         let mut trust_names = Vec::new();
-        for name in names {
+        for (name, bytes) in names {
             match ObjectName::parse_stored(&name) {
                 Ok((ObjectName::Trust { .. }, _)) if trust_names.len() < TRUST_RECORDS_MAX => trust_names.push(name),
-                Ok(_) => book.add(&name),
+                Ok(_) => book.add_listed(&name, bytes),
                 Err(_) => {}
             }
         }
-        let mut records = read_all(store.as_ref(), &trust_names)?;
-        if let Some(state) = state {
-            records.extend(remembered_trust(state)?);
-        }
+        let mut records = state.map(remembered_trust).transpose()?.unwrap_or_default();
+        // What is remembered whole need not come over the line again: its signature is verified below like any other.
+        let is_remembered = |name: &String| records.iter().any(|(known, bytes)| known == name && fits_name(name, bytes));
+        trust_names.retain(|name| !is_remembered(name));
+        records.extend(read_all(store.as_ref(), &trust_names)?);
         records.sort();
         records.dedup();
         let trust = Trust::verify(header.vault, pin, &records)?;
@@ -183,10 +184,10 @@ fn read_header(store: &dyn Store) -> Result<Vec<u8>, VaultError> {
     }
 }
 
-fn list_records(store: &dyn Store) -> Result<Vec<String>, StoreError> {
+fn list_records(store: &dyn Store) -> Result<Vec<(String, u64)>, StoreError> {
     let mut names = Vec::new();
     let dirs = [Area::Trust.dir().to_owned(), Area::Ledger.dir().to_owned()];
-    store.list(&dirs, &mut |listed| names.push(listed.name))?;
+    store.list(&dirs, &mut |listed| names.push((listed.name, listed.bytes)))?;
     Ok(names)
 }
 
@@ -237,6 +238,10 @@ fn chain_records(trust: &Trust, records: Vec<(String, Vec<u8>)>) -> Vec<(ObjectN
         }
     }
     chain.into_iter().collect()
+}
+
+fn fits_name(stored: &str, bytes: &[u8]) -> bool {
+    ObjectName::parse_stored(stored).is_ok_and(|(name, _)| statement_fits(&name, bytes))
 }
 
 fn statement_fits(name: &ObjectName, bytes: &[u8]) -> bool {

@@ -7,7 +7,7 @@ use crate::crypto::identity::Identity;
 use crate::crypto::random;
 use crate::crypto::seal::{Recipient, seal};
 use crate::crypto::secret::VaultSecret;
-use crate::crypto::sign::SigningKey;
+use crate::crypto::sign::{SigningKey, VerifyingKey};
 use crate::format::body::{Epoch, TrustBody, TrustedWriter};
 use crate::format::header::Header;
 use crate::format::record::RecordKind;
@@ -23,6 +23,9 @@ pub const RECOVER_PAGE: &str = include_str!("../format/RECOVER.md");
 pub const RECOVER_SCRIPT: &str = include_str!("../format/recover.py");
 /// The kinds of records that an agent may sign.
 pub const AGENT_KINDS: [RecordKind; 3] = [RecordKind::Snapshot, RecordKind::Verify, RecordKind::Heartbeat];
+/// The kinds of records that a custodian may sign. No snapshot is among them: whoever may drop cannot make what replaces it.
+pub const CUSTODIAN_KINDS: [RecordKind; 5] =
+    [RecordKind::PrunePlan, RecordKind::PruneDone, RecordKind::Hold, RecordKind::Verify, RecordKind::Heartbeat];
 
 /// Everything that `init` makes.
 pub struct NewVault {
@@ -32,6 +35,8 @@ pub struct NewVault {
     pub root: SigningKey,
     /// Signs the agent's records; stays on the agent.
     pub agent: SigningKey,
+    /// Signs what is pruned and held; stays here, unless another machine is the custodian.
+    pub custodian: Option<SigningKey>,
     /// Opens index objects; stays on the agent.
     pub index_identity: Identity,
     /// Keys chunk ids; stays on the agent.
@@ -40,11 +45,17 @@ pub struct NewVault {
     pub objects: Vec<(ObjectName, Vec<u8>)>,
 }
 
-/// Makes a vault that `recipients` can open. The epoch's private half exists only within this call.
+/// Makes a vault that `recipients` can open. The epoch's private half exists only within this call. Without `custodian`, the
+/// key of another machine, one is made.
 ///
 /// # Errors
 /// When there is no recipient, or sealing fails.
-pub fn create(recipients: &[Recipient], agent_name: &str, time: Timestamp) -> Result<NewVault, VaultError> {
+pub fn create(
+    recipients: &[Recipient],
+    agent_name: &str,
+    custodian: Option<&VerifyingKey>,
+    time: Timestamp,
+) -> Result<NewVault, VaultError> {
     let crypto = |e| VaultError::internal(e);
     let vault = VaultId(random().map_err(crypto)?);
     let root = SigningKey::generate("farkeep root").map_err(crypto)?;
@@ -67,16 +78,20 @@ pub fn create(recipients: &[Recipient], agent_name: &str, time: Timestamp) -> Re
     let header = (ObjectName::Header, Header::new(vault, time).encode().map_err(VaultError::internal)?);
     let files: BTreeMap<ObjectName, ObjectHash> =
         objects.iter().chain([&header]).map(|(name, bytes)| (name.clone(), hash(bytes))).collect();
-    let writer = TrustedWriter {
-        key: agent.verifier().to_openssh(),
-        name: agent_name.to_owned(),
-        kinds: AGENT_KINDS.to_vec(),
-        from: 1,
-        until: None,
+    let own_custodian = match custodian {
+        Some(_) => None,
+        None => Some(SigningKey::generate(&format!("{agent_name} custodian")).map_err(crypto)?),
     };
+    let custodian = custodian.cloned().or_else(|| own_custodian.as_ref().map(SigningKey::verifier));
+    let writer = |key: &VerifyingKey, name: String, kinds: &[RecordKind]| {
+        let writer = TrustedWriter { key: key.to_openssh(), name, kinds: kinds.to_vec(), from: 1, until: None };
+        (key.writer(), writer)
+    };
+    let mut writers: BTreeMap<_, _> = [writer(&agent.verifier(), agent_name.to_owned(), &AGENT_KINDS)].into();
+    writers.extend(custodian.map(|key| writer(&key, format!("custodian of {agent_name}"), &CUSTODIAN_KINDS)));
     let body = TrustBody {
         roots: vec![root.verifier().to_openssh()],
-        writers: [(agent.verifier().writer(), writer)].into(),
+        writers,
         epochs: vec![Epoch {
             n: 1,
             recipient: epoch.recipient().to_string(),
@@ -88,5 +103,5 @@ pub fn create(recipients: &[Recipient], agent_name: &str, time: Timestamp) -> Re
     let trust = sign_trust(&root, vault, None, time, &body)?;
     objects.push((trust.name, trust.bytes));
     objects.push(header);
-    Ok(NewVault { vault, root, agent, index_identity: Identity::generate(), secret, objects })
+    Ok(NewVault { vault, root, agent, custodian: own_custodian, index_identity: Identity::generate(), secret, objects })
 }

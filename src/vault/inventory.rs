@@ -1,6 +1,6 @@
 //! Building a snapshot's inventory from the pages of earlier ones, and reading an inventory.
 //!
-//! A page is used again while nine tenths of it are needed; else what is needed of it moves to a new page. Small pages are
+//! A page is used again while nine tenths of it are needed and all of it is there; else what is needed of it moves to a new page. Small pages are
 //! merged sixteen at a time, so that a long row of nights ends in few pages and each night uploads a small one.
 
 use std::collections::BTreeSet;
@@ -30,6 +30,17 @@ pub struct NewPage {
     pub bytes: Vec<u8>,
 }
 
+/// What a line of an earlier page is to a new snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// It needs the object.
+    Needed,
+    /// It does not, and loses nothing by listing it.
+    Spare,
+    /// It must not list the object: nobody could say what it takes to keep it.
+    Unfit,
+}
+
 /// An inventory in the making.
 #[derive(Debug, Default)]
 pub struct InventoryBuilder {
@@ -38,10 +49,17 @@ pub struct InventoryBuilder {
 }
 
 impl InventoryBuilder {
-    /// Looks at a page of an earlier inventory. When enough of it is needed it is used again, and its lines are handed to
-    /// `listed`; else it is passed over.
-    pub fn consider(&mut self, page: Sealed, lines: &[Line], needed: impl Fn(&Line) -> bool, listed: impl FnMut(&Line)) {
-        let wanted = lines.iter().filter(|line| needed(line)).count();
+    /// Looks at a page of an earlier inventory. When enough of it is needed and nothing of it is unfit it is used again, and
+    /// its lines are handed to `listed`; else it is passed over.
+    pub fn consider(&mut self, page: Sealed, lines: &[Line], judge: impl Fn(&Line) -> Use, listed: impl FnMut(&Line)) {
+        let mut wanted = 0;
+        for line in lines {
+            match judge(line) {
+                Use::Needed => wanted += 1,
+                Use::Spare => {}
+                Use::Unfit => return,
+            }
+        }
         if wanted * 10 >= lines.len() * KEPT_TENTHS && wanted > 0 && !self.kept.iter().any(|(kept, _)| *kept == page) {
             lines.iter().for_each(listed);
             self.kept.push((page, lines.len()));
@@ -238,7 +256,7 @@ mod tests {
         for night in 0..400_u32 {
             let mut builder = InventoryBuilder::default();
             for page in &pages {
-                builder.consider(*page, &stored[page], |_| true, |_| {});
+                builder.consider(*page, &stored[page], |_| Use::Needed, |_| {});
             }
             builder.add_rest((0..3).map(|n| pack(night * 3 + n))).unwrap_or_else(|e| panic!("{e}"));
             let mut load = |page: &Sealed| Ok(stored[page].clone());
@@ -265,8 +283,13 @@ mod tests {
             let mut builder = InventoryBuilder::default();
             let wanted: BTreeSet<Line> = (0..needed).map(pack).collect();
             let mut listed = 0;
-            builder.consider(name, &lines, |line| wanted.contains(line), |_| listed += 1);
+            let judge = |line: &Line| if wanted.contains(line) { Use::Needed } else { Use::Spare };
+            builder.consider(name, &lines, judge, |_| listed += 1);
             assert_eq!((builder.kept.len(), listed), (kept, kept * 100));
+            let judge = |line: &Line| if *line == lines[99] { Use::Unfit } else { Use::Needed };
+            let mut builder = InventoryBuilder::default();
+            builder.consider(name, &lines, judge, |_| {});
+            assert_eq!(builder.kept.len(), 0, "one unfit line is one too many");
         }
     }
 }

@@ -1,10 +1,12 @@
 //! Reading one object for certain: whichever of its copies, with or without suffix, fits its name.
 
+use std::cell::Cell;
+
 use crate::crypto::hash::hash;
 use crate::model::ids::ObjectHash;
 use crate::model::limits::{
-    INDEX_MAX_BYTES, INVENTORY_MAX_BYTES, MANIFEST_MAX_BYTES, PACK_MAX_BYTES, RECORD_MAX_BYTES, SMALL_OBJECT_MAX_BYTES,
-    SUFFIX_MAX,
+    INDEX_MAX_BYTES, INVENTORY_MAX_BYTES, MANIFEST_MAX_BYTES, PACK_MAX_BYTES, PARITY_MAX_BYTES, RECORD_MAX_BYTES,
+    SMALL_OBJECT_MAX_BYTES, SUFFIX_MAX,
 };
 use crate::model::name::ObjectName;
 use crate::store::{Store, StoreError};
@@ -18,6 +20,7 @@ pub const fn stored_limit(name: &ObjectName) -> u64 {
         ObjectName::Index(_) => INDEX_MAX_BYTES,
         ObjectName::Manifest(_) => MANIFEST_MAX_BYTES + SMALL_OBJECT_MAX_BYTES,
         ObjectName::Inventory(_) => INVENTORY_MAX_BYTES,
+        ObjectName::Parity(_) => PARITY_MAX_BYTES,
         ObjectName::Record { .. } | ObjectName::Trust { .. } => RECORD_MAX_BYTES,
         _ => SMALL_OBJECT_MAX_BYTES,
     }
@@ -46,6 +49,25 @@ fn fits(bytes: &[u8], expected: ObjectHash) -> Result<(), String> {
     if hash(bytes) == expected { Ok(()) } else { Err("its bytes are not what its name says (BLAKE3 differs)".into()) }
 }
 
+/// The whole object `name` with the hash `expected`, past the machine's cache; and whether the store could make sure of that.
+///
+/// # Errors
+/// When no copy fits, or the store fails.
+pub fn read_hashed_past_cache(
+    store: &dyn Store,
+    name: &ObjectName,
+    expected: ObjectHash,
+) -> Result<(Vec<u8>, bool), VaultError> {
+    let past = Cell::new(true);
+    let get = |stored: &str, limit: u64| {
+        let (bytes, sure) = store.get_past_cache(stored, limit)?;
+        past.set(past.get() && sure);
+        Ok(bytes)
+    };
+    let bytes = first_fitting(&get, name, |bytes| fits(bytes, expected))?;
+    Ok((bytes, past.get()))
+}
+
 /// The first copy of `name` that `fit` accepts.
 ///
 /// # Errors
@@ -55,13 +77,21 @@ pub fn read_fitting(
     name: &ObjectName,
     fit: impl Fn(&[u8]) -> Result<(), String>,
 ) -> Result<Vec<u8>, VaultError> {
+    first_fitting(&|stored, limit| store.get(stored, 0, limit), name, fit)
+}
+
+fn first_fitting(
+    get: &dyn Fn(&str, u64) -> Result<Vec<u8>, StoreError>,
+    name: &ObjectName,
+    fit: impl Fn(&[u8]) -> Result<(), String>,
+) -> Result<Vec<u8>, VaultError> {
     let limit = name.bytes().unwrap_or_else(|| stored_limit(name));
     if limit > stored_limit(name) {
         return Err(VaultError::damaged(name, format!("its name promises more than {} bytes", stored_limit(name))));
     }
     let mut first_problem: Option<String> = None;
     for suffix in 0..=SUFFIX_MAX {
-        match store.get(&name.with_suffix(suffix), 0, limit + 1) {
+        match get(&name.with_suffix(suffix), limit + 1) {
             Ok(bytes) if bytes.len() as u64 > limit => {
                 first_problem.get_or_insert_with(|| "it is longer than its name says".into());
             }

@@ -22,10 +22,11 @@ use crate::state::journal::{Entry, Journal};
 use crate::vault::VaultError;
 use crate::vault::courier::Courier;
 use crate::vault::index_sync::{OBJECT_TARGET_BYTES, entry_bytes, seal_index};
-use crate::vault::inventory::{Inventory, InventoryBuilder};
+use crate::vault::inventory::{Inventory, InventoryBuilder, Use};
 use crate::vault::list_stream::ChunkSink;
 use crate::vault::packer::{BlockSerial, PackSink, Packer, PackerConfig, SealedPack};
 use crate::vault::patch_plan::BlockPlan;
+use crate::vault::thin::is_thin;
 
 /// zstd level of the manifest: it is small.
 const MANIFEST_LEVEL: i32 = 9;
@@ -207,6 +208,28 @@ impl<'a> SnapshotWriter<'a> {
         &self.core.placed
     }
 
+    /// Packs of which this snapshot needs so little that the next one should not build on them. Patches and what they are
+    /// built on are not among them: to leave one behind would cost every patch above it.
+    ///
+    /// # Errors
+    /// When the local index cannot be read.
+    pub fn thin_packs(&self) -> Result<BTreeSet<Sealed>, VaultError> {
+        let core = &self.core;
+        let (mut thin, mut bases) = (BTreeSet::new(), BTreeSet::new());
+        for number in core.needed_packs() {
+            let (info, table) = (core.index.pack(number)?, core.index.table(number)?);
+            if info.kind == PackKind::Patch {
+                bases.extend(table.base_packs.iter().copied());
+                continue;
+            }
+            let all = table.blocks.iter().map(|block| u64::from(block.raw_bytes)).sum();
+            if is_thin(core.needed[number as usize], all) {
+                thin.insert(info.pack);
+            }
+        }
+        Ok(thin.difference(&bases).copied().collect())
+    }
+
     /// Where a block of this push lies, once its pack is sealed.
     ///
     /// # Errors
@@ -300,6 +323,12 @@ impl<'a> SnapshotWriter<'a> {
             objects.insert(sealed.name);
         }
         self.core.index.flush()?;
+        // Whoever restores knows these objects and nothing else: a pack that none of them lists would be lost.
+        for pack in self.core.needed_packs() {
+            if !self.core.index.object_of(pack)?.is_some_and(|object| objects.contains(&object)) {
+                return Err(VaultError::internal("a needed pack is in no index object of the snapshot"));
+            }
+        }
         Ok(objects)
     }
 
@@ -338,8 +367,9 @@ impl<'a> SnapshotWriter<'a> {
                 *page,
                 &lines,
                 |line| match &line.name {
-                    ObjectName::Pack(pack) => core.index.number_of(pack).is_some_and(|n| core.needed[n as usize] > 0),
-                    _ => others.contains(line),
+                    ObjectName::Pack(pack) => core.use_of(pack),
+                    _ if others.contains(line) => Use::Needed,
+                    _ => Use::Spare,
                 },
                 |line| match &line.name {
                     ObjectName::Pack(pack) => {
@@ -353,10 +383,9 @@ impl<'a> SnapshotWriter<'a> {
                 },
             );
         }
-        let mut rest = Vec::new();
-        for number in self.core.needed_packs().filter(|number| !listed_packs[*number as usize]) {
-            rest.push(number);
-        }
+        // What a page lists counts as needed, and so does what it is built on.
+        let mut rest = self.core.bases_of_listed(&listed_packs)?;
+        rest.extend(self.core.needed_packs().filter(|number| !listed_packs[*number as usize]));
         let index = &*self.core.index;
         let mut failed = None;
         let packs = rest.into_iter().filter_map(|number| match index.pack(number) {
@@ -390,6 +419,38 @@ impl ChunkSink for SnapshotWriter<'_> {
 impl Core<'_> {
     fn needed_packs(&self) -> impl Iterator<Item = PackNumber> + use<'_> {
         (0_u32..).zip(&self.needed).filter(|(_, bytes)| **bytes > 0).map(|(number, _)| number)
+    }
+
+    /// What a pack of an earlier page is to this snapshot. A patch that is listed brings its bases with it, so they must be
+    /// known and there.
+    fn use_of(&self, pack: &Sealed) -> Use {
+        let Some(number) = self.index.number_of(pack) else { return Use::Unfit };
+        if self.needed[number as usize] > 0 {
+            return Use::Needed;
+        }
+        match self.index.pack(number) {
+            Ok(info) if info.kind != PackKind::Patch || self.live[number as usize] => Use::Spare,
+            _ => Use::Unfit,
+        }
+    }
+
+    /// The packs, themselves not listed, that listed patches are built on, and so on down.
+    fn bases_of_listed(&self, listed: &[bool]) -> Result<BTreeSet<PackNumber>, VaultError> {
+        let mut open: Vec<PackNumber> = (0..).zip(listed).filter(|(_, listed)| **listed).map(|(number, _)| number).collect();
+        let mut bases = BTreeSet::new();
+        while let Some(number) = open.pop() {
+            if self.index.pack(number)?.kind != PackKind::Patch {
+                continue;
+            }
+            for base in &self.index.table(number)?.base_packs {
+                let base = self.index.number_of(base);
+                let base = base.ok_or_else(|| VaultError::internal("a page lists a patch whose bases are not known"))?;
+                if !listed[base as usize] && bases.insert(base) {
+                    open.push(base);
+                }
+            }
+        }
+        Ok(bases)
     }
 
     fn deliver(&mut self, name: &ObjectName, bytes: Vec<u8>) -> Result<(), VaultError> {

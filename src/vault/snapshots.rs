@@ -1,5 +1,6 @@
 //! The records of a copy, read and checked; the snapshots among them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::format::body::SnapshotBody;
@@ -7,7 +8,8 @@ use crate::format::record::{Head, RecordKind};
 use crate::ledger::{Checked, Standing, check};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{SnapshotId, WriterId};
-use crate::model::limits::RECORD_MAX_BYTES;
+use crate::model::limits::{HEADS_MAX, RECORD_MAX_BYTES};
+use crate::model::name::ObjectName;
 use crate::model::time::Timestamp;
 use crate::state::{make_private_dir, read_if_there, write_cached};
 use crate::store::StoreError;
@@ -39,6 +41,8 @@ pub struct Records {
     pub checked: Vec<Checked>,
     /// What is wrong with the others, and with those that do not count.
     pub findings: Vec<Finding>,
+    /// Stored names of files that are no records, most often because an upload broke off.
+    pub unfit: Vec<String>,
 }
 
 impl Records {
@@ -51,11 +55,41 @@ impl Records {
         found
     }
 
-    /// The newest trusted record of each writer: what the next record says that it has seen.
+    /// A file that is no record while the record itself lies beside it, under a suffix, is what a broken upload left.
+    fn pardon_debris(&mut self) {
+        let whole: std::collections::BTreeSet<&ObjectName> = self.checked.iter().map(|record| &record.name).collect();
+        for finding in &mut self.findings {
+            let is_whole = |stored: &str| ObjectName::parse_stored(stored).is_ok_and(|(name, _)| whole.contains(&name));
+            let unread = finding.kind == FindingKind::Damage;
+            if (unread || self.unfit.contains(&finding.subject)) && is_whole(&finding.subject) {
+                finding.kind = FindingKind::Notice;
+                finding.message = "debris of an upload that broke off; the record lies beside it, whole".to_owned();
+            }
+        }
+    }
+
+    /// The newest trusted record of each writer: what the next record says that it has seen. What a station signs that
+    /// nobody enrolled stays out, for anybody could make any number of those.
     #[must_use]
-    pub fn heads(&self) -> std::collections::BTreeMap<WriterId, Head> {
-        let mut heads = std::collections::BTreeMap::new();
-        for record in &self.checked {
+    pub fn heads(&self) -> BTreeMap<WriterId, Head> {
+        self.newest(|record| record.standing == Standing::Trusted)
+    }
+
+    /// What this machine remembers to have seen: those, and the records of some stations that nobody enrolled, so that the
+    /// trace of a restore is missed when it is taken away.
+    #[must_use]
+    pub fn seen(&self) -> BTreeMap<WriterId, Head> {
+        let strangers = self.newest(|record| record.standing != Standing::Trusted);
+        let mut seen = self.heads();
+        for (writer, head) in strangers.into_iter().take(HEADS_MAX) {
+            seen.entry(writer).or_insert(head);
+        }
+        seen
+    }
+
+    fn newest(&self, counts: impl Fn(&Checked) -> bool) -> BTreeMap<WriterId, Head> {
+        let mut heads = BTreeMap::new();
+        for record in self.checked.iter().filter(|record| counts(record)) {
             let slot = heads.entry(record.statement.writer).or_insert(record.head);
             if slot.seq < record.head.seq {
                 *slot = record.head;
@@ -127,10 +161,12 @@ impl RecordReader {
                         let text = error.to_string();
                         let message = text.strip_prefix(&format!("{name}: ")).unwrap_or(&text).to_owned();
                         records.findings.push(Finding::new(FindingKind::Trust, name, message));
+                        records.unfit.push(name.clone());
                     }
                 }
             }
         }
+        records.pardon_debris();
         Ok(records)
     }
 
@@ -139,8 +175,12 @@ impl RecordReader {
         let mut wanted = Vec::new();
         for name in names {
             let cached = self.path(name).and_then(|path| read_if_there(&path, RECORD_MAX_BYTES).ok().flatten());
-            // What the folder holds counts only when it is the record that its name promises.
-            let cached = cached.filter(|bytes| check(&copy.trust, name, bytes).is_ok());
+            // What the folder holds counts only when it is the record that its name promises, and when this copy holds as
+            // many bytes: of two copies one can hold the record and the other what an upload left of it.
+            let cached = cached.filter(|bytes| {
+                copy.book.listed_bytes(name).is_none_or(|listed| listed == bytes.len() as u64)
+                    && check(&copy.trust, name, bytes).is_ok()
+            });
             if cached.is_none() {
                 wanted.push((name.clone(), RECORD_MAX_BYTES));
             }
@@ -165,7 +205,8 @@ impl RecordReader {
         Some(self.cache.as_ref()?.join(name.strip_prefix("ledger/")?))
     }
 
-    fn keep(&self, name: &str, bytes: &[u8]) {
+    /// Keeps a record that need not be read again.
+    pub fn keep(&self, name: &str, bytes: &[u8]) {
         if let Some(path) = self.path(name)
             && !path.exists()
         {
@@ -185,7 +226,12 @@ fn standing_finding(checked: &Checked) -> Option<Finding> {
             // A station that nobody enrolled may say what it did; it may not make or unmake anything.
             let says_only = matches!(
                 checked.statement.kind,
-                RecordKind::RestoreIntent | RecordKind::RestoreOutcome | RecordKind::Verify | RecordKind::Drill
+                RecordKind::RestoreIntent
+                    | RecordKind::RestoreOutcome
+                    | RecordKind::Verify
+                    | RecordKind::Drill
+                    | RecordKind::Drive
+                    | RecordKind::Export
             );
             let kind = if says_only { FindingKind::Notice } else { FindingKind::Trust };
             Some(Finding::new(kind, &checked.name, message))

@@ -252,3 +252,31 @@ fn a_station_cannot_make_snapshots() {
     assert_eq!(listed["snapshots"].as_array().unwrap().len(), 1, "{listed}");
     world.run(args!["ledger", "verify"]).exits(4).says("not enrolled");
 }
+
+#[test]
+fn stations_that_nobody_enrolled_take_no_room_in_records() {
+    let world = nights(1);
+    let (honest, _) = statement(&world);
+    // More than the heads of one record would hold.
+    for _ in 0..550 {
+        let key = SigningKey::generate("stranger").unwrap();
+        let own = Statement { writer: key.verifier().writer(), kind: "restore-intent".into(), ..honest.clone() };
+        let line = own.to_line().unwrap();
+        let name = ObjectName::Record { writer: own.writer, seq: 1, statement: hash(line.as_bytes()) };
+        fs::write(world.vault.join(name.to_string()), join(&line, &key.sign(RECORD_NAMESPACE, &line).unwrap())).unwrap();
+    }
+    let station = world.machine("station");
+    let from = args!["--from", &world.vault, "--identity", &world.identity];
+    station.run([args!["cat", "latest", world.path("data/night0")], from].concat()).ok();
+    world.push(world.path("data"));
+    let shown = world.run(args!["ledger", "show", "--kind", "snapshot", "--json"]).ok().json();
+    let newest = shown["records"].as_array().unwrap().last().unwrap()["name"].as_str().unwrap().to_owned();
+    let stored = fs::read(world.vault.join(newest)).unwrap();
+    let newest = Statement::from_line(split(&stored).unwrap().0).unwrap();
+    assert!(newest.seq == 2 && newest.heads.is_empty(), "{newest:?}");
+    // This machine remembers some of them, and not any number.
+    for state in [&world.agent.state, &station.state] {
+        let seen = files_below(state).into_iter().find(|path| path.ends_with("seen.json")).unwrap();
+        assert!(fs::metadata(&seen).unwrap().len() < 120_000, "{}", seen.display());
+    }
+}

@@ -4,6 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use farkeep::cli::config::Config;
+use farkeep::state::StateDir;
+use farkeep::state::ratchet::Ratchet;
+
 use crate::rounds;
 use crate::world::tools::must;
 use crate::world::{Random, World, args, assert_same, files_below};
@@ -73,6 +77,52 @@ fn objects_that_the_vault_lost_are_sent_again() {
         newest_is_complete(&world, &format!("round {round}, {} of {area} lost", lost.len()));
         newest_restores(&world, round);
     }
+}
+
+#[test]
+fn one_lost_object_of_a_page_that_is_needed_otherwise_does_not_end_all_pushes() {
+    let world = World::new();
+    let tree = world.tree("data");
+    // Each night adds a pack that stays needed, until a page lists many of them.
+    for night in 0..45 {
+        tree.noise(&format!("night{night}"), 30_000, night);
+        world.push(&tree.root);
+    }
+    let oldest_first = |area: &str| {
+        let mut objects = world.objects(area);
+        objects.sort_by_key(|path| fs::metadata(path).unwrap().modified().unwrap());
+        objects
+    };
+    for (number, area) in ["packs", "inventories"].into_iter().enumerate() {
+        fs::remove_file(&oldest_first(area)[number * 60]).unwrap();
+        tree.file("changed", format!("{number}"));
+        world.push(&tree.root);
+        newest_is_complete(&world, area);
+        newest_restores(&world, number);
+    }
+}
+
+#[test]
+fn a_lost_recovery_page_comes_back_and_a_lost_key_ends_no_push() {
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.noise("file", 50_000, 1);
+    world.push(&tree.root);
+    let plain = ["RECOVER.md", "recover.py"].map(|name| world.vault.join(name));
+    let before = plain.each_ref().map(|path| fs::read(path).unwrap());
+    plain.iter().for_each(|path| fs::remove_file(path).unwrap());
+    world.push(&tree.root);
+    assert_eq!(plain.each_ref().map(|path| fs::read(path).unwrap()), before);
+    let key = world.objects("keys").remove(0);
+    let name = key.file_name().unwrap().to_str().unwrap().to_owned();
+    let kept = fs::read(&key).unwrap();
+    fs::remove_file(&key).unwrap();
+    tree.noise("file", 50_000, 2);
+    world.run(args!["push", &tree.root]).exits(4).says(&name).says("sync");
+    fs::write(&key, kept).unwrap();
+    world.push(&tree.root);
+    newest_restores(&world, 0);
+    assert_eq!(world.snapshots().len(), 4);
 }
 
 #[test]
@@ -170,4 +220,34 @@ fn a_machine_that_lost_its_state_says_what_it_lacks() {
     // Reading needs nothing of it.
     world.verify("sealed");
     newest_restores(&world, 0);
+}
+
+#[test]
+fn a_reader_that_overlaps_a_push_does_not_set_back_what_was_seen() {
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.file("a", "one");
+    world.push(&tree.root);
+    let vault = Config::load(&world.agent.config).unwrap().vault.unwrap();
+    let state = StateDir::open(&world.agent.state, vault).unwrap();
+    let before = copy_of(&world.vault, &world.path("before"));
+    // The reader has read what was seen; then somebody pushes; then the reader writes down what it has seen itself.
+    let mut reader = Ratchet::open(&state).unwrap();
+    let seen = reader.seen().clone();
+    tree.file("a", "two");
+    world.push(&tree.root);
+    let pushed = Ratchet::open(&state).unwrap().seen().clone();
+    assert!(pushed.heads.values().all(|head| head.seq == 2) && seen.heads.values().all(|head| head.seq == 1));
+    reader.advance(seen.trust, "another copy", &seen.heads).unwrap();
+    let after = Ratchet::open(&state).unwrap().seen().clone();
+    assert_eq!((after.trust, &after.heads), (pushed.trust, &pushed.heads));
+    assert_eq!(after.stores.len(), pushed.stores.len() + 1);
+    // So a vault that is set back is still refused.
+    copy(&before, &world.vault);
+    world.run(args!["push", &tree.root]).exits(4).says("rolled back");
+}
+
+fn copy_of(from: &Path, to: &Path) -> PathBuf {
+    copy(from, to);
+    to.to_owned()
 }

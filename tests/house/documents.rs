@@ -126,21 +126,23 @@ fn configuration_examples_are_valid() {
 #[test]
 fn the_table_of_configuration_keys_has_every_key() {
     // The parser names all keys of a section when it meets one that it does not know.
-    let all = "x = 1\n[vault]\nx = 1\n[store.a]\nx = 1\n[job.j]\nx = 1\n\
+    let all = "x = 1\n[vault]\nx = 1\n[store.a]\nx = 1\n[job.j]\nx = 1\nkeep = { x = 1 }\n\
+               [series.00112233445566778899aabbccddeeff]\nx = 1\n\
                [[job.j.source]]\nname = \"f\"\nkind = \"files\"\nx = 1\n[[job.j.source]]\nname = \"c\"\nkind = \"command\"\nx = 1\n\
                [[job.j.source]]\nname = \"m\"\nkind = \"mongodb\"\nuri_file = \"/u\"\ndatabase = \"d\"\nx = 1\n\
                [[job.j.source]]\nname = \"e\"\nkind = \"opensearch\"\nurl = \"http://h\"\nlocation = \"/r\"\nindices = [\"i\"]\nx = 1\n\
                [[job.j.source]]\nname = \"i\"\nkind = \"influxdb\"\nurl = \"http://h\"\ndatabase = \"d\"\nx = 1\n\
                [[job.j.source]]\nname = \"p\"\nkind = \"postgres\"\ndatabase = \"d\"\nx = 1\n\
-               [[job.j.source]]\nname = \"s\"\nkind = \"spool\"\nglob = \"/b/*\"\nx = 1\n[[job.j.source]]\nname = \"g\"\nkind = \"stackgraph\"\nx = 1\n";
+               [[job.j.source]]\nname = \"s\"\nkind = \"spool\"\nglob = \"/b/*\"\nx = 1\n[[job.j.source]]\nname = \"g\"\nkind = \"stackgraph\"\nx = 1\n\
+               [drive.d]\nx = 1\n";
     let problems = Config::parse(all).unwrap_err();
     let lists: Vec<&str> = problems.iter().filter_map(|problem| problem.split("known are ").nth(1)).collect();
-    assert_eq!(lists.len(), 12, "{problems:#?}");
+    assert_eq!(lists.len(), 15, "{problems:#?}");
     let readme = Text::read("README.md");
     let table = readme.content.split("## Configuration").nth(1).unwrap().split("\n## ").next().unwrap();
     let documented: Vec<&str> =
         table.lines().filter_map(|row| row.split('|').nth(1)).flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
-    let is_section = |key: &&str| ["vault", "store", "job", "source"].contains(key);
+    let is_section = |key: &&str| ["vault", "store", "job", "series", "source", "drive"].contains(key);
     for key in lists.iter().flat_map(|list| list.split(", ")).filter(|key| !is_section(key)) {
         assert!(documented.contains(&key), "README's table of keys lacks {key}");
     }

@@ -11,8 +11,12 @@
 )]
 
 mod account;
+mod broken;
+mod full;
 mod pace;
 mod probe;
+#[path = "../stores/proxy.rs"]
+mod proxy;
 #[path = "../stores/raw.rs"]
 mod raw;
 mod recipe;

@@ -21,19 +21,20 @@ fn every_command_of_the_page_works_as_it_stands_there() {
     let page = fs::read_to_string(world.vault.join("RECOVER.md")).unwrap();
     assert_eq!(page, farkeep::vault::create::RECOVER_PAGE);
     let commands = commands(&page);
-    assert!(commands.len() >= 12, "{commands:#?}");
-    let machine = BareMachine::new(&world, &["bash", "grep", "head", "tail", "ssh-keygen"]);
+    assert!(commands.len() >= 14, "{commands:#?}");
+    let machine = BareMachine::new(&world, &["bash", "grep", "head", "tail", "sed", "ssh-keygen"]);
     let name = |area: &str| world.objects(area)[0].strip_prefix(&world.vault).unwrap().to_str().unwrap().to_owned();
-    let record = name("ledger");
     let newest = world.snapshots()[1]["id"].as_str().unwrap().to_owned();
     let mut said = String::new();
     for (number, command) in commands.iter().enumerate() {
         let into = world.path(&format!("into{number}"));
         let line = command
-            .replace("SNAP PATH...", &format!("{} {}", &newest[..12], tree.path("wanted").display()))
+            .replace("/tmp/", &format!("{}/", world.dir.path().display()))
+            .replace("SNAP", &newest[..12])
+            .replace("PATH...", tree.path("wanted").to_str().unwrap())
+            .replace("TRUST", &name("trust"))
             .replace(" FILE", &format!(" {}", world.identity.display()))
             .replace(" DIR", &format!(" {}", into.display()))
-            .replace("ledger/RECORD", &agents(&world, &record))
             .replace("manifests/NAME", &name("manifests"))
             .replace("packs/XX/NAME", &name("packs"));
         let mut bash = machine.command(&world.vault, "bash");
@@ -49,14 +50,14 @@ fn every_command_of_the_page_works_as_it_stands_there() {
         }
         said = format!("{said}{}{}", run.out, run.err);
     }
-    assert!(said.contains("Good \"farkeep-record@v1\" signature for agent"), "{said}");
-}
-
-/// A record that the agent signed: the page takes the agent's key out of the trust record.
-fn agents(world: &World, first: &str) -> String {
-    let of_agent =
-        world.objects("ledger").into_iter().find(|path| fs::read_to_string(path).unwrap().contains("\"kind\":\"snapshot\""));
-    of_agent.map_or_else(|| first.to_owned(), |path| path.strip_prefix(&world.vault).unwrap().to_str().unwrap().to_owned())
+    assert!(said.contains("Good \"farkeep-record@v1\" signature for writer"), "{said}");
+    // The root that the page has compared is the one on paper.
+    let identity = fs::read_to_string(&world.identity).unwrap();
+    let root = identity.lines().find_map(|line| line.strip_prefix("# root: ")).unwrap();
+    assert!(said.contains(&format!("Good \"farkeep-trust@v1\" signature with ED25519 key {root}")), "{said}");
+    // It is checked before anything is restored.
+    let place = |what: &str| commands.iter().position(|command| command.contains(what)).unwrap();
+    assert!(place("ssh-keygen -Y verify") < place("recover.py restore"), "{commands:#?}");
 }
 
 #[test]

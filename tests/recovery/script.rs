@@ -181,3 +181,100 @@ fn an_identity_with_a_passphrase_asks_for_it_at_the_terminal() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     assert_eq!(fs::read_to_string(world.tree("data").below(&back).join("a")).unwrap(), "one");
 }
+
+/// Puts a statement into the ledger under the name that fits it, signed by nobody.
+fn plant(world: &World, writer: &str, seq: u64, line: &str) {
+    let name = format!("{writer}-{seq}-{}.rec", farkeep::crypto::hash::hash(format!("{line}\n").as_bytes()));
+    fs::write(world.vault.join("ledger").join(name), format!("{line}\nno signature\n")).unwrap();
+}
+
+/// The one snapshot's record: its statement.
+fn statement(world: &World) -> serde_json::Value {
+    let text = fs::read_to_string(&world.objects("ledger")[0]).unwrap();
+    serde_json::from_str(text.lines().next().unwrap()).unwrap()
+}
+
+#[test]
+fn what_is_no_record_is_named_and_the_rest_is_restored() {
+    needs!("age", "zstd", "b3sum", "python3");
+    let world = World::new();
+    world.tree("data").file("a", "one");
+    world.push(world.path("data"));
+    let honest = statement(&world);
+    let changed = |change: &dyn Fn(&mut serde_json::Value)| {
+        let mut statement = honest.clone();
+        statement["writer"] = "1".repeat(32).into();
+        statement["seq"] = 1.into();
+        change(&mut statement);
+        statement.to_string()
+    };
+    let lines = [
+        "{}".to_owned(),
+        "[1, 2]".to_owned(),
+        "null".to_owned(),
+        "\u{e9}{".to_owned(),
+        "[".repeat(60_000),
+        format!("{}1{}", "{\"a\":".repeat(9_000), "}".repeat(9_000)),
+        changed(&|s| s["body"] = serde_json::json!([])),
+        changed(&|s| s["body"]["tally"] = serde_json::json!(null)),
+        changed(&|s| s["body"]["tally"]["files"] = serde_json::json!(1.5)),
+        changed(&|s| s["body"]["state"] = "\u{1b}[2J".into()),
+        changed(&|s| s["body"]["manifest"] = "../../etc/passwd".into()),
+        changed(&|s| s["time"] = "now".into()),
+        changed(&|s| s["seq"] = 9.into()),
+        changed(&|s| s["kind"] = serde_json::json!({})).replace("\"kind\":{},", ""),
+    ];
+    for line in &lines {
+        plant(&world, &"1".repeat(32), 1, line);
+    }
+    fs::create_dir(world.vault.join("ledger").join(format!("{}-2-{}.rec", "1".repeat(32), "2".repeat(64)))).unwrap();
+    let machine = BareMachine::new(&world, &[]);
+    let run = machine.recover(&world.vault, args!["list", "--identity", &world.identity]).exits(4);
+    assert_eq!(run.out.lines().count(), 1, "{}", run.out);
+    assert_eq!(
+        run.err.lines().filter(|line| line.starts_with("DAMAGED: ledger/1111")).count(),
+        lines.len() + 1,
+        "{}",
+        run.err
+    );
+    let back = world.path("back");
+    let run = machine.recover(&world.vault, args!["restore", "--identity", &world.identity, "--into", &back]).exits(4);
+    assert!(!run.err.contains("Traceback"), "{}", run.err);
+    assert_eq!(fs::read_to_string(world.tree("data").below(&back).join("a")).unwrap(), "one");
+}
+
+#[test]
+fn a_snapshot_that_somebody_else_planted_is_not_taken_for_the_newest() {
+    needs!("age", "zstd", "b3sum", "python3");
+    let world = World::new();
+    world.tree("data").file("a", "one");
+    world.push(world.path("data"));
+    let machine = BareMachine::new(&world, &[]);
+    let honest = statement(&world);
+    let (writer, id) = (honest["writer"].as_str().unwrap(), world.snapshots()[0]["id"].as_str().unwrap().to_owned());
+    for (round, field) in ["writer", "series"].into_iter().enumerate() {
+        let mut forged = honest.clone();
+        forged["time"] = 4_000_000_000_u64.into();
+        let signer = if field == "writer" { "1".repeat(32) } else { writer.to_owned() };
+        forged["writer"] = signer.as_str().into();
+        if field == "series" {
+            forged["body"]["series"] = "2".repeat(32).into();
+        }
+        plant(&world, &signer, forged["seq"].as_u64().unwrap(), &forged.to_string());
+        let into = world.path(&format!("into{round}"));
+        let restore = args!["restore", "--identity", &world.identity, "--into", &into];
+        let run = machine.recover(&world.vault, restore.clone()).exits(1);
+        assert!(run.err.contains("SNAP") && !into.exists(), "{}{}", run.out, run.err);
+        assert!(
+            run.out.contains(&format!("writer {writer}")) && run.out.contains(&format!("writer {signer}")),
+            "{}",
+            run.out
+        );
+        let run = machine.recover(&world.vault, [restore, args![&id[..16]]].concat()).ok();
+        assert!(run.out.contains(&format!("of writer {writer}")), "{}", run.out);
+        assert_eq!(fs::read_to_string(world.tree("data").below(&into).join("a")).unwrap(), "one");
+        for forged in world.objects("ledger").into_iter().filter(|path| !path.to_string_lossy().contains(&id)) {
+            fs::remove_file(forged).unwrap();
+        }
+    }
+}

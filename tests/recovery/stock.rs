@@ -138,7 +138,8 @@ fn b3sum_checks_every_inventory_page_from_the_root() {
     for name in names.filter(|name| !name.starts_with("ledger/") && !name.starts_with("inventories/")) {
         assert!(listed.contains(&name), "no page lists {name}");
     }
-    crate::world::flip(&world.objects("packs")[0], 1000);
+    // Within the age header: the smallest pack is hardly longer.
+    crate::world::flip(&world.objects("packs")[0], 100);
     assert!(pages.iter().any(|page| !check(page).status.success()), "b3sum does not see a flipped bit");
 }
 

@@ -11,7 +11,7 @@ use crate::world::{KeyPair, Sshd, have_sshd, run, scratch, skipped};
 fn refusal(sshd: &Sshd, options: SftpOptions) -> String {
     let dir = sshd.path("");
     match SftpStore::connect(&sshd.location(&dir), options) {
-        Err(StoreError::HostKey(message)) => message,
+        Err(StoreError::HostKey(message) | StoreError::UnknownHostKey(message)) => message,
         other => panic!("{:?}", other.err()),
     }
 }

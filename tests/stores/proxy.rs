@@ -1,5 +1,7 @@
 //! A TCP proxy that harms what passes.
 
+#![allow(dead_code, reason = "each test binary takes what it needs")]
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -29,6 +31,7 @@ pub struct Proxy {
     address: SocketAddr,
     stop: Arc<AtomicBool>,
     connections: Arc<AtomicUsize>,
+    up: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -38,7 +41,8 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let connections = Arc::new(AtomicUsize::new(0));
-        let (stopped, counted) = (stop.clone(), connections.clone());
+        let up = Arc::new(AtomicUsize::new(0));
+        let (stopped, counted, went_up) = (stop.clone(), connections.clone(), up.clone());
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 if stopped.load(Ordering::Relaxed) {
@@ -49,12 +53,22 @@ impl Proxy {
                 let _ = (client.set_nodelay(true), server.set_nodelay(true));
                 for (from, to, way) in [(&client, &server, Way::Up), (&server, &client, Way::Down)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    let stopped = stopped.clone();
-                    std::thread::spawn(move || pass(from, to, way, harm, &stopped));
+                    let (stopped, went_up) = (stopped.clone(), went_up.clone());
+                    std::thread::spawn(move || {
+                        let passed = pass(from, to, way, harm, &stopped);
+                        if way == Way::Up {
+                            went_up.fetch_add(passed, Ordering::Relaxed);
+                        }
+                    });
                 }
             }
         });
-        Self { address, stop, connections }
+        Self { address, stop, connections, up }
+    }
+
+    /// Bytes that went up on connections that have ended.
+    pub fn passed_up(&self) -> usize {
+        self.up.load(Ordering::Relaxed)
     }
 
     pub fn port(&self) -> u16 {
@@ -74,13 +88,14 @@ impl Drop for Proxy {
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, way: Way, harm: Harm, stop: &AtomicBool) {
+fn pass(mut from: TcpStream, mut to: TcpStream, way: Way, harm: Harm, stop: &AtomicBool) -> usize {
     let _ = from.set_read_timeout(Some(std::time::Duration::from_millis(200)));
     let mut left = match harm {
         Harm::Cut(at, bytes) | Harm::Stall(at, bytes) if at == way => bytes,
         _ => usize::MAX,
     };
     let mut buffer = [0; 32 * 1024];
+    let mut passed = 0;
     loop {
         let count = match from.read(&mut buffer) {
             Ok(0) => break,
@@ -94,6 +109,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, way: Way, harm: Harm, stop: &Ato
             break;
         }
         left -= whole;
+        passed += whole;
         if left == 0 {
             if matches!(harm, Harm::Stall(..)) {
                 // Swallows everything until the end.
@@ -103,4 +119,5 @@ fn pass(mut from: TcpStream, mut to: TcpStream, way: Way, harm: Harm, stop: &Ato
         }
     }
     let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+    passed
 }

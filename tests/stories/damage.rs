@@ -272,3 +272,61 @@ fn the_push_after_a_verification_replaces_what_was_damaged() {
     world.run(args!["restore", "latest", "--into", &back, "--identity", &world.identity]).ok();
     assert_same(&world.path("data"), &Tree::new(world.path("data")).below(&back));
 }
+
+#[test]
+fn a_further_name_keeps_its_own_file_when_the_first_one_is_not_restored() {
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.noise("first", 200_000, 1).hard_link("first", "second").file("whole", "x").hard_link("whole", "whole too");
+    world.push(&tree.root);
+    let damaged = world.objects("packs").into_iter().max_by_key(|pack| fs::metadata(pack).unwrap().len()).unwrap();
+    flip(&damaged, fs::metadata(&damaged).unwrap().len() / 2);
+    for name in ["first", "second", "whole too"] {
+        tree.remove(name).file(name, format!("{name} as it is now"));
+    }
+    let restore = args!["restore", "latest", "--identity", &world.identity, "--in-place", "--on-conflict"];
+    for on_conflict in ["replace", "skip"] {
+        let run = world.run([restore.clone(), args![on_conflict]].concat());
+        assert!([3, 4, 0].contains(&run.code), "{on_conflict}: {run:?}");
+        for name in ["first", "second"] {
+            assert_eq!(fs::read_to_string(tree.path(name)).unwrap(), format!("{name} as it is now"), "{on_conflict}");
+        }
+    }
+    let run = world.run([restore, args!["replace"]].concat()).exits(4);
+    run.says("second: not made another name of");
+    // Nothing temporary is left behind.
+    assert_eq!(fs::read_dir(&tree.root).unwrap().count(), 4);
+}
+
+#[test]
+fn what_was_found_stands_until_everything_was_read_again() {
+    needs!("rsync");
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.ordinary(10, 1).noise("large", 300_000, 1);
+    world.push(&tree.root);
+    let pack = world.objects("packs").into_iter().max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    let name = relative(&world.vault, &pack);
+    let verify = |more: &[&str], code| world.run(["verify"].iter().chain(more).copied()).exits(code);
+    // Whole again, and everything was read: it counts as there.
+    flip(&pack, 700);
+    verify(&["--depth", "sealed"], 4).says(&name);
+    flip(&pack, 700);
+    verify(&["--depth", "sealed"], 0);
+    assert_eq!(world.push(&tree.root)["new_packs"], 0);
+
+    flip(&pack, 700);
+    verify(&["--depth", "sealed"], 4).says(&name);
+    // A look at names that finds something else, and one at a part of the bytes: neither has seen that it is right.
+    let writer = "f".repeat(32);
+    let strange = world.vault.join(format!("ledger/{writer}-1-{}.rec", "0".repeat(64)));
+    fs::write(&strange, "nothing").unwrap();
+    verify(&["--depth", "list"], 4).says(&writer).never_says(&name);
+    fs::remove_file(&strange).unwrap();
+    let sample = world.run(args!["verify", "--depth", "sealed", "--sample", "0.001%"]);
+    assert!([0, 4].contains(&sample.code), "{}", sample.err);
+    assert_ne!(world.push(&tree.root)["new_packs"], 0);
+    let back = world.path("back");
+    world.restore("latest", &back);
+    assert_same(&tree.root, &tree.below(&back));
+}

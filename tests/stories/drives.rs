@@ -158,3 +158,29 @@ fn a_damaged_object_of_the_source_is_not_copied_and_the_drive_heals_the_source()
     world.run(args!["sync", &world.vault, "--from", &good, "--plain-directory"]).ok();
     world.run(args!["verify", "--depth", "sealed", "--from", &world.vault]).ok();
 }
+
+#[test]
+fn a_strangers_word_about_a_drive_sends_nothing_again_and_that_of_its_custodian_does() {
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.noise("file", 100_000, 1);
+    world.push(&tree.root);
+    let copy = world.path("copy");
+    let (custodian, stranger) = (world.machine("custodian"), world.machine("stranger"));
+    let sync = || {
+        let sync = args!["sync", &copy, "--from", &world.vault, "--plain-directory", "--trust", world.root_key(), "--json"];
+        custodian.run(sync).ok().json()
+    };
+    assert!(sync()["objects"].as_u64().unwrap() > 5);
+    let pack = files_below(&copy.join("packs")).remove(0);
+    let verify = args!["verify", "--depth", "sealed", "--from", &copy, "--trust", world.root_key()];
+    crate::world::flip(&pack, 500);
+    stranger.run(verify.clone()).exits(4);
+    crate::world::flip(&pack, 500);
+    assert_eq!(sync()["objects"], 0);
+    crate::world::flip(&pack, 500);
+    custodian.run(verify.clone()).exits(4);
+    assert_eq!(sync()["objects"], 1);
+    custodian.run(verify).ok();
+    assert_eq!(sync()["objects"], 0);
+}

@@ -21,11 +21,12 @@ fn grow(tree: &Tree, round: u64) {
 
 /// The inode of every file: a file that was written again has another one.
 fn inodes(dir: &Path) -> BTreeMap<PathBuf, (u64, u64)> {
+    // A push that is at work gives its temporaries their names meanwhile.
     let of = |path: PathBuf| {
-        let meta = fs::symlink_metadata(&path).unwrap();
-        (path, (meta.ino(), meta.len()))
+        let meta = fs::symlink_metadata(&path).ok()?;
+        Some((path, (meta.ino(), meta.len())))
     };
-    files_below(dir).into_iter().map(of).collect()
+    files_below(dir).into_iter().filter_map(of).collect()
 }
 
 /// Whatever was there before is there still, untouched.

@@ -10,7 +10,9 @@
     reason = "tests"
 )]
 
+mod copies;
 mod damage;
+mod deletions;
 mod drives;
 mod keys;
 mod kills;
@@ -18,6 +20,7 @@ mod ledger;
 mod memory;
 mod nights;
 mod pushes;
+mod readers;
 mod restores;
 mod server;
 #[path = "../world/mod.rs"]

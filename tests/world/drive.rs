@@ -1,4 +1,4 @@
-//! A drive: an ext4 image on a loop device, mounted beneath the scratch directory.
+//! A drive: an image on a loop device with a file system of its own, mounted beneath the scratch directory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,28 +6,99 @@ use std::process::Command;
 
 use super::tools::must;
 
+/// Pulls the plug of a mounted file system: what was not synced is lost, and every call fails from now on (ext4(5),
+/// FS_IOC_SHUTDOWN with "no log flush").
+const PULL: &str = "import fcntl, os, struct, sys\n\
+                    fd = os.open(sys.argv[1], os.O_RDONLY)\n\
+                    fcntl.ioctl(fd, 0x8004587d, struct.pack('I', 2))\n";
+
+/// What is on a drive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileSystem {
+    Ext4,
+    Exfat,
+    Ntfs,
+}
+
+impl FileSystem {
+    /// Why drives with it cannot be used here.
+    pub fn missing(self) -> Option<String> {
+        let programs: &[&str] = match self {
+            Self::Ext4 => &["mkfs.ext4"],
+            Self::Exfat => &["mkfs.exfat", "mount.exfat-fuse"],
+            Self::Ntfs => &["mkfs.ntfs", "ntfs-3g"],
+        };
+        if !super::is_root() {
+            return Some("root is needed to mount drives".into());
+        }
+        programs.iter().find_map(|program| super::missing_tool(program))
+    }
+}
+
 /// A drive, unmounted when this is dropped.
 pub struct Drive {
-    image: PathBuf,
+    pub image: PathBuf,
     pub mount: PathBuf,
+    kind: FileSystem,
 }
 
 impl Drive {
-    /// Makes a drive of so many MiB and leaves it unmounted. Its mount point is there.
+    /// Makes a drive of so many MiB with ext4 and leaves it unmounted. Its mount point is there.
     pub fn new(dir: &Path, name: &str, mebibytes: u64) -> Self {
+        Self::with(FileSystem::Ext4, dir, name, mebibytes)
+    }
+
+    pub fn with(kind: FileSystem, dir: &Path, name: &str, mebibytes: u64) -> Self {
         let (image, mount) = (dir.join(format!("{name}.img")), dir.join(name));
         fs::File::create(&image).unwrap().set_len(mebibytes << 20).unwrap();
-        must(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image));
+        match kind {
+            FileSystem::Ext4 => must(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image)),
+            FileSystem::Exfat => must(Command::new("mkfs.exfat").arg(&image)),
+            FileSystem::Ntfs => must(Command::new("mkfs.ntfs").args(["-q", "-F", "-f"]).arg(&image)),
+        };
         fs::create_dir(&mount).unwrap();
-        Self { image, mount }
+        Self { image, mount, kind }
+    }
+
+    /// Another drive with the same bits.
+    pub fn clone_as(&self, dir: &Path, name: &str) -> Self {
+        let (image, mount) = (dir.join(format!("{name}.img")), dir.join(name));
+        fs::copy(&self.image, &image).unwrap();
+        fs::create_dir(&mount).unwrap();
+        Self { image, mount, kind: self.kind }
     }
 
     pub fn plug_in(&self) {
-        must(Command::new("mount").args(["-o", "loop"]).arg(&self.image).arg(&self.mount));
+        self.plug_in_at(&self.mount);
+    }
+
+    pub fn plug_in_at(&self, mount: &Path) {
+        let mut command = Command::new("mount");
+        match self.kind {
+            FileSystem::Ext4 => command.args(["-o", "loop"]),
+            FileSystem::Exfat => command.args(["-t", "exfat-fuse", "-o", "loop"]),
+            FileSystem::Ntfs => command.args(["-t", "ntfs-3g", "-o", "loop"]),
+        };
+        must(command.arg(&self.image).arg(mount));
     }
 
     pub fn unplug(&self) {
-        must(Command::new("umount").arg(&self.mount));
+        // Whoever looks for clones of its own drive reads labels on all of them, this one too.
+        let gone = || Command::new("umount").arg(&self.mount).output().unwrap().status.success();
+        super::background::until("the drive can be unmounted", gone);
+        // As long as anybody holds on to it, it would be the same file system that is mounted again, pulled as it is.
+        let held = || must(Command::new("losetup").arg("-j").arg(&self.image));
+        super::background::until("its loop device is free", || held().is_empty());
+    }
+
+    /// Pulls it out without a word to anybody.
+    pub fn pull(&self) {
+        must(Command::new("python3").args(["-c", PULL]).arg(&self.mount));
+    }
+
+    /// Where a vault lies on it.
+    pub fn vault(&self) -> PathBuf {
+        self.mount.join("vault")
     }
 
     /// What the file system's own check says.

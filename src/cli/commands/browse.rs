@@ -15,6 +15,9 @@ use crate::ops::{Exit, OpError};
 /// Arguments of `farkeep snapshots`.
 #[derive(Debug, clap::Args)]
 pub struct SnapshotsArgs {
+    /// List those too that retention dropped from this copy
+    #[arg(long)]
+    dropped: bool,
     #[command(flatten)]
     copy: CopyArgs,
     #[command(flatten)]
@@ -27,24 +30,26 @@ pub fn run_snapshots(args: &SnapshotsArgs, session: &Session) -> Result<Outcome,
     let list = snapshots(&plan, &session.env())?;
     session.progress.clear();
     let mut text = String::new();
-    for snapshot in &list.snapshots {
+    let dropped = list.dropped.iter().filter(|_| args.dropped).map(|snapshot| (snapshot, "dropped".to_owned()));
+    let here = list.snapshots.iter().map(|snapshot| (snapshot, format!("{:?}", snapshot.state).to_lowercase()));
+    for (snapshot, word) in dropped.chain(here) {
         let name = match (&snapshot.host, &snapshot.job) {
             (Some(host), Some(job)) => format!("{job} on {host}"),
             _ => format!("series {}", &snapshot.series[..8]),
         };
         let _ = writeln!(
             text,
-            "{}  {}  {:24}  {:>9} files  {:>9}  {:>9} new  {}",
+            "{}  {}  {:24}  {:>9} files  {:>9}  {:>9} new  {word}",
             snapshot.id.short(),
             snapshot.time,
             name,
             snapshot.tally.files,
             human_size(snapshot.tally.source_bytes),
             human_size(snapshot.new_bytes),
-            format!("{:?}", snapshot.state).to_lowercase(),
         );
     }
-    let _ = writeln!(text, "{} in {}", render::count(list.snapshots.len() as u64, "snapshot"), list.store);
+    let also = if list.dropped.is_empty() { String::new() } else { format!(", {} dropped", list.dropped.len()) };
+    let _ = writeln!(text, "{} in {}{also}", render::count(list.snapshots.len() as u64, "snapshot"), list.store);
     render::findings(&mut text, &list.findings);
     Ok(Outcome::new(Exit::of_findings(&list.findings), text, &list))
 }

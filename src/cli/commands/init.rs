@@ -9,6 +9,7 @@ use crate::cli::presets;
 use crate::cli::wire::{Opening, open_store, resolve};
 use crate::cli::{Outcome, Session, can_ask};
 use crate::crypto::seal::Recipient;
+use crate::crypto::sign::VerifyingKey;
 use crate::model::name::Area;
 use crate::ops::init::{InitPlan, InitReceipt, init};
 use crate::ops::{Exit, OpError};
@@ -41,6 +42,9 @@ pub struct Args {
     /// Fingerprint of the server's host key, SHA256:...
     #[arg(long, value_name = "FINGERPRINT")]
     host_key: Vec<String>,
+    /// Let another machine decide what is pruned: the public key of its custodian, in OpenSSH form
+    #[arg(long, value_name = "FILE.pub")]
+    custodian: Option<PathBuf>,
     /// Ask nothing
     #[arg(long)]
     yes: bool,
@@ -78,12 +82,19 @@ pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
         opened.push(store);
     }
     let jobs: Vec<String> = session.config.jobs.keys().cloned().collect();
-    let plan = InitPlan { stores: opened, identity_out, passphrase, recipients };
+    let custodian = args.custodian.as_deref().map(read_custodian).transpose()?;
+    let plan = InitPlan { stores: opened, identity_out, passphrase, recipients, custodian };
     let receipt = init(&plan, &jobs, &session.env())?;
     write_recipient(session, &receipt)?;
     write_config(session, &stores, &receipt)?;
     session.progress.clear();
     Ok(Outcome::new(Exit::Done, render(session, &receipt, args.no_passphrase), &receipt))
+}
+
+fn read_custodian(path: &Path) -> Result<VerifyingKey, OpError> {
+    let wrong = |e: &dyn std::fmt::Display| OpError::Usage(format!("--custodian {}: {e}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|e| wrong(&e))?;
+    VerifyingKey::from_openssh(&text).map_err(|e| wrong(&e))
 }
 
 /// Makes the directories of a vault on the server itself. They look like the one that they lie in.

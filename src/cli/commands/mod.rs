@@ -2,10 +2,13 @@
 
 pub mod browse;
 pub mod cat;
+pub mod custodian;
+pub mod drive;
 pub mod init;
 pub mod ledger;
 pub mod manual;
 pub mod probe;
+pub mod prune;
 pub mod push;
 pub mod restore;
 pub mod run;

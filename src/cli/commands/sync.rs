@@ -7,6 +7,7 @@ use crate::cli::{Outcome, Session, render};
 use crate::model::size::human_size;
 use crate::ops::OpError;
 use crate::ops::sync::{SyncPlan, SyncReceipt, sync};
+use crate::ops::transfer::Looking;
 use crate::store::drive::{DriveError, check_drive};
 use crate::vault::VaultError;
 
@@ -25,6 +26,10 @@ pub struct Args {
     /// The target may be any directory, not only a mounted drive
     #[arg(long)]
     plain_directory: bool,
+    /// Read everything in the target and replace what is damaged. Without it that happens when an object is missing that
+    /// lay there, or a verification found damage
+    #[arg(long)]
+    heal: bool,
 }
 
 /// Runs it.
@@ -50,6 +55,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
         pin: pin(session, args.trust.as_deref(), &[])?,
         from: open_store(&from_name, &from, Opening::Existing)?,
         to: open_store(&to_name, &to, Opening::Create)?,
+        looking: if args.heal { Looking::All } else { Looking::Doubtful },
     };
     let receipt = sync(&plan, &session.env())?;
     session.progress.clear();
@@ -70,6 +76,9 @@ fn describe(receipt: &SyncReceipt, is_drive: bool) -> String {
         receipt.read_back,
         render::count(receipt.snapshots, "snapshot"),
     );
+    if !receipt.healed.is_empty() {
+        let _ = writeln!(text, "  {} damaged there and whole now", render::count(receipt.healed.len() as u64, "object"));
+    }
     render::findings(&mut text, &receipt.findings);
     if is_drive && receipt.safe {
         let _ = writeln!(text, "safe to unplug");

@@ -185,6 +185,7 @@ impl Trial {
                     identity_out: identity_file.clone(),
                     passphrase: None,
                     recipients: Vec::new(),
+                    custodian: None,
                 };
                 init(&plan, &[], &env)
             },
@@ -211,7 +212,7 @@ impl Trial {
             [("verify list", Depth::List), ("verify sealed", Depth::Sealed), ("verify opened", Depth::Opened)]
         {
             let keys = if depth == Depth::Opened { &identities[..] } else { &[] };
-            let plan = VerifyPlan { read: reading(keys), depth, share: Share::All };
+            let plan = VerifyPlan { read: reading(keys), depth, share: Share::All, repair: false };
             let found = report.timed(
                 name,
                 session,
@@ -264,7 +265,7 @@ impl Trial {
         (report.compared, report.differences) = (compared, differences);
 
         let object = flip_one_byte(&self.path("server/vault/packs"), pushed.new_packs)?;
-        let plan = VerifyPlan { read: reading(&[]), depth: Depth::Sealed, share: Share::All };
+        let plan = VerifyPlan { read: reading(&[]), depth: Depth::Sealed, share: Share::All, repair: false };
         let found = report.timed(
             "flip one byte",
             session,

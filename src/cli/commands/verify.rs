@@ -23,6 +23,9 @@ pub struct Args {
     /// Read so much that, run regularly, every object is read within this time: 30d
     #[arg(long, value_name = "TIME")]
     within: Option<String>,
+    /// Mend what is damaged with the parity that lies beside it on a drive; no key is needed
+    #[arg(long)]
+    repair: bool,
     #[command(flatten)]
     copy: CopyArgs,
     #[command(flatten)]
@@ -36,7 +39,15 @@ pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
         "opened" => Depth::Opened,
         _ => Depth::Sealed,
     };
-    let plan = VerifyPlan { read: commands::read_plan(session, &args.copy, &args.identity)?, depth, share: share(args)? };
+    if args.repair && depth == Depth::List {
+        return Err(OpError::Usage("--repair needs --depth sealed or opened: what was not read cannot be mended".into()));
+    }
+    let plan = VerifyPlan {
+        read: commands::read_plan(session, &args.copy, &args.identity)?,
+        depth,
+        share: share(args)?,
+        repair: args.repair,
+    };
     let receipt = verify(&plan, &session.env())?;
     session.progress.clear();
     Ok(Outcome::new(receipt.exit(), describe(&receipt), &receipt))
@@ -76,6 +87,9 @@ fn describe(receipt: &VerifyReceipt) -> String {
         render::count(receipt.snapshots, "snapshot"),
         render::count(receipt.objects, "object"),
     );
+    if receipt.mended > 0 {
+        let _ = writeln!(text, "  {} mended by parity", render::count(receipt.mended, "object"));
+    }
     render::findings(&mut text, &receipt.findings);
     text
 }

@@ -8,19 +8,24 @@ use toml::de::DeTable;
 
 use crate::codec::Compression;
 use crate::ledger::RootPin;
-use crate::model::ids::VaultId;
-use crate::model::limits::{KIB, MIB};
+use crate::model::drive::DriveName;
+use crate::model::ids::{Token, VaultId};
+use crate::model::limits::{KIB, MIB, PARITY_MAX_PERMILLE};
 use crate::model::rate::Pace;
 use crate::ops::hooks::Hooks;
 use crate::source::SourceConfig;
 use crate::source::limits::Limits;
 use crate::store::Location;
 
+mod keep;
 mod kinds;
 mod member;
 mod section;
 
+pub use keep::KeepConfig;
 pub use member::Choices;
+
+use keep::read_keep;
 use member::{add_service, read_hooks, read_limits, read_restore_hooks, read_vars};
 use section::{Mistakes, Section};
 
@@ -28,6 +33,8 @@ use section::{Mistakes, Section};
 pub const DEFAULT_BASE_CACHE_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 /// Average chunk where a source names none.
 pub const DEFAULT_CHUNK_BYTES: usize = 64 * KIB as usize;
+/// A week: how often a drive takes an export where nothing else is said.
+pub const DEFAULT_EXPORT_SECS: u64 = 7 * 86_400;
 /// The job of paths on the command line.
 pub const ADHOC_JOB: &str = "adhoc";
 
@@ -58,6 +65,17 @@ pub struct StoreConfig {
     pub timeout_secs: Option<u64>,
     /// A local directory that need not be a mounted drive.
     pub plain_directory: bool,
+    /// What this copy keeps, of every job, in place of the jobs' own rules.
+    pub keep: Option<KeepConfig>,
+}
+
+/// What a custodian, who knows no names, keeps of a series.
+#[derive(Debug, Clone)]
+pub struct SeriesConfig {
+    /// The rules.
+    pub keep: Option<KeepConfig>,
+    /// IANA name of the zone in which its days begin.
+    pub timezone: Option<String>,
 }
 
 /// A source of a job as configured.
@@ -101,6 +119,8 @@ pub struct JobConfig {
     pub every_secs: Option<u64>,
     /// How hard to compress.
     pub compression: Option<Compression>,
+    /// What every copy keeps of it that has no rules of its own.
+    pub keep: Option<KeepConfig>,
     /// Its sources.
     pub sources: Vec<JobSource>,
     /// Around its pushes.
@@ -111,6 +131,21 @@ pub struct JobConfig {
     pub vars: BTreeMap<String, String>,
     /// The further targets that it can be restored to.
     pub targets: Vec<String>,
+}
+
+/// A drive as configured; what it is, its label says.
+#[derive(Debug, Clone, Default)]
+pub struct DriveConfig {
+    /// Where it is mounted when it is plugged in; else where it was when it was enrolled.
+    pub path: Option<PathBuf>,
+    /// Seconds between two exports.
+    pub every_secs: Option<u64>,
+    /// Who may hold it.
+    pub holders: Vec<String>,
+    /// Whether an export unmounts it at the end.
+    pub unmount: bool,
+    /// Parity, in thousandths of what it protects.
+    pub parity_permille: u32,
 }
 
 /// The whole configuration.
@@ -130,6 +165,10 @@ pub struct Config {
     pub stores: BTreeMap<String, StoreConfig>,
     /// Jobs by name.
     pub jobs: BTreeMap<String, JobConfig>,
+    /// Rules of series by their tokens.
+    pub series: BTreeMap<Token, SeriesConfig>,
+    /// Drives by name.
+    pub drives: BTreeMap<DriveName, DriveConfig>,
 }
 
 impl Config {
@@ -187,6 +226,18 @@ impl Config {
         for (name, section) in top.named_tables("job") {
             config.jobs.insert(name.clone(), read_job(&name, section, &config.stores, choices));
         }
+        for (token, section) in top.named_tables("series") {
+            match token.parse::<Token>() {
+                Ok(token) => drop(config.series.insert(token, read_series(section))),
+                Err(_) => section.wrong("a series is called by its token: 32 hex digits, as `farkeep init` prints them"),
+            }
+        }
+        for (name, section) in top.named_tables("drive") {
+            match name.parse::<DriveName>() {
+                Ok(name) => drop(config.drives.insert(name, read_drive(section))),
+                Err(error) => section.wrong(error),
+            }
+        }
         top.finish();
         let problems = mistakes.report(text);
         if problems.is_empty() { Ok(config) } else { Err(problems) }
@@ -205,6 +256,7 @@ fn read_store(section: Section<'_>) -> StoreConfig {
         pace: read_pace(&section),
         timeout_secs: section.duration_secs("timeout"),
         plain_directory: section.flag("plain_directory").unwrap_or(false),
+        keep: read_keep(&section),
     };
     if matches!(store.location, Some(Location::Directory(_))) && !store.pace.is_free() {
         section.wrong("limit and window are for sftp:// stores; a drive is written as fast as it takes");
@@ -216,6 +268,31 @@ fn read_store(section: Section<'_>) -> StoreConfig {
     }
     section.finish();
     store
+}
+
+fn read_drive(section: Section<'_>) -> DriveConfig {
+    let drive = DriveConfig {
+        path: section.text("path").map(PathBuf::from),
+        every_secs: section.duration_secs("every"),
+        holders: section.texts("holders"),
+        unmount: section.flag("unmount").unwrap_or(false),
+        parity_permille: section.parsed("parity", parse_permille).unwrap_or(0),
+    };
+    if drive.path.as_ref().is_some_and(|path| !path.is_absolute()) {
+        section.wrong("path: must be absolute");
+    }
+    section.finish();
+    drive
+}
+
+/// A share such as `5%` or `2.5%`, in thousandths.
+fn parse_permille(text: &str) -> Result<u32, String> {
+    let percent = text.trim().strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+    let permille = percent.map(|percent| (percent * 10.0).round());
+    match permille {
+        Some(permille) if (1.0..=f64::from(PARITY_MAX_PERMILLE)).contains(&permille) => Ok(permille as u32),
+        _ => Err(format!("not a share: {text:?} (write a percentage from 0.1% to {}%)", PARITY_MAX_PERMILLE / 10)),
+    }
 }
 
 /// How fast and when a store may be used.
@@ -258,6 +335,7 @@ fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, StoreCon
         tags: section.texts("tags"),
         every_secs: section.duration_secs("every"),
         compression: read_compression(&section),
+        keep: read_keep(&section),
         ..JobConfig::default()
     };
     let vars = read_vars(&section, choices);
@@ -297,6 +375,12 @@ fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, StoreCon
     check_members(&section, &job.sources);
     section.finish();
     job
+}
+
+fn read_series(section: Section<'_>) -> SeriesConfig {
+    let series = SeriesConfig { keep: read_keep(&section), timezone: section.parsed("timezone", check_timezone) };
+    section.finish();
+    series
 }
 
 fn check_timezone(text: &str) -> Result<String, String> {
@@ -411,6 +495,7 @@ limit    = "20 Mbit/s"
 stores   = ["server"]
 timezone = "Africa/Nairobi"
 every    = "24h"
+keep     = { daily = 7, weekly = 8, min_snapshots = 3 }
 
 [[job.nightly.source]]
 name    = "attachments"
@@ -424,6 +509,11 @@ kind      = "command"
 command   = ["pg_dump", "-Fc", "-Z0", "events"]
 timeout   = "2h"
 min_bytes = "1 MiB"
+
+[drive.a]
+every   = "7d"
+holders = ["registrar", "deputy"]
+parity  = "5%"
 "#;
 
     #[test]
@@ -431,8 +521,12 @@ min_bytes = "1 MiB"
         let config = Config::parse(GOOD).unwrap_or_else(|e| panic!("{e:?}"));
         assert_eq!(config.host.as_deref(), Some("registry-1"));
         assert_eq!(config.stores["server"].pace.limit(Timestamp(0)), Some(2_500_000));
+        let drive = config.drives.values().next().cloned().unwrap_or_default();
+        assert_eq!((drive.every_secs, drive.holders.len(), drive.parity_permille), (Some(7 * 86_400), 2, 50));
         let job = &config.jobs["nightly"];
         assert_eq!((job.sources.len(), job.every_secs), (2, Some(86_400)));
+        let keep = job.keep.as_ref().unwrap_or_else(|| panic!("no rules"));
+        assert_eq!((keep.periods.daily, keep.periods.weekly, keep.periods.last, keep.min_snapshots), (7, 8, 0, 3));
         let limits = &job.sources[1].limits;
         assert_eq!((limits.min_bytes, limits.timeout_secs), (Some(MIB), Some(7200)));
     }
@@ -461,6 +555,7 @@ min_bytes = "1 MiB"
             .replace("limit    = \"20 Mbit/s\"", "limit    = \"fast\"")
             .replace("every    = \"24h\"", "evry     = \"24h\"")
             .replace("stores   = [\"server\"]", "stores   = [\"sever\"]")
+            .replace("weekly = 8", "wekly = 8")
             .replace("timeout   = \"2h\"", "timeout   = 7200")
             .replace("paths   = [\"/data/minio\"]", "paths   = [\"data\"]");
         let problems = Config::parse(&bad).err().unwrap_or_default();
@@ -468,8 +563,9 @@ min_bytes = "1 MiB"
             ("line 12:", "limit"),
             ("line 14:", "[store.sever]"),
             ("line 17:", "evry"),
-            ("line 19:", "absolute"),
-            ("line 29:", "timeout"),
+            ("line 20:", "absolute"),
+            ("line 30:", "timeout"),
+            ("line 18:", "wekly"),
         ];
         assert_eq!(problems.len(), expect.len(), "{problems:#?}");
         for (line, word) in expect {

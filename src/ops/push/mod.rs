@@ -22,7 +22,7 @@ use crate::format::record::RecordKind;
 use crate::ledger::Scribe;
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{SnapshotId, VaultId};
-use crate::model::limits::FORMAT_VERSION;
+use crate::model::limits::{FORMAT_VERSION, MIB, RECORD_MAX_BYTES};
 use crate::model::name::{ObjectName, Sealed};
 use crate::model::snapshot::{SnapshotState, Tally};
 use crate::model::time::Timestamp;
@@ -36,11 +36,14 @@ use crate::state::probes::Probes;
 use crate::store::StoreError;
 use crate::store::deliver::{RetryPolicy, deliver};
 use crate::vault::courier::{Courier, LaneReport};
-use crate::vault::inventory::{PageCache, page_names};
+use crate::vault::inventory::PageCache;
 use crate::vault::packer::PackerConfig;
 use crate::vault::snapshot_writer::{SnapshotWriter, WriterConfig, WriterStats};
+use crate::vault::snapshots::RecordReader;
 use crate::vault::stream_bases::CapturedStreams;
+use crate::vault::thin::ThinPacks;
 
+mod catch_up;
 mod members;
 mod prepare;
 
@@ -51,6 +54,10 @@ use prepare::{Prepared, Side};
 const MANIFEST_FINDINGS: usize = 100;
 /// A push whose objects went away under its hands is done again once.
 const ATTEMPTS: u32 = 2;
+/// A store with less room than this is not written to at all: index, manifest and inventory of a small push take so much.
+const ROOM_MIN_BYTES: u64 = MIB;
+/// Nor is the record begun in less: a torn one would stay where the account cannot remove.
+const RECORD_ROOM_BYTES: u64 = 4 * RECORD_MAX_BYTES;
 
 /// A source with where its content is cut.
 #[derive(Debug, Clone)]
@@ -215,7 +222,8 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     let (mut journal, left) = Journal::open(&context.state)?;
     env.step("bringing the index up to date");
     prepare::refresh_index(&mut index, &prepared, &pages, &left, std::slice::from_ref(&index_identity))?;
-    let live = prepare::live_packs(&index, &prepared)?;
+    let thin = ThinPacks::of(&context.state.cache(), &plan.job);
+    let live = prepare::live_packs(&index, &prepared, &thin.read())?;
 
     let config = writer_config(plan, &secret, trust.recipient()?, index_identity.recipient());
     let stores: Vec<_> = prepared.sides.iter().map(|side| Arc::clone(&side.named.store)).collect();
@@ -232,7 +240,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     env.step("writing index, manifest and inventory");
     writer.finish_packs()?;
     let streams = CapturedStreams::new(std::mem::take(&mut captured.streams), &writer)?;
-    let usable = |object: &Sealed| prepared.has_everywhere(&ObjectName::Index(*object));
+    let usable = |object: &Sealed| prepared.may_refer_to(&ObjectName::Index(*object));
     let indexes = writer.write_indexes(&usable)?;
     let finished = env.clock.now();
     let manifest = manifest(plan, env, [started, finished], &indexes, &captured);
@@ -243,22 +251,19 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
         others.insert(Line { hash, name: manifest_name.clone() });
     }
     let source_store = prepared.sides[0].named.store.as_ref();
-    let mut base = Vec::new();
-    for snapshot in prepared.newest_of_each_series() {
-        base.extend(page_names(&pages, source_store, &snapshot.body.inventory)?);
-    }
+    let base = prepared.sound_pages(&pages)?;
     let mut load = |page: &Sealed| pages.read(source_store, page);
     let inventory = writer.write_inventory(&others, &base, &mut load)?;
     for page in inventory.fresh.iter().chain([&inventory.root]) {
         pages.keep(page);
     }
-    let placed = writer.placed().to_vec();
+    let (placed, found_thin) = (writer.placed().to_vec(), writer.thin_packs()?);
     let stats = writer.stats();
     drop(writer);
     courier.flush()?;
 
     env.step("looking again at what arrived");
-    if !prepared.check_arrived(&inventory, &pages, &courier)? {
+    if !prepared.check_arrived(&inventory, &pages, &courier)? || prepared.newly_doomed(context, plan, &inventory, &pages)? {
         journal.clear()?;
         return Ok(None);
     }
@@ -289,6 +294,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     let stores = commit(plan, context, &prepared, &courier, &scribe, &signed)?;
     drop(courier);
     journal.clear()?;
+    thin.write(&found_thin);
     Baseline::keep(&context.state, &series, signed.head.hash, state, &manifest.members)?;
     for cache in captured.caches {
         cache.finish(&placed)?;
@@ -396,6 +402,9 @@ fn commit(
             None => send_record(side, signed),
         };
         if outcome.is_ok() {
+            if let Ok(stored) = &outcome {
+                RecordReader::new(Some(&context.state.cache())).keep(stored, &signed.bytes);
+            }
             let heads = [(scribe.writer(), signed.head)].into();
             side.copy.advance_ratchet(&mut context.ratchet, &context.state, &heads)?;
         }
@@ -421,12 +430,13 @@ fn commit(
     }
 }
 
-fn send_record(side: &Side, signed: &crate::ledger::Signed) -> Result<(), StoreError> {
+/// Gives the name under which it lies there.
+fn send_record(side: &Side, signed: &crate::ledger::Signed) -> Result<String, StoreError> {
     let store = side.named.store.as_ref();
     let delivered = deliver(store, &signed.name, &signed.bytes, RetryPolicy::DEFAULT)?;
     let stored = signed.name.with_suffix(delivered.suffix);
     if store.get(&stored, 0, signed.bytes.len() as u64 + 1)? == signed.bytes {
-        Ok(())
+        Ok(stored)
     } else {
         Err(StoreError::Protocol(format!("{stored}: reads back other bytes than were sent")))
     }

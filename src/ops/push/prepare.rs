@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{NamedStore, PushPlan, missed_finding};
+use super::catch_up::catch_up;
+use super::{NamedStore, PushPlan, RECORD_ROOM_BYTES, ROOM_MIN_BYTES, missed_finding};
+use crate::crypto::hash::hash;
 use crate::crypto::identity::Identity;
-use crate::format::body::VerifyBody;
 use crate::format::inventory::Line;
 use crate::format::record::{Head, RecordKind};
 use crate::format::table::PackKind;
@@ -12,7 +13,9 @@ use crate::ledger::{LedgerError, Scribe, Standing, Trust};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{Token, WriterId};
 use crate::model::name::{Area, ObjectName, Sealed};
+use crate::model::size::human_size;
 use crate::ops::context::Context;
+use crate::ops::suspicion::suspects;
 use crate::ops::{Env, OpError};
 use crate::state::index::ChunkIndex;
 use crate::state::journal::Entry;
@@ -21,14 +24,18 @@ use crate::store::deliver::{RetryPolicy, deliver};
 use crate::vault::VaultError;
 use crate::vault::copy::Copy;
 use crate::vault::courier::Courier;
+use crate::vault::create::{RECOVER_PAGE, RECOVER_SCRIPT};
 use crate::vault::index_sync::import;
-use crate::vault::inventory::{Inventory, PageCache, each_line};
+use crate::vault::inventory::{Inventory, PageCache, each_line, page_names};
 use crate::vault::presence::Presence;
-use crate::vault::replicate::{copy_objects, copy_records};
+use crate::vault::pruned::Pruned;
 use crate::vault::snapshots::{Records, Snapshot};
 
 /// What is listed of each copy.
 const AREAS: [Area; 6] = [Area::Root, Area::Keys, Area::Packs, Area::Indexes, Area::Manifests, Area::Inventories];
+
+/// Pushes that tell how much room one takes: a week of nights.
+const PUSHES_REMEMBERED: usize = 7;
 
 /// One copy that this push writes to.
 pub struct Side {
@@ -36,7 +43,12 @@ pub struct Side {
     pub copy: Copy,
     pub presence: Presence,
     pub records: Records,
+    pub pruned: Pruned,
     pub caught_up_objects: u64,
+    /// Plain files that were gone when this push began.
+    pub lost: BTreeSet<ObjectName>,
+    /// Free bytes, where the store tells.
+    pub free_bytes: Option<u64>,
 }
 
 /// All copies that this push writes to.
@@ -48,6 +60,23 @@ pub struct Prepared {
     pub heads: BTreeMap<WriterId, Head>,
     /// Every snapshot on any copy, oldest first.
     pub snapshots: Vec<Snapshot>,
+    /// What a pending prune plan of any copy names: it counts as absent.
+    pub doomed: Doomed,
+}
+
+/// Objects that prune may remove at any time.
+#[derive(Debug, Default)]
+pub struct Doomed {
+    names: BTreeSet<ObjectName>,
+    /// The plans and removals that were seen.
+    records: BTreeSet<ObjectName>,
+}
+
+impl Doomed {
+    /// Whether nothing may be built on this object.
+    pub fn contains(&self, name: &ObjectName) -> bool {
+        self.names.contains(name)
+    }
 }
 
 impl Prepared {
@@ -70,10 +99,15 @@ impl Prepared {
         self.sides.iter().all(|side| side.presence.has(name))
     }
 
-    /// The newest snapshot of each series: what a new one has most in common with.
+    /// Whether every copy holds the object and none is about to lose it.
+    pub fn may_refer_to(&self, name: &ObjectName) -> bool {
+        self.has_everywhere(name) && !self.doomed.contains(name)
+    }
+
+    /// The newest snapshot of each series that goes from no copy: what a new one has most in common with.
     pub fn newest_of_each_series(&self) -> Vec<&Snapshot> {
         let mut newest: BTreeMap<Token, &Snapshot> = BTreeMap::new();
-        for snapshot in &self.snapshots {
+        for snapshot in self.snapshots.iter().filter(|snapshot| !self.doomed.contains(&snapshot.body.inventory)) {
             newest.insert(snapshot.body.series, snapshot);
         }
         newest.into_values().filter(|snapshot| self.has_everywhere(&snapshot.body.inventory)).collect()
@@ -83,6 +117,74 @@ impl Prepared {
     pub fn inventory_roots(&self) -> Vec<Sealed> {
         let roots = self.newest_of_each_series().into_iter().map(|snapshot| snapshot.body.inventory.clone());
         roots.filter_map(|name| if let ObjectName::Inventory(sealed) = name { Some(sealed) } else { None }).collect()
+    }
+
+    /// Whether a prune plan that came since this push began names an object that its snapshot needs: another push is then
+    /// needed that knows of it.
+    pub fn newly_doomed(
+        &self,
+        context: &mut Context,
+        plan: &PushPlan,
+        inventory: &Inventory,
+        pages: &PageCache,
+    ) -> Result<bool, OpError> {
+        let root = ObjectName::Inventory(inventory.root.name);
+        for side in &self.sides {
+            // A copy that went out of reach meanwhile commits nothing.
+            let Ok(mut copy) = context.open_copy(std::sync::Arc::clone(&side.named.store), &plan.pin) else { continue };
+            let known = |name: &&str| match ObjectName::parse_stored(name) {
+                Ok((ObjectName::Record { writer, seq, statement }, _)) => {
+                    side.copy.book.has(&writer, &Head { seq, hash: statement })
+                }
+                _ => true,
+            };
+            if copy.book.names().all(|name| known(&name)) {
+                continue;
+            }
+            let records = context.read_records(&mut copy)?;
+            let mut prune = records.checked.iter().filter(|record| is_prune(&record.statement.kind));
+            if prune.all(|record| self.doomed.records.contains(&record.name)) {
+                continue;
+            }
+            let store = side.named.store.as_ref();
+            let doomed = Pruned::read(&records, store)?.doomed(pages, store)?;
+            let mut needed = false;
+            each_line(pages, store, &root, &mut |line| needed |= doomed.contains(&line.name))?;
+            if needed {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Pages of the newest inventories of which every line lies in every copy, and nothing is found against it: only such can
+    /// be used again. A page that cannot be read is made anew.
+    pub fn sound_pages(&self, cache: &PageCache) -> Result<Vec<Sealed>, VaultError> {
+        let store = self.sides[0].named.store.as_ref();
+        let suspects = found_objects(self);
+        let sound = |line: &Line| match &line.name {
+            ObjectName::Pack(pack) => self.may_refer_to(&line.name) && !suspects.contains(pack),
+            // They are remembered here and checked when a copy is opened.
+            ObjectName::Trust { .. } => true,
+            name => self.may_refer_to(name),
+        };
+        let mut pages = BTreeSet::new();
+        for snapshot in self.newest_of_each_series() {
+            match page_names(cache, store, &snapshot.body.inventory) {
+                Ok(names) => pages.extend(names),
+                Err(VaultError::Damaged { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let mut found = Vec::new();
+        for page in pages.into_iter().filter(|page| self.may_refer_to(&ObjectName::Inventory(*page))) {
+            match cache.read(store, &page) {
+                Ok(lines) if lines.iter().all(sound) => found.push(page),
+                Ok(_) | Err(VaultError::Damaged { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
     }
 
     /// Lists every copy again: a copy that lacks something that the snapshot needs is given up. False when none is left.
@@ -100,8 +202,8 @@ impl Prepared {
             }
             let side = &self.sides[number];
             let store = side.named.store.as_ref();
-            let now = match Presence::read(store, &AREAS) {
-                Ok(now) => now,
+            let now = match list_with_room(&side.named, RECORD_ROOM_BYTES) {
+                Ok((now, _)) => now,
                 Err(error) => {
                     courier.give_up(number, error);
                     continue;
@@ -110,7 +212,8 @@ impl Prepared {
             let mut gone: Vec<ObjectName> = Vec::new();
             // The pages were kept here a moment ago, so this reads no store.
             each_line(pages, store, &root, &mut |line| {
-                if !matches!(line.name, ObjectName::Trust { .. }) && !now.has(&line.name) {
+                let here = matches!(line.name, ObjectName::Trust { .. }) || side.lost.contains(&line.name);
+                if !here && !now.has(&line.name) {
                     gone.push(line.name.clone());
                 }
             })?;
@@ -126,6 +229,29 @@ impl Prepared {
     }
 }
 
+/// Sends recovery page and script again where they are gone; what else of the plain files is gone is a finding and ends no
+/// push, since no push can make it.
+fn mend_plain_files(prepared: &mut Prepared) {
+    let known = [RECOVER_PAGE, RECOVER_SCRIPT].map(str::as_bytes);
+    for side in &mut prepared.sides {
+        let lines = side.copy.plain_lines().into_iter();
+        for line in lines.filter(|line| !matches!(line.name, ObjectName::Trust { .. })) {
+            if side.presence.has(&line.name) {
+                continue;
+            }
+            let bytes = known.into_iter().find(|bytes| hash(bytes) == line.hash);
+            let sent = bytes.map(|bytes| deliver(side.named.store.as_ref(), &line.name, bytes, RetryPolicy::DEFAULT));
+            if let Some(Ok(_)) = sent {
+                side.presence.add_all(std::slice::from_ref(&line.name));
+                continue;
+            }
+            let message = format!("missing in {}; `farkeep sync` brings it from another copy", side.named.name);
+            prepared.findings.push(Finding::new(FindingKind::Damage, &line.name, message));
+            side.lost.insert(line.name);
+        }
+    }
+}
+
 /// Opens every copy, adopts own records, brings copies that were away up to date.
 pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env: &Env<'_>) -> Result<Prepared, OpError> {
     let mut prepared = Prepared {
@@ -134,19 +260,17 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
         findings: Vec::new(),
         heads: BTreeMap::new(),
         snapshots: Vec::new(),
+        doomed: Doomed::default(),
     };
     for (name, error) in &plan.missed {
         prepared.findings.push(missed(name, error));
     }
     open_sides(plan, context, &mut prepared)?;
-    let Some(newest) = prepared.sides.iter().map(|side| side.copy.trust.head()).max_by_key(|head| head.seq) else {
-        let all = plan.missed.iter().chain(&prepared.missed);
-        let text: Vec<String> = all.clone().map(|(name, error)| format!("{name}: {error}")).collect();
-        let gravest = all.map(|(_, error)| error).find(|error| error.is_host_key());
-        return Err(gravest.cloned().unwrap_or_else(|| StoreError::Unreachable(text.join("; "))).into());
-    };
-    for side in &mut prepared.sides {
-        side.records = context.read_records(&side.copy)?;
+    read_records(&mut prepared, context)?;
+    if prepared.sides.is_empty() {
+        return Err(none_left(plan, &prepared));
+    }
+    for side in &prepared.sides {
         prepared.findings.extend(side.records.findings.iter().filter(|f| f.kind.is_alarm()).cloned());
         for (writer, head) in side.records.heads() {
             let slot = prepared.heads.entry(writer).or_insert(head);
@@ -157,13 +281,52 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     }
     adopt_own(scribe, &prepared)?;
     check_enrolled(scribe, prepared.trust())?;
-    deliver_own(scribe, &mut prepared, newest)?;
+    deliver_own(scribe, &mut prepared)?;
     catch_up(&mut prepared, context, env)?;
+    mend_plain_files(&mut prepared);
+    if prepared.sides.is_empty() {
+        return Err(none_left(plan, &prepared));
+    }
+    prepared.doomed = doomed(&prepared, context)?;
     let mut snapshots: Vec<Snapshot> = prepared.sides.iter().flat_map(|side| side.records.snapshots()).collect();
     snapshots.sort_by_key(|snapshot| (snapshot.time, snapshot.head.seq, snapshot.id));
     snapshots.dedup_by_key(|snapshot| snapshot.id);
     prepared.snapshots = snapshots;
+    warn_of_little_room(&mut prepared);
     Ok(prepared)
+}
+
+/// What to say when no store is left to push to.
+fn none_left(plan: &PushPlan, prepared: &Prepared) -> OpError {
+    let all = plan.missed.iter().chain(&prepared.missed);
+    let text: Vec<String> = all.clone().map(|(name, error)| format!("{name}: {error}")).collect();
+    let gravest = all.clone().map(|(_, error)| error).find(|error| error.is_host_key());
+    let full = all.map(|(_, error)| error).find(|error| matches!(error, StoreError::Full { .. }));
+    gravest.or(full).cloned().unwrap_or_else(|| StoreError::Unreachable(text.join("; "))).into()
+}
+
+/// Goes on without a copy.
+pub fn drop_side(prepared: &mut Prepared, number: usize, error: StoreError) {
+    let side = prepared.sides.remove(number);
+    prepared.findings.push(missed(&side.named.name, &error));
+    prepared.missed.push((side.named.name, error));
+}
+
+/// Reads the records of every copy; one that went out of reach meanwhile is left out.
+fn read_records(prepared: &mut Prepared, context: &mut Context) -> Result<(), OpError> {
+    let mut number = 0;
+    while let Some(side) = prepared.sides.get_mut(number) {
+        match context.read_records(&mut side.copy) {
+            Ok(records) => {
+                side.pruned = Pruned::of(&records, &side.presence);
+                side.records = records;
+                number += 1;
+            }
+            Err(VaultError::Store(error)) if stops_one_store(&error) => drop_side(prepared, number, error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 fn missed(name: &str, error: &StoreError) -> Finding {
@@ -179,8 +342,13 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Re
             .map(|named| {
                 scope.spawn(move || {
                     let store = std::sync::Arc::clone(&named.store);
-                    let copy = context.open_copy(store, &plan.pin)?;
-                    let presence = Presence::read(named.store.as_ref(), &AREAS)?;
+                    // Both wait for the line and not for one another.
+                    let (copy, presence) = std::thread::scope(|scope| {
+                        let presence = scope.spawn(|| list_with_room(named, ROOM_MIN_BYTES));
+                        let copy = context.open_copy(store, &plan.pin);
+                        (copy, presence.join().unwrap_or_else(|_| Err(StoreError::Protocol("a thread failed".into()))))
+                    });
+                    let (copy, presence) = (copy?, presence?);
                     // Nothing depends on it; a failure shows when the store is written.
                     let _ = named.store.sweep(&Area::Packs.leaf_dirs());
                     Ok::<_, VaultError>((copy, presence))
@@ -191,11 +359,13 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Re
     });
     for (named, outcome) in plan.stores.iter().zip(opened) {
         match outcome {
-            Ok((copy, presence)) => {
-                let (records, caught_up_objects) = (Records::default(), 0);
-                prepared.sides.push(Side { named: named.clone(), copy, presence, records, caught_up_objects });
+            Ok((copy, (presence, free_bytes))) => {
+                let (records, pruned) = (Records::default(), Pruned::default());
+                let (caught_up_objects, lost) = (0, BTreeSet::new());
+                let named = named.clone();
+                prepared.sides.push(Side { named, copy, presence, records, pruned, caught_up_objects, lost, free_bytes });
             }
-            Err(VaultError::Store(error)) if error.is_store_wide() && error != StoreError::Interrupted => {
+            Err(VaultError::Store(error)) if stops_one_store(&error) => {
                 prepared.findings.push(missed(&named.name, &error));
                 prepared.missed.push((named.name.clone(), error));
             }
@@ -203,6 +373,43 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Re
         }
     }
     Ok(())
+}
+
+/// Lists a copy, and asks at the same time whether it has room for so much more.
+fn list_with_room(named: &NamedStore, bytes: u64) -> Result<(Presence, Option<u64>), StoreError> {
+    let store = named.store.as_ref();
+    let (presence, room) = std::thread::scope(|scope| {
+        let room = scope.spawn(|| store.room());
+        let presence = Presence::read(store, &AREAS);
+        (presence, room.join().unwrap_or(Ok(None)))
+    });
+    match room {
+        Ok(Some(free)) if free < bytes => {
+            Err(StoreError::Full { name: named.name.clone(), why: format!("{} are free", human_size(free)) })
+        }
+        room => Ok((presence?, room.ok().flatten())),
+    }
+}
+
+/// Says so when a store has less room than one of the last pushes took.
+fn warn_of_little_room(prepared: &mut Prepared) {
+    let newest = prepared.snapshots.iter().rev().take(PUSHES_REMEMBERED);
+    let Some(usual) = newest.map(|snapshot| snapshot.body.new_bytes).max() else { return };
+    for side in &prepared.sides {
+        if let Some(free) = side.free_bytes.filter(|free| *free < usual) {
+            let message = format!("{} are free, and one of the last pushes took {}", human_size(free), human_size(usual));
+            prepared.findings.push(Finding::new(FindingKind::Notice, &side.named.name, message));
+        }
+    }
+}
+
+/// Whether the other stores go on without this one.
+const fn stops_one_store(error: &StoreError) -> bool {
+    match error {
+        StoreError::Interrupted => false,
+        StoreError::Full { .. } => true,
+        error => error.is_store_wide(),
+    }
 }
 
 /// Takes over own records that lie in a copy beyond the local chain. Two statements with one number stop the push.
@@ -252,109 +459,60 @@ fn check_enrolled(scribe: &Scribe, trust: &Trust) -> Result<(), OpError> {
     Err(OpError::NotDone(why.into()))
 }
 
-/// Sends own records, of a push that died between signing and sending, to copies that lack them: the same bytes.
-fn deliver_own(scribe: &Scribe, prepared: &mut Prepared, _newest_trust: Head) -> Result<(), OpError> {
+/// Sends own records, of a push that died between signing and sending, to copies that lack them: the same bytes. A copy that
+/// does not take them is left out; the others go on.
+fn deliver_own(scribe: &Scribe, prepared: &mut Prepared) -> Result<(), OpError> {
+    let mut number = 0;
+    while let Some(side) = prepared.sides.get_mut(number) {
+        match deliver_own_to(scribe, side) {
+            Ok(sent) => {
+                // What an upload that broke off has left of them is no alarm any more.
+                prepared.findings.retain(|finding| {
+                    !ObjectName::parse_stored(&finding.subject)
+                        .is_ok_and(|(of, _)| sent.contains(&of) && finding.kind == FindingKind::Trust)
+                });
+                number += 1;
+            }
+            Err(VaultError::Store(error)) if error != StoreError::Interrupted => drop_side(prepared, number, error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn deliver_own_to(scribe: &Scribe, side: &mut Side) -> Result<BTreeSet<ObjectName>, VaultError> {
+    let held: BTreeSet<ObjectName> = side.records.checked.iter().map(|record| record.name.clone()).collect();
+    let mut sent = BTreeSet::new();
     for name in scribe.names()? {
-        let mut bytes = None;
-        for side in &mut prepared.sides {
-            let ObjectName::Record { writer, seq, statement } = &name else { continue };
-            let head = Head { seq: *seq, hash: *statement };
-            if side.copy.book.has(writer, &head) || prepared_elsewhere(&side.records, &name) {
-                continue;
-            }
-            let content = match &bytes {
-                Some(content) => content,
-                None => bytes.insert(scribe.read(&name)?),
-            };
-            // A copy that also lacks the objects gets them in `catch_up`; until then the record only says what should be.
-            deliver(side.named.store.as_ref(), &name, content, RetryPolicy::DEFAULT)?;
-            side.copy.book.add(&name.to_string());
-            if let Ok(checked) = crate::ledger::check(&side.copy.trust, &name.to_string(), content) {
-                side.records.checked.push(checked);
-            }
+        if held.contains(&name) {
+            continue;
         }
+        let content = scribe.read(&name)?;
+        // A copy that also lacks the objects gets them in `catch_up`; until then the record only says what should be.
+        deliver(side.named.store.as_ref(), &name, &content, RetryPolicy::DEFAULT)?;
+        side.copy.book.add(&name.to_string());
+        if let Ok(checked) = crate::ledger::check(&side.copy.trust, &name.to_string(), &content) {
+            side.records.checked.push(checked);
+        }
+        sent.insert(name);
     }
-    Ok(())
+    Ok(sent)
 }
 
-fn prepared_elsewhere(records: &Records, name: &ObjectName) -> bool {
-    records.checked.iter().any(|record| record.name == *name)
-}
-
-/// Sends a copy that was away what other copies hold: objects of snapshots first, then records.
-fn catch_up(prepared: &mut Prepared, context: &Context, env: &Env<'_>) -> Result<(), OpError> {
-    if prepared.sides.len() < 2 {
-        return Ok(());
-    }
+/// Reads the pending prune plans of every copy.
+fn doomed(prepared: &Prepared, context: &Context) -> Result<Doomed, OpError> {
     let pages = PageCache::open(&context.state.cache().join("inventories"))?;
-    for target in 0..prepared.sides.len() {
-        for source in 0..prepared.sides.len() {
-            if source == target {
-                continue;
-            }
-            let outcome = catch_up_from(prepared, source, target, &pages, env);
-            match outcome {
-                Ok(sent) => prepared.sides[target].caught_up_objects += sent,
-                Err(VaultError::Interrupted) => return Err(VaultError::Interrupted.into()),
-                Err(error) => {
-                    let name = prepared.sides[target].named.name.clone();
-                    prepared.findings.push(missed_finding(&name, &error));
-                }
-            }
-        }
+    let mut doomed = Doomed::default();
+    for side in &prepared.sides {
+        doomed.names.extend(side.pruned.doomed(&pages, side.named.store.as_ref())?);
+        let prune = side.records.checked.iter().filter(|record| is_prune(&record.statement.kind));
+        doomed.records.extend(prune.map(|record| record.name.clone()));
     }
-    Ok(())
+    Ok(doomed)
 }
 
-fn catch_up_from(
-    prepared: &mut Prepared,
-    source: usize,
-    target: usize,
-    pages: &PageCache,
-    env: &Env<'_>,
-) -> Result<u64, VaultError> {
-    let (from, to) = (&prepared.sides[source], &prepared.sides[target]);
-    let missing_records: Vec<ObjectName> = from
-        .records
-        .checked
-        .iter()
-        .filter(|record| !to.copy.book.has(&record.statement.writer, &record.head))
-        .map(|record| record.name.clone())
-        .collect();
-    // Snapshots whose record or whose objects the target lacks.
-    let mut lines: BTreeSet<Line> = BTreeSet::new();
-    for snapshot in from.records.snapshots() {
-        let behind = !to.copy.book.has(&snapshot.writer, &snapshot.head) || !to.presence.has(&snapshot.body.inventory);
-        if behind && from.presence.has(&snapshot.body.inventory) {
-            each_line(pages, from.named.store.as_ref(), &snapshot.body.inventory, &mut |line| {
-                if !matches!(line.name, ObjectName::Trust { .. })
-                    && !to.presence.has(&line.name)
-                    && from.presence.has(&line.name)
-                {
-                    lines.insert(line.clone());
-                }
-            })?;
-        }
-    }
-    let missing_trust: Vec<ObjectName> =
-        from.copy.trust.names().filter(|name| !to.copy.trust.names().any(|n| n == *name)).collect();
-    if lines.is_empty() && missing_records.is_empty() && missing_trust.is_empty() {
-        return Ok(0);
-    }
-    env.step(format!("bringing {} up to date from {}", to.named.name, from.named.name));
-    let (from_store, to_store) = (from.named.store.as_ref(), to.named.store.as_ref());
-    let count = lines.len() as u64;
-    let names: Vec<ObjectName> = lines.iter().map(|line| line.name.clone()).collect();
-    let (_, findings) = copy_objects(from_store, to_store, lines.into_iter().collect(), env.cancel, &|_| {})?;
-    copy_records(from_store, to_store, &missing_trust)?;
-    copy_records(from_store, to_store, &missing_records)?;
-    prepared.findings.extend(findings);
-    let to = &mut prepared.sides[target];
-    to.presence.add_all(&names);
-    for name in missing_records {
-        to.copy.book.add(&name.to_string());
-    }
-    Ok(count)
+const fn is_prune(kind: &RecordKind) -> bool {
+    matches!(kind, RecordKind::PrunePlan | RecordKind::PruneDone)
 }
 
 /// Imports the index objects of the newest snapshots, and the packs that a push which died had already sent.
@@ -379,14 +537,14 @@ pub fn refresh_index(
             Entry::Index(object) => {
                 objects.insert(*object);
             }
-            Entry::Pack(pack) if prepared.has_everywhere(&ObjectName::Pack(pack.pack)) => {
+            Entry::Pack(pack) if prepared.may_refer_to(&ObjectName::Pack(pack.pack)) => {
                 index.add_pack(pack)?;
             }
             Entry::Pack(_) => {}
         }
     }
     for object in objects {
-        if prepared.has_everywhere(&ObjectName::Index(object)) {
+        if prepared.may_refer_to(&ObjectName::Index(object)) {
             import(index, store, &object, identities)?;
         }
     }
@@ -394,13 +552,14 @@ pub fn refresh_index(
     Ok(())
 }
 
-/// By pack number: present in every copy with its size, and nothing found against it.
-pub fn live_packs(index: &ChunkIndex, prepared: &Prepared) -> Result<Vec<bool>, OpError> {
+/// By pack number: present in every copy with its size, worth building on, and nothing found against it.
+pub fn live_packs(index: &ChunkIndex, prepared: &Prepared, thin: &BTreeSet<Sealed>) -> Result<Vec<bool>, OpError> {
     let suspects = found_objects(prepared);
     let mut live = vec![false; index.pack_count() as usize];
     index.each_pack(&mut |number, info| {
         let present = prepared.sides.iter().all(|side| side.presence.has_pack(&info.pack));
-        live[number as usize] = present && !suspects.contains(&info.pack);
+        let goes = prepared.doomed.contains(&ObjectName::Pack(info.pack));
+        live[number as usize] = present && !goes && !suspects.contains(&info.pack) && !thin.contains(&info.pack);
     })?;
     drop_what_lies_on_holes(index, &mut live)?;
     Ok(live)
@@ -433,29 +592,9 @@ fn drop_what_lies_on_holes(index: &ChunkIndex, live: &mut [bool]) -> Result<(), 
     }
 }
 
-/// Packs that the newest verification of a store, by anyone trusted, speaks against.
+/// Packs of any copy that a verification by anyone trusted speaks against.
 fn found_objects(prepared: &Prepared) -> BTreeSet<Sealed> {
-    let mut newest: BTreeMap<(WriterId, String), (u64, VerifyBody)> = BTreeMap::new();
-    for record in prepared.sides.iter().flat_map(|side| &side.records.checked) {
-        if record.standing != Standing::Trusted || record.statement.kind != RecordKind::Verify {
-            continue;
-        }
-        let Ok(body) = record.statement.body_as::<VerifyBody>() else { continue };
-        // A look at names and sizes says nothing against an earlier look at content.
-        if body.depth == "list" && body.objects_found.is_empty() {
-            continue;
-        }
-        let key = (record.statement.writer, body.store.clone());
-        let slot = newest.entry(key).or_insert_with(|| (record.head.seq, body.clone()));
-        if slot.0 < record.head.seq {
-            *slot = (record.head.seq, body);
-        }
-    }
-    let found = newest.into_values().flat_map(|(_, body)| body.objects_found);
-    found
-        .filter_map(|object| match ObjectName::parse_stored(&object.object) {
-            Ok((ObjectName::Pack(pack), _)) => Some(pack),
-            _ => None,
-        })
-        .collect()
+    let records = prepared.sides.iter().flat_map(|side| &side.records.checked);
+    let found = suspects(records, |record| record.standing == Standing::Trusted).into_values().flatten();
+    found.filter_map(|name| if let ObjectName::Pack(pack) = name { Some(pack) } else { None }).collect()
 }

@@ -10,12 +10,13 @@ use super::plan::{LISTED_MAX, PlanReport, PlannedAction, source_path, target_pat
 use super::write::Spool;
 use super::{RestorePlan, RestoreReceipt};
 use crate::format::catalogue::decode_line;
-use crate::model::entry::{Entry, EntryKind};
+use crate::model::entry::{Entry, EntryKind, Flaw};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::path::EntryPath;
 use crate::ops::{Env, Event, OpError};
+use crate::target::file::TEMPORARY_PREFIX;
 use crate::target::metadata::apply_to_fd;
-use crate::target::{MetadataPolicy, TargetError, TargetRoot};
+use crate::target::{MetadataPolicy, TargetError, TargetRoot, existing};
 use crate::vault::VaultError;
 use crate::vault::catalogue_reader::SnapshotReader;
 
@@ -29,7 +30,7 @@ pub fn finish(
     env: &Env<'_>,
     receipt: &mut RestoreReceipt,
 ) -> Result<(), OpError> {
-    let mut lines = spool.into_lines()?;
+    let (mut lines, absent) = spool.into_lines()?;
     let mut findings = Vec::new();
     // The directories from the root down to where the walk is: their metadata is set as the walk leaves them.
     let mut open: Vec<Entry> = Vec::new();
@@ -51,6 +52,10 @@ pub fn finish(
         }
         match &entry.kind {
             EntryKind::Directory => open.push(entry),
+            EntryKind::HardLink(first) if absent.contains(first) => {
+                let message = format!("not made another name of {first}, which was not restored");
+                findings.push(Finding::new(FindingKind::Target, &entry.path, message));
+            }
             EntryKind::HardLink(first) => match link(root, first, &entry.path) {
                 Ok(()) => {}
                 Err(error) => findings.push(error.into_finding()?),
@@ -99,25 +104,33 @@ fn leave(
     Ok(())
 }
 
-/// Makes `path` another name of the file at `first`.
+/// Makes `path` another name of the file at `first`. What is there keeps its name until the new one takes its place.
 fn link(root: &mut TargetRoot, first: &EntryPath, path: &EntryPath) -> Result<(), TargetError> {
     let io = |e: Errno| TargetError::io(path, e.into());
     let from = root.open_entry(first, OFlags::PATH).map_err(|e| TargetError::io(path, e))?;
     let parent = root.parent_of(path)?;
     let wanted = rustix::fs::fstat(&from).map_err(io)?;
-    // A link that is there already may be the right one.
-    if let Ok(found) = rustix::fs::statat(&*parent, path.name(), AtFlags::SYMLINK_NOFOLLOW) {
-        if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino) {
-            return Ok(());
-        }
-        if FileType::from_raw_mode(found.st_mode) == FileType::Directory {
-            let why = "a directory is in its place".to_owned();
-            return Err(TargetError::Entry { path: path.to_string(), why });
-        }
-        rustix::fs::unlinkat(&*parent, path.name(), AtFlags::empty()).map_err(io)?;
-    }
     let source_dir = root.parent_of(first)?;
-    rustix::fs::linkat(&*source_dir, first.name(), &*parent, path.name(), AtFlags::empty()).map_err(io)
+    let name_it = |name: &[u8]| rustix::fs::linkat(&*source_dir, first.name(), &*parent, name, AtFlags::empty());
+    let found = match rustix::fs::statat(&*parent, path.name(), AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return name_it(path.name()).map_err(io),
+        found => found.map_err(io)?,
+    };
+    // A link that is there already may be the right one.
+    if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino) {
+        return Ok(());
+    }
+    if FileType::from_raw_mode(found.st_mode) == FileType::Directory {
+        let why = "a directory is in its place".to_owned();
+        return Err(TargetError::Entry { path: path.to_string(), why });
+    }
+    let temporary = format!("{TEMPORARY_PREFIX}{:x}-link.tmp", std::process::id());
+    existing::remove(&parent, temporary.as_bytes()).map_err(|e| TargetError::io(path, e))?;
+    name_it(temporary.as_bytes()).map_err(io)?;
+    rustix::fs::renameat(&*parent, temporary.as_bytes(), &*parent, path.name()).map_err(|e| {
+        let _ = rustix::fs::unlinkat(&*parent, temporary.as_bytes(), AtFlags::empty());
+        io(e)
+    })
 }
 
 /// What becomes of names that the snapshot does not hold.
@@ -157,6 +170,8 @@ struct Open {
     path: EntryPath,
     is_root: bool,
     names: HashSet<Vec<u8>>,
+    /// Why what lies here may be older than the snapshot, which then says nothing of it.
+    spared: Option<Finding>,
 }
 
 fn each_extra(
@@ -169,6 +184,8 @@ fn each_extra(
 ) -> Result<u64, OpError> {
     // Names of the entries of each directory that the walk is in; catalogues come depth first, so few are open at once.
     let mut open: Vec<Open> = Vec::new();
+    // The last directory whose names could not be read: of what lies below it the snapshot knows nothing for certain.
+    let mut unread: Option<EntryPath> = None;
     let mut deleted = 0;
     for member in reader.manifest.members.iter().filter(|m| m.kind == "files") {
         if !plan.members.is_empty() && !plan.members.contains(&member.name) {
@@ -188,9 +205,14 @@ fn each_extra(
             }
             // A directory above a root holds only the way to it, and is not restored whole.
             let above_root = whole && is_above_a_root(reader, &entry.path);
-            if entry.kind == EntryKind::Directory && whole && !above_root && entry.flaw.is_none() {
+            let below_unread = unread.as_ref().is_some_and(|dir| path.is_at_or_below(dir));
+            if entry.kind == EntryKind::Directory && whole && !above_root && !below_unread {
                 let is_root = member.roots.contains(&entry.path);
-                open.push(Open { path, is_root, names: HashSet::new() });
+                let spared = spared(&path, entry.flaw.as_ref());
+                if matches!(entry.flaw, Some(Flaw::Unreadable(_))) {
+                    unread = Some(path.clone());
+                }
+                open.push(Open { path, is_root, names: HashSet::new(), spared });
             }
             Ok(())
         })?;
@@ -205,8 +227,18 @@ fn is_above_a_root(reader: &SnapshotReader, path: &EntryPath) -> bool {
     reader.manifest.members.iter().flat_map(|m| &m.roots).any(|root| root != path && root.is_at_or_below(path))
 }
 
+/// Why nothing is removed from a directory with this flaw: some of it was there and is in no snapshot.
+fn spared(path: &EntryPath, flaw: Option<&Flaw>) -> Option<Finding> {
+    let (kind, why) = match flaw? {
+        Flaw::LeftOut => (FindingKind::Notice, "the backup left something out here".to_owned()),
+        Flaw::Unreadable(why) => (FindingKind::Target, format!("it could not be read when it was backed up ({why})")),
+        Flaw::Changed => return None,
+    };
+    Some(Finding::new(kind, path, format!("{why}: what the snapshot does not hold of it was not removed")))
+}
+
 fn close(dir: Option<Open>, root: &TargetRoot, clearing: &mut Clearing<'_>, findings: &mut Vec<Finding>) -> u64 {
-    let Some(Open { path, is_root, names }) = dir else { return 0 };
+    let Some(Open { path, is_root, names, spared }) = dir else { return 0 };
     let listed = root.open_entry(&path, OFlags::RDONLY | OFlags::DIRECTORY).and_then(|fd| Ok((Dir::read_from(&fd)?, fd)));
     let (entries, fd) = match listed {
         Ok(listed) => listed,
@@ -221,12 +253,20 @@ fn close(dir: Option<Open>, root: &TargetRoot, clearing: &mut Clearing<'_>, find
             return 0;
         }
     };
-    let is_extra = |name: &[u8]| name != b"." && name != b".." && !names.contains(name);
+    // Sockets are in no snapshot, whenever they were made.
+    let is_extra = |name: &[u8]| name != b"." && name != b".." && !names.contains(name) && !is_socket(&fd, name);
     let mut extra = entries.flatten().filter(|entry| is_extra(entry.file_name().to_bytes())).peekable();
-    if extra.peek().is_some() && !is_root && is_mount_point(&fd) {
+    if extra.peek().is_none() {
+        return 0;
+    }
+    if !is_root && is_mount_point(&fd) {
         // A snapshot that stayed on one file system holds an empty directory here: that is not to say that it was empty.
         let message = "a file system is mounted here: what the snapshot does not hold of it was not removed";
         findings.push(Finding::new(FindingKind::Target, &path, message));
+        return 0;
+    }
+    if let Some(finding) = spared {
+        findings.push(finding);
         return 0;
     }
     let mut deleted = 0;
@@ -246,6 +286,11 @@ fn close(dir: Option<Open>, root: &TargetRoot, clearing: &mut Clearing<'_>, find
         }
     }
     deleted
+}
+
+fn is_socket(dir: &std::os::fd::OwnedFd, name: &[u8]) -> bool {
+    let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
+    stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket)
 }
 
 /// Whether the directory is on another file system than the one that it lies in.

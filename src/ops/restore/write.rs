@@ -1,6 +1,6 @@
 //! Writing entries as their content arrives: directories and links by one thread, files by several.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -44,10 +44,10 @@ enum Mark {
     Other(Box<Entry>, Vec<(Vec<u8>, Vec<u8>)>, Decision),
     /// A file that is right already.
     Equal(EntryPath, Box<Metadata>, Vec<(Vec<u8>, Vec<u8>)>),
-    /// An entry that is left out.
-    Skipped,
-    /// Something to report.
-    Note(Finding),
+    /// An entry that is left out because its place is taken.
+    Skipped(EntryPath),
+    /// An entry that is left out for what the finding says.
+    LeftOut(EntryPath, Finding),
 }
 
 /// What a writer is told.
@@ -62,12 +62,14 @@ enum Message {
 /// What the last step works through: directories and further names of files, as catalogue lines with their target paths.
 pub struct Spool {
     file: std::io::BufWriter<std::fs::File>,
+    /// Entries that are not at their places now: whatever lies there is not what was backed up.
+    absent: HashSet<EntryPath>,
 }
 
 impl Spool {
     fn create() -> Result<Self, OpError> {
         let file = tempfile::tempfile().map_err(|e| OpError::NotDone(format!("temporary file: {e}")))?;
-        Ok(Self { file: std::io::BufWriter::new(file) })
+        Ok(Self { file: std::io::BufWriter::new(file), absent: HashSet::new() })
     }
 
     fn add(&mut self, entry: &Entry) -> Result<(), OpError> {
@@ -76,12 +78,12 @@ impl Spool {
         self.file.write_all(&line).map_err(|e| OpError::NotDone(format!("temporary file: {e}")))
     }
 
-    /// The lines, from the beginning.
-    pub fn into_lines(self) -> Result<std::io::BufReader<std::fs::File>, OpError> {
+    /// The lines, from the beginning, and the entries that were not restored.
+    pub fn into_lines(self) -> Result<(std::io::BufReader<std::fs::File>, HashSet<EntryPath>), OpError> {
         let failed = |e: std::io::Error| OpError::NotDone(format!("temporary file: {e}"));
         let mut file = self.file.into_inner().map_err(|e| failed(e.into_error()))?;
         file.seek(SeekFrom::Start(0)).map_err(failed)?;
-        Ok(std::io::BufReader::new(file))
+        Ok((std::io::BufReader::new(file), self.absent))
     }
 }
 
@@ -91,6 +93,7 @@ struct Shared {
     files: AtomicU64,
     bytes: AtomicU64,
     findings: Mutex<Vec<Finding>>,
+    absent: Mutex<HashSet<EntryPath>>,
     failed: AtomicBool,
     error: Mutex<Option<TargetError>>,
 }
@@ -106,8 +109,14 @@ impl Shared {
         self.findings.lock().unwrap_or_else(PoisonError::into_inner).extend(findings);
     }
 
-    /// A finding when the work can go on, else the end of it.
-    fn fail(&self, error: TargetError, env: &Env<'_>) {
+    /// Remembers that the entry at `path` is not there, so that nothing is made another name of what is.
+    fn is_absent(&self, path: EntryPath) {
+        self.absent.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
+    }
+
+    /// The entry at `path` failed: a finding when the work can go on, else the end of it.
+    fn fail(&self, path: EntryPath, error: TargetError, env: &Env<'_>) {
+        self.is_absent(path);
         match error.into_finding() {
             Ok(finding) => self.note(vec![finding], env),
             Err(error) => {
@@ -165,6 +174,7 @@ pub fn write(
     receipt.skipped = skipped;
     receipt.files_written = shared.files.load(Ordering::Relaxed);
     receipt.bytes_written = shared.bytes.load(Ordering::Relaxed);
+    spool.absent = shared.absent.into_inner().unwrap_or_else(PoisonError::into_inner);
     let findings = shared.findings.into_inner().unwrap_or_else(PoisonError::into_inner);
     *progressed = Progressed { entries, bytes: receipt.bytes_written, findings: findings.len() as u64 };
     receipt.findings.extend(findings);
@@ -247,21 +257,21 @@ impl<'a> Orders<'a> {
     fn order(&mut self, entry: Entry, decision: Decision) -> Result<Mark, VaultError> {
         let taken = matches!(decision, Decision::Replace | Decision::Blocked);
         if taken && self.plan.on_conflict == OnConflict::Skip {
-            return Ok(Mark::Skipped);
+            return Ok(Mark::Skipped(entry.path));
         }
         if decision == Decision::Blocked && entry.kind != EntryKind::Directory {
             let message = "a directory, or a link on the way to it, is in its place; it is not replaced";
-            return Ok(Mark::Note(Finding::new(FindingKind::Target, &entry.path, message)));
+            return Ok(left_out(FindingKind::Target, entry.path, message));
         }
         if entry.flaw.is_some() && matches!(entry.kind, EntryKind::File(_)) && entry.kind.size() == 0 {
             // Its content could not be read when it was backed up: an empty file in its place would be a lie.
             let message = "not restored: its content could not be read when it was backed up";
-            return Ok(Mark::Note(Finding::new(FindingKind::Target, &entry.path, message)));
+            return Ok(left_out(FindingKind::Target, entry.path, message));
         }
         let xattrs = match self.reader.xattrs_of(&entry) {
             Ok(xattrs) => xattrs,
             Err(error) if is_fatal(&error) => return Err(error),
-            Err(error) => return Ok(Mark::Note(Finding::new(FindingKind::Damage, &entry.path, error))),
+            Err(error) => return Ok(left_out(FindingKind::Damage, entry.path, error)),
         };
         let content = match &entry.kind {
             EntryKind::File(content) => content.clone(),
@@ -287,7 +297,7 @@ impl<'a> Orders<'a> {
         let extents = match self.reader.extents_of(&content) {
             Ok(extents) => extents,
             Err(error) if is_fatal(&error) => return Err(error),
-            Err(error) => return Ok(Mark::Note(Finding::new(FindingKind::Damage, &entry.path, error))),
+            Err(error) => return Ok(left_out(FindingKind::Damage, entry.path, error)),
         };
         self.content = Some(RefStream::of_file(&content));
         let placing = if decision == Decision::Replace { Placing::Replace } else { Placing::New };
@@ -355,8 +365,14 @@ impl Taker<'_> {
             Got::Lost(error) | Got::Mark(Mark::Lost(error)) => self.lost(error),
             Got::Mark(Mark::Begin(goal)) => self.begin(goal),
             Got::Mark(Mark::End) => self.end(),
-            Got::Mark(Mark::Skipped) => self.skipped += 1,
-            Got::Mark(Mark::Note(finding)) => self.shared.note(vec![finding], self.env),
+            Got::Mark(Mark::Skipped(path)) => {
+                self.skipped += 1;
+                self.shared.is_absent(path);
+            }
+            Got::Mark(Mark::LeftOut(path, finding)) => {
+                self.shared.note(vec![finding], self.env);
+                self.shared.is_absent(path);
+            }
             Got::Mark(Mark::Equal(path, meta, xattrs)) => self.equal(&path, &meta, &xattrs),
             Got::Mark(Mark::Other(entry, xattrs, decision)) => return self.other(*entry, &xattrs, decision),
         }
@@ -373,7 +389,7 @@ impl Taker<'_> {
             }
             Err(error) => {
                 self.file = None;
-                self.shared.fail(error, self.env);
+                self.shared.fail(goal.path, error, self.env);
             }
         }
     }
@@ -396,8 +412,9 @@ impl Taker<'_> {
     fn lost(&mut self, error: VaultError) {
         let Some((path, writer, _)) = self.file.take() else { return };
         self.send(writer, Message::Drop);
-        let finding = Finding::new(FindingKind::Damage, path, format!("not restored: {error}"));
+        let finding = Finding::new(FindingKind::Damage, &path, format!("not restored: {error}"));
         self.shared.note(vec![finding], self.env);
+        self.shared.is_absent(path);
     }
 
     fn end(&mut self) {
@@ -415,7 +432,7 @@ impl Taker<'_> {
         self.equal += 1;
         match self.root.open_entry(path, OFlags::RDONLY | OFlags::NONBLOCK) {
             Ok(fd) => self.shared.note(apply_to_fd(&fd, path, meta, xattrs, self.policy), self.env),
-            Err(error) => self.shared.fail(TargetError::io(path, error), self.env),
+            Err(error) => self.shared.fail(path.clone(), TargetError::io(path, error), self.env),
         }
     }
 
@@ -432,10 +449,13 @@ impl Taker<'_> {
             }
             Ok(made) => {
                 self.entries += u64::from(made);
+                if !made {
+                    self.shared.is_absent(entry.path);
+                }
                 Ok(())
             }
             Err(error) => {
-                self.shared.fail(error, self.env);
+                self.shared.fail(entry.path, error, self.env);
                 Ok(())
             }
         }
@@ -474,6 +494,11 @@ impl Taker<'_> {
     }
 }
 
+fn left_out(kind: FindingKind, path: EntryPath, message: impl std::fmt::Display) -> Mark {
+    let finding = Finding::new(kind, &path, message);
+    Mark::LeftOut(path, finding)
+}
+
 fn make_node(parent: &OwnedFd, entry: &Entry, replace: bool) -> std::io::Result<()> {
     let name = entry.path.name();
     let temporary = format!("{}{:x}-node.tmp", crate::target::file::TEMPORARY_PREFIX, std::process::id());
@@ -505,36 +530,36 @@ fn make_node(parent: &OwnedFd, entry: &Entry, replace: bool) -> std::io::Result<
 
 /// What each writing thread does.
 fn write_files(messages: &Receiver<Message>, policy: &MetadataPolicy, shared: &Shared, env: &Env<'_>) {
-    let mut sink: Option<(FileSink, u64)> = None;
+    let mut sink: Option<(FileSink, EntryPath, u64)> = None;
     for message in messages {
         match message {
             Message::Begin(goal, parent) => {
-                let size = goal.size;
+                let (path, size) = (goal.path.clone(), goal.size);
                 match FileSink::create(*goal, parent) {
-                    Ok(created) => sink = Some((created, size)),
+                    Ok(created) => sink = Some((created, path, size)),
                     Err(error) => {
                         sink = None;
-                        shared.fail(error, env);
+                        shared.fail(path, error, env);
                     }
                 }
             }
             Message::Data(pieces) => {
-                let Some((file, _)) = &mut sink else { continue };
-                if let Err(error) = pieces.iter().try_for_each(|piece| file.write(piece)) {
-                    sink = None;
-                    shared.fail(error, env);
+                let Some((mut file, path, size)) = sink.take() else { continue };
+                match pieces.iter().try_for_each(|piece| file.write(piece)) {
+                    Ok(()) => sink = Some((file, path, size)),
+                    Err(error) => shared.fail(path, error, env),
                 }
             }
             Message::Drop => sink = None,
             Message::End => {
-                let Some((file, size)) = sink.take() else { continue };
+                let Some((file, path, size)) = sink.take() else { continue };
                 match file.finish(policy) {
                     Ok(findings) => {
                         shared.files.fetch_add(1, Ordering::Relaxed);
                         shared.bytes.fetch_add(size, Ordering::Relaxed);
                         shared.note(findings, env);
                     }
-                    Err(error) => shared.fail(error, env),
+                    Err(error) => shared.fail(path, error, env),
                 }
             }
         }

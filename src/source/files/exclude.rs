@@ -56,6 +56,12 @@ impl ExcludeRules {
         self.globs.as_ref().is_some_and(|globs| globs.matched(path.as_path(), is_dir).is_ignore())
     }
 
+    /// Whether a file of so many bytes is left out.
+    #[must_use]
+    pub fn is_too_large(&self, bytes: u64) -> bool {
+        self.max_file_bytes.is_some_and(|limit| bytes > limit)
+    }
+
     /// Whether a directory with this child is marked as not to be backed up.
     #[must_use]
     pub fn is_marker(&self, name: &[u8]) -> bool {

@@ -26,6 +26,8 @@ pub struct FileLoad {
     pub stat: Stat,
     /// For a further name of a file: the first one.
     pub first: Option<EntryPath>,
+    /// For a directory: what was wrong when its names were read.
+    pub flaw: Option<Flaw>,
 }
 
 impl FileLoad {
@@ -50,7 +52,7 @@ impl FileLoad {
             Kind::Socket => Err(io::Error::other("a socket")),
         };
         match kind.and_then(|kind| Ok((kind, self.metadata_by_path()?))) {
-            Ok((kind, meta)) => Loaded::Whole(Entry { path: self.path, kind, meta, flaw: None }),
+            Ok((kind, meta)) => Loaded::Whole(Entry { path: self.path, kind, meta, flaw: self.flaw }),
             Err(error) => self.unreadable(&error),
         }
     }
@@ -157,7 +159,8 @@ struct FileContent {
 
 impl FileContent {
     fn open(load: &FileLoad) -> io::Result<(Metadata, Self)> {
-        let copy = FileLoad { shared: Arc::clone(&load.shared), path: load.path.clone(), stat: load.stat, first: None };
+        let copy =
+            FileLoad { shared: Arc::clone(&load.shared), path: load.path.clone(), stat: load.stat, first: None, flaw: None };
         let (file, before) = open_file(load)?;
         let xattrs = read_xattrs_of_file(&file)?;
         let meta = load.metadata(&before, Xattrs::Inline(xattrs));

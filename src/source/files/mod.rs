@@ -26,8 +26,8 @@ pub use exclude::ExcludeRules;
 use hardlinks::HardLinks;
 use load::FileLoad;
 use names::Owners;
-use scan::Walk;
-use stat::{Kind, Stat};
+use scan::{Step, Walk};
+use stat::Kind;
 
 /// What to back up and what to leave out.
 #[derive(Debug, Clone, Default)]
@@ -64,7 +64,7 @@ pub struct FilesSource {
     walk: Option<Walk>,
     /// The directories above the roots that were given already: a stack of the path to the last one.
     ancestors: Vec<EntryPath>,
-    queue: std::collections::VecDeque<(EntryPath, Stat)>,
+    queue: std::collections::VecDeque<Step>,
     links: HardLinks,
 }
 
@@ -106,7 +106,7 @@ impl FilesSource {
     }
 
     /// The next path with its stat, ancestors of roots included.
-    fn next_path(&mut self) -> Result<Option<(EntryPath, Stat)>, SourceError> {
+    fn next_path(&mut self) -> Result<Option<Step>, SourceError> {
         loop {
             if let Some(next) = self.queue.pop_front() {
                 return Ok(Some(next));
@@ -136,7 +136,7 @@ impl FilesSource {
             if !self.ancestors.contains(&path) {
                 let stat = stat::follow(&path).map_err(|source| SourceError::Io { path: format!("/{path}"), source })?;
                 // Its time tells only of what is not backed up, and would make every push differ from the one before.
-                self.queue.push_back((path.clone(), stat.without_times()));
+                self.queue.push_back(Step { path: path.clone(), stat: stat.without_times(), flaw: None });
                 self.ancestors.push(path);
             }
         }
@@ -186,25 +186,23 @@ impl Source for FilesSource {
     }
 
     fn next(&mut self) -> Result<Option<Found>, SourceError> {
-        while let Some((path, stat)) = self.next_path()? {
+        while let Some(Step { path, stat, flaw }) = self.next_path()? {
             if stat.kind() == Kind::Socket {
                 self.shared.report(Finding::new(FindingKind::Notice, format!("/{path}"), "a socket is not backed up"));
                 continue;
             }
-            if let Some(limit) = self.config.exclude.max_file_bytes
-                && stat.kind() == Kind::File
-                && stat.bytes > limit
-            {
+            if stat.kind() == Kind::File && self.config.exclude.is_too_large(stat.bytes) {
+                let limit = self.config.exclude.max_file_bytes.unwrap_or(0);
                 let message = format!("left out: larger than {}", crate::model::size::human_size(limit));
                 self.shared.report(Finding::new(FindingKind::Notice, format!("/{path}"), message));
                 continue;
             }
             let first = if stat.links > 1 && stat.kind() != Kind::Directory { self.links.seen(&path, &stat) } else { None };
-            // A link's line names another path, so it does not follow from the file alone.
-            let key = if first.is_none() { stat.change_key() } else { None };
+            // A link's line names another path, and a flaw tells of how the names were read: neither follows from the inode.
+            let key = if first.is_none() && flaw.is_none() { stat.change_key() } else { None };
             let bytes = if stat.kind() == Kind::File && first.is_none() { stat.bytes } else { 0 };
             let load: Box<dyn Load> =
-                Box::new(FileLoad { shared: Arc::clone(&self.shared), path: path.clone(), stat, first });
+                Box::new(FileLoad { shared: Arc::clone(&self.shared), path: path.clone(), stat, first, flaw });
             return Ok(Some(Found { path, key, bytes, load }));
         }
         Ok(None)

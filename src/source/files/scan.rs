@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use super::Shared;
 use super::exclude::{CACHE_TAG, CACHE_TAG_START};
 use super::stat::{Kind, Stat};
+use crate::model::entry::Flaw;
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::path::EntryPath;
 use crate::source::SourceError;
@@ -67,6 +68,14 @@ fn open_by_components(dir: &OwnedFd, path: &[u8], flags: OFlags) -> Result<Owned
     rustix::fs::openat(&dir, last, flags, Mode::empty())
 }
 
+/// What the walk comes to.
+pub struct Step {
+    pub path: EntryPath,
+    pub stat: Stat,
+    /// For a directory: its names could not all be read, or some of them were left out.
+    pub flaw: Option<Flaw>,
+}
+
 struct Item {
     name: Box<[u8]>,
     stat: Stat,
@@ -74,11 +83,18 @@ struct Item {
     below: Option<Arc<Slot>>,
 }
 
+/// The names of a directory.
+#[derive(Default)]
+struct Listing {
+    items: Vec<Item>,
+    flaw: Option<Flaw>,
+}
+
 struct Slot {
     path: EntryPath,
     device: u64,
     claimed: AtomicBool,
-    listing: Mutex<Option<Vec<Item>>>,
+    listing: Mutex<Option<Listing>>,
     filled: Condvar,
 }
 
@@ -131,14 +147,14 @@ impl Crew {
     }
 
     fn fill(&self, slot: &Slot) {
-        let items = read_dir(&self.shared, slot);
+        let listing = read_dir(&self.shared, slot);
         let mut queue = self.queue();
-        queue.ahead += items.len();
+        queue.ahead += listing.items.len();
         // The first directory of the listing is the next one of the walk: it goes on top.
-        queue.slots.extend(items.iter().rev().filter_map(|item| item.below.clone()));
+        queue.slots.extend(listing.items.iter().rev().filter_map(|item| item.below.clone()));
         drop(queue);
         self.changed.notify_all();
-        *slot.listing.lock().unwrap_or_else(PoisonError::into_inner) = Some(items);
+        *slot.listing.lock().unwrap_or_else(PoisonError::into_inner) = Some(listing);
         slot.filled.notify_all();
     }
 }
@@ -147,10 +163,9 @@ impl Crew {
 pub struct Walk {
     crew: Arc<Crew>,
     threads: Vec<JoinHandle<()>>,
-    first: Option<(EntryPath, Stat)>,
+    first: Option<(EntryPath, Stat, Option<Arc<Slot>>)>,
     /// The directories from the root down to where the walk is, with what is left of each.
     stack: Vec<(EntryPath, std::vec::IntoIter<Item>)>,
-    enter: Option<Arc<Slot>>,
 }
 
 impl Walk {
@@ -165,26 +180,22 @@ impl Walk {
             shared.report(Finding::new(FindingKind::Notice, format!("/{root}"), message));
         }
         let crew = Arc::new(Crew { shared, queue: Mutex::default(), changed: Condvar::new() });
-        let enter = (stat.kind() == Kind::Directory).then(|| Slot::new(root.clone(), stat.device));
+        let below = (stat.kind() == Kind::Directory).then(|| Slot::new(root.clone(), stat.device));
         let mut threads = Vec::new();
-        if let Some(slot) = &enter {
+        if let Some(slot) = &below {
             crew.queue().slots.push(Arc::clone(slot));
             for _ in 0..THREADS {
                 let crew = Arc::clone(&crew);
                 threads.push(std::thread::spawn(move || crew.work()));
             }
         }
-        Ok(Self { crew, threads, first: Some((root, stat)), stack: Vec::new(), enter })
+        Ok(Self { crew, threads, first: Some((root, stat, below)), stack: Vec::new() })
     }
 
     /// The next path in order.
-    pub fn next(&mut self) -> Result<Option<(EntryPath, Stat)>, SourceError> {
-        if let Some(first) = self.first.take() {
-            return Ok(Some(first));
-        }
-        if let Some(slot) = self.enter.take() {
-            let items = self.take(&slot);
-            self.stack.push((slot.path.clone(), items.into_iter()));
+    pub fn next(&mut self) -> Result<Option<Step>, SourceError> {
+        if let Some((path, stat, below)) = self.first.take() {
+            return Ok(Some(self.step(path, stat, below)));
         }
         while let Some((dir, items)) = self.stack.last_mut() {
             let Some(item) = items.next() else {
@@ -194,10 +205,7 @@ impl Walk {
             let path = dir.join(&item.name);
             self.consumed();
             match path {
-                Ok(path) => {
-                    self.enter = item.below;
-                    return Ok(Some((path, item.stat)));
-                }
+                Ok(path) => return Ok(Some(self.step(path, item.stat, item.below))),
                 Err(error) => {
                     let name = crate::model::path::escape(&item.name);
                     self.crew.shared.report(Finding::new(FindingKind::Source, name, error));
@@ -207,14 +215,26 @@ impl Walk {
         Ok(None)
     }
 
-    fn take(&self, slot: &Arc<Slot>) -> Vec<Item> {
+    /// Steps on a path; a directory is entered first, since its entry tells how its names were read.
+    fn step(&mut self, path: EntryPath, stat: Stat, below: Option<Arc<Slot>>) -> Step {
+        let Some(slot) = below else {
+            // A directory on another file system: whatever it holds is left out.
+            let flaw = (stat.kind() == Kind::Directory).then_some(Flaw::LeftOut);
+            return Step { path, stat, flaw };
+        };
+        let Listing { items, flaw } = self.take(&slot);
+        self.stack.push((path.clone(), items.into_iter()));
+        Step { path, stat, flaw }
+    }
+
+    fn take(&self, slot: &Arc<Slot>) -> Listing {
         if !slot.claimed.swap(true, Ordering::AcqRel) {
             self.crew.fill(slot);
         }
         let mut listing = slot.listing.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if let Some(items) = listing.take() {
-                return items;
+            if let Some(found) = listing.take() {
+                return found;
             }
             listing = slot.filled.wait(listing).unwrap_or_else(PoisonError::into_inner);
         }
@@ -245,8 +265,8 @@ impl Drop for Walk {
 }
 
 /// Reads one directory: its entries with their stats, sorted, without what the rules leave out. What cannot be read is a
-/// finding.
-fn read_dir(shared: &Shared, slot: &Slot) -> Vec<Item> {
+/// finding. The flaw tells a later restore that the directory held more than is listed here.
+fn read_dir(shared: &Shared, slot: &Slot) -> Listing {
     let report = |path: &EntryPath, e: Errno| {
         // Gone since its parent was read: that is what living trees do.
         let message =
@@ -259,10 +279,11 @@ fn read_dir(shared: &Shared, slot: &Slot) -> Vec<Item> {
         Ok(listed) => listed,
         Err(e) => {
             report(&slot.path, e);
-            return Vec::new();
+            return Listing { items: Vec::new(), flaw: Some(Flaw::Unreadable(e.to_string())) };
         }
     };
     let mut names: Vec<Box<[u8]>> = Vec::new();
+    let mut flaw = None;
     for entry in entries {
         match entry {
             Ok(entry) => match entry.file_name().to_bytes() {
@@ -271,34 +292,43 @@ fn read_dir(shared: &Shared, slot: &Slot) -> Vec<Item> {
             },
             Err(e) => {
                 report(&slot.path, e);
+                flaw = Some(Flaw::Unreadable(e.to_string()));
                 break;
             }
         }
     }
+    let listed = names.len();
     keep_allowed(shared, &fd, &mut names);
+    let mut left_out = names.len() < listed;
     names.sort_unstable();
     let mut items = Vec::with_capacity(names.len());
     for name in names {
         let Ok(path) = slot.path.join(&name) else {
             let subject = format!("/{}/{}", slot.path, crate::model::path::escape(&name));
             shared.report(Finding::new(FindingKind::Source, subject, "name too long or path too deep"));
+            left_out = true;
             continue;
         };
         match rustix::fs::statat(&fd, &*name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => {
                 let stat = Stat::new(&stat);
                 let is_dir = stat.kind() == Kind::Directory;
+                left_out |= stat.kind() == Kind::File && shared.exclude.is_too_large(stat.bytes);
                 if shared.exclude.leaves_out(&path, is_dir) {
+                    left_out = true;
                     continue;
                 }
                 let elsewhere = shared.exclude.one_file_system && stat.device != slot.device;
                 let below = (is_dir && !elsewhere).then(|| Slot::new(path, slot.device));
                 items.push(Item { name, stat, below });
             }
-            Err(e) => report(&path, e),
+            Err(e) => {
+                left_out |= e != Errno::NOENT;
+                report(&path, e);
+            }
         }
     }
-    items
+    Listing { items, flaw: flaw.or(left_out.then_some(Flaw::LeftOut)) }
 }
 
 /// Empties `names` where a marker or a cache tag says that the directory's content is not to be backed up; the tag itself

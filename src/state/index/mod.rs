@@ -18,10 +18,12 @@ use crate::state::{StateError, make_private_dir, read_if_there, write_durably};
 
 mod packs;
 mod segment;
+mod shelf;
 
 use packs::PackFiles;
 pub use packs::PackInfo;
 use segment::{Record, Segment};
+pub use shelf::Shelf;
 
 /// Chunks that wait in memory before they become a segment: some 20 MiB with the map's overhead.
 const PENDING_MAX: usize = 256 * 1024;
@@ -104,6 +106,9 @@ impl ChunkIndex {
         let Some(bytes) = read_if_there(&path, META_MAX_BYTES)? else { return Ok(None) };
         let meta: Meta = serde_json::from_slice(&bytes).map_err(|e| StateError::invalid(&path, e))?;
         let packs = PackFiles::open(dir, meta.pack_count, meta.table_bytes)?;
+        // Numbers that were given and never made to last: the next object would get the same one, and be taken to list these
+        // packs.
+        packs.forget_objects_from(u32::try_from(meta.objects.len()).map_err(|e| StateError::invalid(&path, e))?)?;
         let segments =
             meta.segments.iter().map(|s| Segment::open(&dir.join(&s.name), s.records)).collect::<Result<Vec<_>, _>>()?;
         remove_strays(dir, &meta);
@@ -120,6 +125,14 @@ impl ChunkIndex {
     #[must_use]
     pub fn covers(&self, object: &Sealed) -> bool {
         self.number_of_object(object).is_some()
+    }
+
+    /// The index objects whose packs are all here.
+    pub fn objects(&self) -> impl Iterator<Item = Sealed> {
+        self.meta.objects.iter().flatten().filter_map(|name| match format!("indexes/{name}").parse() {
+            Ok(ObjectName::Index(sealed)) => Some(sealed),
+            _ => None,
+        })
     }
 
     fn number_of_object(&self, object: &Sealed) -> Option<u32> {
@@ -383,6 +396,29 @@ mod tests {
 
     fn open(dir: &Path) -> ChunkIndex {
         ChunkIndex::open(dir).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    #[test]
+    fn a_number_that_was_never_made_to_last_names_no_object() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index");
+        let object = |n| Sealed { hash: ObjectHash([n; 32]), bytes: 20_000 };
+        let mut index = open(&path);
+        let one = index.add_pack(&pack(1, 0..10)).unwrap();
+        index.set_object(&object(1), &[one]).unwrap();
+        index.flush().unwrap();
+        let two = index.add_pack(&pack(2, 10..20)).unwrap();
+        index.flush().unwrap();
+        // Killed before the flush that would have followed.
+        index.set_object(&object(2), &[two]).unwrap();
+        drop(index);
+        let mut index = open(&path);
+        let three = index.add_pack(&pack(3, 20..30)).unwrap();
+        index.set_object(&object(3), &[three]).unwrap();
+        index.flush().unwrap();
+        assert_eq!(index.object_of(one).unwrap(), Some(object(1)));
+        assert_eq!(index.object_of(two).unwrap(), None, "no object lists it");
+        assert_eq!(index.object_of(three).unwrap(), Some(object(3)));
     }
 
     #[test]

@@ -158,6 +158,17 @@ impl PackFiles {
         decode(&record).map_err(|e| StateError::invalid(&self.packs_path, e))
     }
 
+    /// Takes index objects with this number or a higher one away from packs.
+    pub fn forget_objects_from(&self, end: u32) -> Result<(), StateError> {
+        let mut wrong = Vec::new();
+        self.each_record(&mut |number, record| {
+            if record.last_chunk::<4>().is_some_and(|bytes| (end..NO_OBJECT).contains(&u32::from_le_bytes(*bytes))) {
+                wrong.push(number);
+            }
+        })?;
+        wrong.into_iter().try_for_each(|number| self.set_object(number, NO_OBJECT))
+    }
+
     pub fn set_object(&self, number: u32, object: u32) -> Result<(), StateError> {
         let at = u64::from(number) * RECORD_BYTES as u64 + OBJECT_AT;
         self.packs.write_all_at(&object.to_le_bytes(), at).map_err(StateError::io(&self.packs_path))

@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::login::Keyring;
 use super::options::Times;
 use super::route::Hop;
+use super::session::HANDLES_MAX;
 use super::tcp::{self, Severed};
 use super::trust::Trust;
 use crate::store::StoreError;
@@ -25,6 +26,10 @@ use crate::store::StoreError;
 /// How much a server may send before we take note of it: above what 1 Gbit/s holds in 200 ms. Memory is bounded by what was
 /// asked for.
 const RECEIVE_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
+/// Packets of one channel that may wait to be read. Where they are more, the whole connection stands still until somebody
+/// reads that channel; and a listing leaves the answers to its last CLOSEs unread, as many as it has handles, each perhaps in
+/// a packet of its own, for whoever uses the channel next. Above `session::HANDLES_MAX`, then.
+const UNREAD_MAX: usize = 4 * HANDLES_MAX;
 /// How long a server may take to refuse a forwarded connection.
 const FORWARD_TAKES: Duration = Duration::from_secs(5);
 /// Keepalives without an answer before a connection counts as dead.
@@ -185,6 +190,7 @@ fn config(trust: &Trust, refused: &[Algorithm], times: &Times) -> client::Config
         window_size: RECEIVE_WINDOW_BYTES,
         keepalive_interval: Some(times.keepalive),
         keepalive_max: KEEPALIVES_MAX,
+        channel_buffer_size: UNREAD_MAX,
         ..client::Config::default()
     }
 }

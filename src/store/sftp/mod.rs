@@ -11,6 +11,7 @@
 //! (`channel`, `inbox`, `wire`), over `connection` (`route`, `trust`, `login`, `tcp`).
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::runtime::Runtime;
 
@@ -55,7 +56,7 @@ use throttle::Throttle;
 use crate::model::limits::RECORD_MAX_BYTES;
 use crate::store::location::SftpLocation;
 use crate::store::probe::ProbeReport;
-use crate::store::{Durability, Listed, Location, Store, StoreError, WriteOnceStore};
+use crate::store::{Durability, Listed, Location, PruneStore, Store, StoreError, WriteOnceStore};
 
 /// SSH's port (RFC 4250, section 7).
 const DEFAULT_PORT: u16 = 22;
@@ -73,10 +74,10 @@ const PARTING: std::time::Duration = std::time::Duration::from_millis(200);
 pub struct SftpStore {
     location: Location,
     path: String,
-    hops: Vec<Hop>,
+    hops: Arc<[Hop]>,
     options: SftpOptions,
     keyring: Arc<Keyring>,
-    pool: Pool,
+    pool: Arc<Pool>,
     upload: Throttle,
     download: Throttle,
     runtime: Option<Runtime>,
@@ -88,7 +89,7 @@ impl SftpStore {
     /// # Errors
     /// [`StoreError::HostKey`], [`StoreError::Login`], and [`StoreError::Unreachable`] when no connection could be had.
     pub fn connect(location: &SftpLocation, options: SftpOptions) -> Result<Self, StoreError> {
-        let hops = route::to(location, &options)?;
+        let hops = route::to(location, &options)?.into();
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
@@ -101,7 +102,7 @@ impl SftpStore {
             path: location.path.trim_end_matches('/').to_owned(),
             hops,
             keyring: Arc::new(Keyring::new(options.passphrase.clone())),
-            pool: Pool::new(options.connections.clamp(1, CONNECTIONS_MAX)),
+            pool: Arc::new(Pool::new(options.connections.clamp(1, CONNECTIONS_MAX))),
             upload: Throttle::new(options.upload_limit.clone()),
             download: Throttle::new(options.download_limit.clone()),
             options,
@@ -124,17 +125,17 @@ impl SftpStore {
     fn with_session<T>(&self, work: impl AsyncFnOnce(&mut Session) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let gone = || StoreError::Unreachable("the store was closed".into());
         let runtime = self.runtime.as_ref().ok_or_else(gone)?;
-        let times = &self.options.times;
-        let open = |what: &Open| {
-            runtime.block_on(async {
-                let connection = match what {
-                    Open::Lane(connection) => connection.clone(),
-                    Open::Connection => Arc::new(connection::open(&self.hops, &self.keyring, times).await?),
-                };
-                Session::open(connection, times).await
-            })
+        let open = || runtime.block_on(open(&Open::Connection, &self.hops, &self.keyring, &self.options.times));
+        let start = |wanted: Open| {
+            let (pool, hops, keyring, times) =
+                (Arc::clone(&self.pool), Arc::clone(&self.hops), Arc::clone(&self.keyring), self.options.times);
+            runtime.spawn(async move {
+                let began = Instant::now();
+                let outcome = self::open(&wanted, &hops, &keyring, &times).await;
+                pool.opened(&wanted, began.elapsed(), outcome);
+            });
         };
-        let (mut session, place) = self.pool.borrow(open)?;
+        let (mut session, place) = self.pool.borrow(open, start)?;
         let outcome = runtime.block_on(async {
             session.channel.begin();
             work(&mut session).await
@@ -155,6 +156,15 @@ impl SftpStore {
         let moved = |bytes| self.pool.moved(bytes);
         self.reading(async |session| fetch::run(session, jobs, &self.download, moved).await)
     }
+}
+
+/// Opens a connection, or one more channel on a connection that is there.
+async fn open(wanted: &Open, hops: &[Hop], keyring: &Keyring, times: &Times) -> Result<Session, StoreError> {
+    let connection = match wanted {
+        Open::Lane(connection) => Arc::clone(connection),
+        Open::Connection => Arc::new(connection::open(hops, keyring, times).await?),
+    };
+    Session::open(connection, times).await
 }
 
 impl Store for SftpStore {
@@ -236,6 +246,14 @@ impl WriteOnceStore for SftpStore {
         let root = self.remote("");
         let port = self.hops.last().map_or(DEFAULT_PORT, |hop| hop.port);
         self.with_session(async |session| probe::run(session, &root, port).await).map(Some)
+    }
+}
+
+impl PruneStore for SftpStore {
+    fn remove(&self, name: &str) -> Result<(), StoreError> {
+        let path = self.remote(name);
+        // What is gone is gone: to ask twice changes nothing.
+        self.reading(async |session| query::remove(session, name, &path).await)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The connections of one store, each with a few channels: opened one after another when there is something to do, and lent,
-//! channel by channel, to one operation at a time.
+//! channel by channel, to one operation at a time. Only the first is opened by whoever needs it; further ones come up beside
+//! the work, so that nobody who could have gone on meanwhile waits for a log-in.
 //!
 //! Two channels a connection, because an object's fsync and its first round trip then hide behind the other's bytes, on the
 //! same TCP flow. Guarantees: never more connections than permitted; a channel on which replies are outstanding, or whose
@@ -46,9 +47,11 @@ struct State {
     growth: Growth,
     operations: u64,
     round_trip: Duration,
-    /// How long the last one took to open. Waiting that long for busy ones first costs at most twice the best choice.
-    opening_takes: Duration,
-    /// How long operations have waited for busy channels, since one was opened or free.
+    /// How long the last connection took to open. Waiting that long for busy ones first costs at most twice the best choice.
+    connecting_takes: Duration,
+    /// How long the last channel beside another took to open.
+    lane_takes: Duration,
+    /// How long the first in the queue, whoever it was, has waited for busy channels, since one was opened or free.
     waited: Duration,
 }
 
@@ -99,7 +102,8 @@ impl Pool {
             growth: Growth::new(Instant::now()),
             operations: 0,
             round_trip: UNKNOWN_ROUND_TRIP,
-            opening_takes: Duration::ZERO,
+            connecting_takes: Duration::ZERO,
+            lane_takes: Duration::ZERO,
             waited: Duration::ZERO,
         };
         Self { state: Mutex::new(state), changed: Condvar::new(), most, bytes: AtomicU64::new(0) }
@@ -110,11 +114,16 @@ impl Pool {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// A channel that nobody else uses: an idle one, one that `open` makes, or the next that becomes free.
+    /// A channel that nobody else uses: an idle one, the first, which `open` makes, or the next that becomes free. `start`
+    /// sees to it that something further is opened, and that [`opened`](Self::opened) hears of it.
     ///
     /// # Errors
-    /// What `open` says, when there is no other channel to wait for or the failure would not pass.
-    pub fn borrow(&self, open: impl Fn(&Open) -> Result<Session, StoreError>) -> Result<(Session, Place<'_>), StoreError> {
+    /// What `open` says.
+    pub fn borrow(
+        &self,
+        open: impl Fn() -> Result<Session, StoreError>,
+        start: impl Fn(Open),
+    ) -> Result<(Session, Place<'_>), StoreError> {
         // Dropped after the lock, which it takes.
         let mut ticket = Ticket { pool: self, number: None };
         let mut state = self.state();
@@ -125,28 +134,52 @@ impl Pool {
                     ticket.queue(&mut state);
                     let since = Instant::now();
                     state = self.changed.wait_timeout(state, LOOK_AGAIN).unwrap_or_else(PoisonError::into_inner).0;
-                    state.waited += since.elapsed();
+                    if state.queue.front() == ticket.number.as_ref() {
+                        state.waited += since.elapsed();
+                    }
                     continue;
                 }
                 Next::Open(wanted) => wanted,
             };
             state.opening = true;
+            let is_first = state.members.is_empty();
             drop(state);
-            let began = Instant::now();
-            let outcome = open(&wanted);
-            state = self.state();
-            state.opening = false;
-            self.changed.notify_all();
-            match outcome {
-                Ok(session) => {
-                    state.opening_takes = began.elapsed();
-                    state.waited = Duration::ZERO;
-                    state.count(&session.connection);
-                    return Ok(self.lent(session));
-                }
-                Err(error) => state.cannot_open(&wanted, error)?,
+            if is_first {
+                let began = Instant::now();
+                let outcome = open();
+                state = self.state();
+                state.opening = false;
+                self.changed.notify_all();
+                let session = outcome?;
+                state.connecting_takes = began.elapsed();
+                state.waited = Duration::ZERO;
+                state.count(&session.connection);
+                return Ok(self.lent(session));
             }
+            start(wanted);
+            state = self.state();
         }
+    }
+
+    /// What became of something that was started to be opened, and how long it took. That it was not is nothing much: others
+    /// work.
+    pub fn opened(&self, wanted: &Open, took: Duration, outcome: Result<Session, StoreError>) {
+        let mut state = self.state();
+        state.opening = false;
+        match outcome {
+            Ok(session) => {
+                match wanted {
+                    Open::Lane(_) => state.lane_takes = took,
+                    Open::Connection => state.connecting_takes = took,
+                }
+                state.waited = Duration::ZERO;
+                state.count(&session.connection);
+                state.idle.push(session);
+            }
+            Err(error) => state.cannot_open(wanted, &error),
+        }
+        drop(state);
+        self.changed.notify_all();
     }
 
     fn lent(&self, session: Session) -> (Session, Place<'_>) {
@@ -172,15 +205,20 @@ impl Pool {
             }
             return Next::Lend(Box::new(session));
         }
-        let patient = state.waited < state.opening_takes.min(WAIT_BEFORE_OPENING_MAX);
-        if state.opening || (!state.members.is_empty() && patient) {
+        if state.opening {
             return Next::Wait;
         }
+        if state.members.is_empty() {
+            return Next::Open(Open::Connection);
+        }
         let more_lanes = state.members.iter().find(|m| m.lanes < LANES && !m.leaving && !m.connection.is_closed());
-        match more_lanes {
-            Some(member) if !state.single => return Next::Open(Open::Lane(member.connection.clone())),
-            _ if state.members.is_empty() => return Next::Open(Open::Connection),
-            _ => {}
+        let lane = more_lanes.filter(|_| !state.single).map(|member| Open::Lane(member.connection.clone()));
+        let takes = if lane.is_some() { state.lane_takes } else { state.connecting_takes };
+        if state.waited < takes.min(WAIT_BEFORE_OPENING_MAX) {
+            return Next::Wait;
+        }
+        if let Some(lane) = lane {
+            return Next::Open(lane);
         }
         match state.growth.advice(seen, now) {
             Advice::Add if state.members.len() < self.most => Next::Open(Open::Connection),
@@ -247,21 +285,17 @@ impl State {
         self.members.iter().any(|member| member.leaving && Arc::ptr_eq(&member.connection, connection))
     }
 
-    /// What a failure to open means: nothing much while others work.
-    fn cannot_open(&mut self, wanted: &Open, error: StoreError) -> Result<(), StoreError> {
-        let passes = matches!(error, StoreError::Unreachable(_) | StoreError::Login(_));
+    /// What a failure to open one more means.
+    fn cannot_open(&mut self, wanted: &Open, error: &StoreError) {
         match wanted {
-            Open::Lane(connection) if passes => {
+            Open::Lane(connection) => {
                 tracing::info!(%error, "the server opens no further channel");
                 self.single |= !connection.is_closed();
-                Ok(())
             }
-            Open::Connection if passes && !self.members.is_empty() => {
+            Open::Connection => {
                 tracing::info!(connections = self.members.len(), %error, "the server takes no further connection");
                 self.growth.refuse(Instant::now());
-                Ok(())
             }
-            _ => Err(error),
         }
     }
 }

@@ -27,6 +27,17 @@ pub async fn size(session: &mut Session, name: &str, path: &str) -> Result<Optio
     }
 }
 
+/// Removes a file; one that is not there is gone already.
+///
+/// # Errors
+/// When the account may not.
+pub async fn remove(session: &mut Session, name: &str, path: &str) -> Result<(), StoreError> {
+    match session.channel.ask(Request::Remove(path.as_bytes())).await? {
+        Reply::Status(Code::Ok | Code::NotFound, _) => Ok(()),
+        other => Err(refusal::unexpected(name, &other)),
+    }
+}
+
 /// The attributes of a path: a link's own where the account permits LSTAT.
 ///
 /// # Errors

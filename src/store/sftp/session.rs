@@ -18,7 +18,7 @@ const TRANSFER_MAX_BYTES: usize = PACKET_MAX_BYTES - OVERHEAD_BYTES;
 /// Open handles of a server that tells no limit.
 const PLAIN_HANDLES: usize = 64;
 /// Open handles, whatever a server offers.
-const HANDLES_MAX: usize = 512;
+pub const HANDLES_MAX: usize = 512;
 
 /// What a server can do.
 #[derive(Debug, Clone, Copy)]

@@ -14,6 +14,7 @@ use crate::vault::VaultError;
 use crate::vault::copy::Copy;
 use crate::vault::inventory::{PageCache, page_names};
 use crate::vault::presence::Presence;
+use crate::vault::pruned::Pruned;
 use crate::vault::snapshots::{Records, Snapshot};
 
 pub mod opened;
@@ -161,10 +162,18 @@ pub fn list(copy: &Copy, records: &Records, cache: &PageCache, cancel: &AtomicBo
     looked.findings.extend(records.findings.iter().cloned());
     looked.findings.extend(crate::ledger::book::chain_findings(&records.checked));
     let presence = Presence::read(copy.store.as_ref(), &AREAS)?;
-    let needs = Needs::read(copy, records.snapshots(), &presence, cache, &mut looked.findings)?;
+    let pruned = Pruned::of(records, &presence);
+    let mut snapshots = records.snapshots();
+    let dropped = pruned.take_dropped(&mut snapshots);
+    if !dropped.is_empty() {
+        let message = format!("{} snapshots were dropped from this copy, by signed records", dropped.len());
+        looked.findings.push(Finding::new(FindingKind::Notice, "retention", message));
+    }
+    let needs = Needs::read(copy, snapshots, &presence, cache, &mut looked.findings)?;
     let mut missing: BTreeMap<ObjectName, BTreeSet<usize>> = BTreeMap::new();
     let mut needed_packs: BTreeSet<Sealed> = BTreeSet::new();
-    let mut needed_others: BTreeSet<ObjectName> = BTreeSet::new();
+    // The pages by which prune records know this copy stay with them.
+    let mut needed_others: BTreeSet<ObjectName> = pruned.plans.iter().map(|plan| plan.body.copy.clone()).collect();
     let mut objects = 0;
     let mut findings = Vec::new();
     needs.each_line(copy.store.as_ref(), cache, &mut findings, &mut |line, places| {

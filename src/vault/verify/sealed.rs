@@ -182,7 +182,8 @@ fn choose(mut tasks: Vec<Task>, share: Share, times: &ReadTimes, now: Timestamp)
         }
     };
     tasks.sort_by_key(|task| last(task).map_or(i64::MIN, |time| time.0));
-    let budget = (all as f64 * fraction.clamp(0.0, 1.0)).ceil() as u64;
+    // However soon after the last one: a run reads something.
+    let budget = ((all as f64 * fraction.clamp(0.0, 1.0)).ceil() as u64).max(1);
     let mut bytes = 0;
     tasks
         .into_iter()

@@ -145,7 +145,7 @@ impl Dialogue {
             },
             Request::StatVfs(_) | Request::FstatVfs(_) => Reply::Extended(root.room()?.write()),
             Request::Limits => Reply::Extended(limits().write()),
-            Request::Other(_) | Request::Raw { .. } => return Err(Errno::PERM),
+            Request::Remove(_) | Request::Other(_) | Request::Raw { .. } => return Err(Errno::PERM),
         })
     }
 

@@ -29,6 +29,7 @@ const LSTAT: u8 = 7;
 const FSTAT: u8 = 8;
 const OPENDIR: u8 = 11;
 const READDIR: u8 = 12;
+const REMOVE: u8 = 13;
 const MKDIR: u8 = 14;
 const REALPATH: u8 = 16;
 const STAT: u8 = 17;
@@ -83,6 +84,8 @@ pub enum Request<'a> {
         /// Its permissions.
         mode: Option<u32>,
     },
+    /// Removes a file. Only prune sends it; a server of ours reads it as any other request that it refuses.
+    Remove(&'a [u8]),
     /// The absolute form of a path.
     RealPath(&'a [u8]),
     /// Makes a file or directory durable.
@@ -144,6 +147,7 @@ impl Request<'_> {
                 packet = with_bytes(MKDIR, id, path);
                 Attrs { mode, ..Attrs::default() }.write(&mut packet);
             }
+            Self::Remove(path) => packet = with_bytes(REMOVE, id, path),
             Self::RealPath(path) => packet = with_bytes(REALPATH, id, path),
             Self::Fsync(handle) => packet = extended(EXT_FSYNC, id, Some(handle)),
             Self::StatVfs(path) => packet = extended(EXT_STATVFS, id, Some(path)),

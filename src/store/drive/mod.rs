@@ -4,6 +4,16 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+pub mod features;
+pub mod hardware;
+pub mod mounts;
+pub mod superblock;
+
+pub use hardware::{Found, System, look};
+
+/// The label of an enrolled drive, in the root of its file system: a signed record.
+pub const LABEL_FILE: &str = "farkeep-drive.rec";
+
 /// Why a directory is no place for a drive's copy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DriveError {
@@ -21,6 +31,9 @@ pub enum DriveError {
     /// It is the file system that is copied from.
     #[error("{0}: is on the same file system as what it would be copied from: that is no second copy")]
     SameAsSource(PathBuf),
+    /// A link stands where the drive's directory belongs, or what is mounted changed while it was looked at.
+    #[error("{0}: is not what was mounted there a moment ago")]
+    Changed(PathBuf),
     /// It cannot be looked at.
     #[error("{path}: {why}")]
     Io {

@@ -1,0 +1,93 @@
+//! `farkeep custodian`
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use super::prune::{describe_apply, rules};
+use crate::cli::wire::{configured_pin, open_prune_store, resolve};
+use crate::cli::{Outcome, Session, render};
+use crate::crypto::sign::SigningKey;
+use crate::model::size::human_size;
+use crate::model::time::{human_duration, parse_duration_secs};
+use crate::ops::OpError;
+use crate::ops::context::VaultPin;
+use crate::ops::custodian::{CustodianPlan, CustodianReceipt, custodian};
+use crate::ops::select::Names;
+use crate::state::StateDir;
+use crate::state::keys::{KeyDir, Role};
+
+/// Arguments of `farkeep custodian`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The copy: a directory, or a store of the configuration
+    #[arg(value_name = "PATH")]
+    store: String,
+    /// The key that signs here, in OpenSSH form and without a passphrase: `init --custodian` took its public half
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Read so much of the stored bytes that, run regularly, every one is read within this time
+    #[arg(long, value_name = "TIME", default_value = "30d")]
+    within: String,
+    /// How long a plan waits before it is applied
+    #[arg(long, value_name = "TIME", default_value = "72h")]
+    wait: String,
+}
+
+/// Runs it.
+pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
+    let pin = configured_pin(session)?;
+    let secs = |flag: &str, text: &str| parse_duration_secs(text).map_err(|e| OpError::Usage(format!("{flag}: {e}")));
+    if let Some(path) = &args.key {
+        keep_key(session, &pin, path)?;
+    }
+    let (name, config) = resolve(session, &args.store)?;
+    let plan = CustodianPlan {
+        rules: rules(session, config.keep.as_ref(), &Names::default())?,
+        store: open_prune_store(&name, &config)?,
+        name,
+        pin,
+        within_secs: secs("--within", &args.within)?,
+        wait_secs: secs("--wait", &args.wait)?,
+    };
+    let receipt = custodian(&plan, &session.env())?;
+    session.progress.clear();
+    Ok(Outcome::new(receipt.exit(), describe(&receipt), &receipt))
+}
+
+/// Takes the key into the state directory, where the chain that it signs lies too.
+fn keep_key(session: &Session, pin: &VaultPin, path: &std::path::Path) -> Result<(), OpError> {
+    let wrong = |e: &dyn std::fmt::Display| OpError::Usage(format!("--key {}: {e}", path.display()));
+    let vault = pin.vault.ok_or_else(|| wrong(&"the configuration does not name the vault's id"))?;
+    let text = zeroize::Zeroizing::new(std::fs::read_to_string(path).map_err(|e| wrong(&e))?);
+    let key = SigningKey::from_openssh(&text).map_err(|e| wrong(&e))?;
+    let keys = KeyDir::of(&StateDir::open(&session.state_root, vault)?);
+    match keys.writer(Role::Custodian)? {
+        Some(known) if known.verifier() == key.verifier() => Ok(()),
+        Some(_) => Err(wrong(&"another custodian's key lies in the state directory already")),
+        None => Ok(keys.keep_writer(Role::Custodian, &key)?),
+    }
+}
+
+fn describe(receipt: &CustodianReceipt) -> String {
+    let mut text = String::new();
+    let verified = &receipt.verified;
+    let objects = render::count(verified.objects, "object");
+    let _ = writeln!(text, "{}: {objects} read, {}", verified.store, human_size(verified.bytes));
+    if let Some(applied) = &receipt.applied {
+        text.push_str(&describe_apply(applied));
+    }
+    if let Some(planned) = receipt.planned.as_ref().filter(|planned| planned.plan.is_some()) {
+        let dropped = render::count(planned.dropped, "snapshot");
+        let objects = render::count(planned.objects, "object");
+        let wait = human_duration(planned.wait_secs);
+        let _ = writeln!(text, "{}: planned to drop {dropped} and remove {objects}, in {wait}", planned.store);
+    }
+    for series in &receipt.series {
+        let age = human_duration(u64::try_from(series.age_secs).unwrap_or(0));
+        let late = if series.late && series.due.is_some() { "  LATE" } else { "" };
+        let count = render::count(series.count, "snapshot");
+        let _ = writeln!(text, "  series {}  newest {}, {age} old, {count}{late}", &series.job, series.snapshot.short());
+    }
+    render::findings(&mut text, &receipt.findings);
+    text
+}

@@ -1,0 +1,306 @@
+//! `drive export`: brings the copy on a drive up to date without any decryption key, proves it, and signs that.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::{DrivesPlan, Opened, Slot, binary, due_text, operator, recognise};
+use crate::format::drive::ExportBody;
+use crate::format::record::RecordKind;
+use crate::model::drive::DriveName;
+use crate::model::finding::{Finding, FindingKind};
+use crate::model::ids::WriterId;
+use crate::model::time::Timestamp;
+use crate::ops::context::{Locking, NamedStore, open_pinned};
+use crate::ops::custody::deliver_missing;
+use crate::ops::transfer::{Looking, Transfer, Transferred};
+use crate::ops::{Env, Event, Exit, OpError};
+use crate::state::keys::Role;
+use crate::store::Store;
+use crate::vault::VaultError;
+use crate::vault::parity::{self, Protected};
+use crate::vault::register::Drive;
+use crate::vault::replicate::{Replicated, read_record};
+
+/// What to export.
+pub struct ExportPlan {
+    /// The vault, and the copy that is read.
+    pub drives: DrivesPlan,
+    /// Which drive; without a name, the one that is plugged in.
+    pub name: Option<DriveName>,
+    /// The drive took the last export too, and shall all the same.
+    pub again: bool,
+    /// Unmount it at the end.
+    pub unmount: bool,
+    /// What the configuration says of each drive.
+    pub settings: BTreeMap<DriveName, ExportSettings>,
+    /// The program to put beside the vault.
+    pub binary: Option<PathBuf>,
+}
+
+/// What the configuration says of a drive.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ExportSettings {
+    /// Unmount it at the end.
+    pub unmount: bool,
+    /// Parity, in thousandths of what it protects; 0 makes none.
+    pub parity_permille: u32,
+}
+
+/// What was exported.
+#[derive(Debug, Clone, Serialize)]
+pub struct ExportReceipt {
+    /// The drive.
+    pub drive: DriveName,
+    /// Where its copy lies.
+    pub to: String,
+    /// The copy that was read.
+    pub from: String,
+    /// What was sent.
+    #[serde(flatten)]
+    pub sent: Replicated,
+    /// Objects that were damaged on the drive and lie there whole now.
+    pub healed: Vec<String>,
+    /// Records that were sent.
+    pub records: u64,
+    /// Snapshots that the drive holds now.
+    pub snapshots: u64,
+    /// Objects that were read back.
+    pub read_back: u64,
+    /// Whether all of them were read past the machine's cache.
+    pub past_cache: bool,
+    /// Parity that was made.
+    pub parity: Protected,
+    /// Free bytes on the drive.
+    pub free_bytes: Option<u64>,
+    /// When the drive's next turn is, or another's.
+    pub next: String,
+    /// Whether it was unmounted.
+    pub unmounted: bool,
+    /// Whether all is durable, read back and signed.
+    pub safe: bool,
+    /// What was found.
+    pub findings: Vec<Finding>,
+}
+
+impl ExportReceipt {
+    /// The exit code.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        Exit::of_findings(&self.findings)
+    }
+}
+
+impl ExportPlan {
+    fn settings_of(&self, drive: &DriveName) -> ExportSettings {
+        self.settings.get(drive).copied().unwrap_or_default()
+    }
+}
+
+/// Exports to a drive.
+///
+/// # Errors
+/// When it is not present, not the one that it should be, or full; or either copy fails. The export before stays whole.
+pub fn export(plan: &ExportPlan, env: &Env<'_>) -> Result<ExportReceipt, OpError> {
+    let started = env.clock.now();
+    let opened = plan.drives.open(env, Locking::Exclusive)?;
+    let (drive, slot, notes) = choose(plan, &opened, env)?;
+    if let Some(due) = opened.register.out_of_turn(&drive.name, started).filter(|_| !plan.again) {
+        return Err(OpError::Vault(VaultError::Absent(format!(
+            "drive {} took the last export too; {}; nothing was written (--again exports to it all the same)",
+            drive.name,
+            due_text(Some(&due), started)
+        ))));
+    }
+    refuse_set_back(plan, &opened, &drive, &slot)?;
+    let path = slot.path.clone();
+    let mut receipt = bring_up_to_date(plan, opened, &drive, slot, notes, started, env)?;
+    // Every descriptor of the drive is closed by now.
+    if (plan.unmount || plan.settings_of(&drive.name).unmount) && receipt.safe {
+        match unmount(&path) {
+            Ok(()) => receipt.unmounted = true,
+            Err(why) => {
+                let message = format!("is not unmounted: {why}; all is durable on it nevertheless");
+                receipt.findings.push(Finding::new(FindingKind::Behind, path.display(), message));
+            }
+        }
+    }
+    Ok(receipt)
+}
+
+/// The drive that is meant, opened and recognised.
+fn choose(plan: &ExportPlan, opened: &Opened, env: &Env<'_>) -> Result<(Drive, Slot, Vec<Finding>), OpError> {
+    let due = opened.register.due();
+    let source = opened.copy.store.location().directory();
+    let try_one = |drive: &Drive| {
+        let path = plan.drives.path_of(drive);
+        recognise(drive, &path, opened, source, &plan.drives.system).map(|(slot, notes)| (drive.clone(), slot, notes))
+    };
+    let absent = |what: String| {
+        let due = due_text(due.as_ref(), env.clock.now());
+        OpError::Vault(VaultError::Absent(format!("{what}; {due}")))
+    };
+    if let Some(name) = &plan.name {
+        return try_one(opened.drive(name)?).map_err(|error| match error {
+            OpError::Vault(VaultError::Absent(why)) => absent(format!("drive {name} is not present: {why}")),
+            other => other,
+        });
+    }
+    let mut candidates: Vec<&Drive> = opened.register.active().collect();
+    if candidates.is_empty() {
+        return Err(OpError::Usage("no drive is enrolled; `farkeep drive enrol NAME PATH` enrols one".into()));
+    }
+    candidates.sort_by_key(|drive| due.as_ref().is_none_or(|due| due.name != drive.name));
+    let mut refused = None;
+    for drive in candidates {
+        match try_one(drive) {
+            Err(OpError::Vault(VaultError::Absent(_))) => {}
+            // Several drives share one mount point: the label that lies there names one of them.
+            Err(error @ OpError::Mismatch(_)) => refused = refused.or(Some(error)),
+            other => return other,
+        }
+    }
+    Err(refused.unwrap_or_else(|| absent("no enrolled drive is present; not one byte was written".into())))
+}
+
+/// A drive that lacks records that were seen on it is an older clone of it, or somebody has set it back.
+fn refuse_set_back(plan: &ExportPlan, opened: &Opened, drive: &Drive, slot: &Slot) -> Result<(), OpError> {
+    let Ok(store) = slot.vault(false) else { return Ok(()) };
+    let Ok(copy) = open_pinned(Arc::new(store), &plan.drives.pin, Some(&opened.context.state)) else { return Ok(()) };
+    let ratchet = &opened.context.ratchet;
+    copy.check_trust(ratchet).map_err(VaultError::from)?;
+    let counts = |writer: &WriterId| copy.trust.writer(writer).is_some() || opened.own.contains(writer);
+    let lost = copy.book.rolled_back(&copy.store.identity(), ratchet.seen(), counts).into_iter().next();
+    lost.map_or(Ok(()), Err).map_err(|error| {
+        OpError::Mismatch(format!(
+            "drive {}: {error}: a clone of it, or set back; nothing was written (`farkeep sync {} --from ...` brings it up to \
+             date all the same)",
+            drive.name,
+            copy.name()
+        ))
+    })
+}
+
+fn bring_up_to_date(
+    plan: &ExportPlan,
+    mut opened: Opened,
+    drive: &Drive,
+    slot: Slot,
+    notes: Vec<Finding>,
+    started: Timestamp,
+    env: &Env<'_>,
+) -> Result<ExportReceipt, OpError> {
+    let store: Arc<dyn crate::store::WriteOnceStore> = Arc::new(slot.vault(true)?);
+    store.sweep(&crate::model::name::Area::layout()).map_err(VaultError::from)?;
+    let permille = plan.settings_of(&drive.name).parity_permille;
+    let to = NamedStore { name: format!("drive {}", drive.name), store: Arc::clone(&store) };
+    let program_bytes = plan.binary.as_ref().map_or(0, |path| binary::room_bytes(&slot.root, path));
+    let transfer = Transfer {
+        pin: &plan.drives.pin,
+        from: &opened.copy,
+        records: &opened.records,
+        to: &to,
+        looking: Looking::Doubtful,
+        more_room: &|bytes| program_bytes + if permille > 0 { parity::room_bytes(bytes, permille) } else { 0 },
+    };
+    let mut done = transfer.run(&mut opened.context, env)?;
+    done.findings.extend(notes);
+    let mut protected = Protected::default();
+    if permille > 0 && done.is_safe() {
+        env.step("making parity");
+        let told = |bytes| env.observer.event(Event::Advance { items: 1, bytes });
+        protected = parity::protect(store.as_ref(), &done.wanted, permille, env.cancel, &told)?;
+    }
+    let binary = match &plan.binary {
+        Some(path) => {
+            env.step("copying the program");
+            let (hashed, note) = binary::carry(&slot.root, path)?;
+            done.findings.extend(note);
+            Some(hashed)
+        }
+        None => None,
+    };
+    let mut receipt = receipt_of(&opened, drive, done, protected, store.as_ref());
+    if receipt.safe {
+        let body = body_of(&receipt, drive, binary, started, &opened, env);
+        receipt.findings.extend(sign(plan, &mut opened, &to, &body, env)?);
+        rustix::fs::syncfs(&slot.root).map_err(|e| OpError::NotDone(format!("{}: {e}", slot.path.display())))?;
+        let next = opened.register.after_export(&drive.name, env.clock.now());
+        receipt.next = due_text(next.as_ref(), env.clock.now());
+    }
+    Ok(receipt)
+}
+
+fn receipt_of(opened: &Opened, drive: &Drive, done: Transferred, parity: Protected, store: &dyn Store) -> ExportReceipt {
+    ExportReceipt {
+        drive: drive.name.clone(),
+        to: store.location().to_string(),
+        from: opened.copy.name(),
+        safe: done.is_safe(),
+        sent: done.sent,
+        healed: done.healed,
+        records: done.records,
+        snapshots: done.snapshots.len() as u64,
+        read_back: done.read_back,
+        past_cache: done.past_cache,
+        parity,
+        free_bytes: store.room().ok().flatten(),
+        next: String::new(),
+        unmounted: false,
+        findings: done.findings,
+    }
+}
+
+fn body_of(
+    receipt: &ExportReceipt,
+    drive: &Drive,
+    binary: Option<crate::model::ids::ObjectHash>,
+    started: Timestamp,
+    opened: &Opened,
+    env: &Env<'_>,
+) -> ExportBody {
+    ExportBody {
+        drive: drive.name.clone(),
+        label: drive.label,
+        from: receipt.from.clone(),
+        operator: operator(env),
+        started,
+        snapshots: receipt.snapshots,
+        newest: opened.records.snapshots().last().map(|snapshot| snapshot.id),
+        objects: receipt.sent.objects,
+        bytes: receipt.sent.bytes,
+        read_back: receipt.read_back,
+        past_cache: receipt.past_cache,
+        free_bytes: receipt.free_bytes,
+        binary,
+        findings: receipt.findings.iter().filter(|finding| finding.kind != FindingKind::Notice).count() as u64,
+    }
+}
+
+/// Signs the export, on the drive first, where it is read back, then on the copy that was read if it takes it.
+fn sign(
+    plan: &ExportPlan,
+    opened: &mut Opened,
+    to: &NamedStore,
+    body: &ExportBody,
+    env: &Env<'_>,
+) -> Result<Vec<Finding>, OpError> {
+    let signed = opened.write(RecordKind::Export, body, env)?;
+    let after = open_pinned(Arc::clone(&to.store), &plan.drives.pin, Some(&opened.context.state))?;
+    let scribe = opened.context.scribe(Role::Station, env, opened.copy.vault())?;
+    deliver_missing(&scribe, &after, &signed.name)?;
+    read_record(to.store.as_ref(), &signed.name)?;
+    // From now on a drive without this record is not this drive as it is.
+    let mut after = open_pinned(Arc::clone(&to.store), &plan.drives.pin, Some(&opened.context.state))?;
+    opened.context.read_records(&mut after)?;
+    Ok(opened.deliver(&signed, env))
+}
+
+/// Unmounts as whoever runs this may: the program of the system knows user mounts and FUSE.
+fn unmount(path: &std::path::Path) -> Result<(), String> {
+    let output = Command::new("umount").arg(path).output().map_err(|e| e.to_string())?;
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }
+}

@@ -1,0 +1,349 @@
+//! `prune apply`: removes what a plan names and nothing needs any more.
+//!
+//! Order: wait; sign which snapshots are dropped; only then look at what is needed, since what was signed is never built on
+//! again; remove inventories, manifests, indexes, packs; sign that it is done. It can stop anywhere: what was signed is not
+//! undone, and the next run removes the rest.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+
+use super::{Site, record_name};
+use crate::format::body::{PruneDoneBody, SnapshotRange};
+use crate::format::record::{Head, RecordKind};
+use crate::ledger::Scribe;
+use crate::model::name::{Area, ObjectName};
+use crate::model::snapshot::SnapshotState;
+use crate::model::time::Timestamp;
+use crate::ops::context::{NamedStore, VaultPin};
+use crate::ops::{Env, Event, Exit, OpError};
+use crate::store::{PruneStore, StoreError, WriteOnceStore};
+use crate::vault::VaultError;
+use crate::vault::inventory::page_names;
+use crate::vault::pruned::{Plan, Pruned, each_planned, holds, ranges};
+use crate::vault::snapshots::Snapshot;
+use crate::vault::sweep::{SWEPT, each_listed};
+
+/// Removals at once.
+const PARALLEL_MAX: usize = 8;
+/// Made and removed again to read the store's clock; readers take it for debris.
+const CLOCK_NAME: &str = "tmp-clock";
+
+/// Whether to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waiting {
+    /// As long as the plan says, by the store's clock.
+    AsPlanned,
+    /// Not at all: nobody pushes to this copy meanwhile.
+    Skip,
+}
+
+/// What to apply.
+pub struct ApplyRequest {
+    /// Whom to trust.
+    pub pin: VaultPin,
+    /// What the copy is called.
+    pub name: String,
+    /// The copy, through an account that may remove.
+    pub store: Arc<dyn PruneStore>,
+    /// The beginning of the hash of the plan's record; without it the newest that is pending.
+    pub plan: Option<String>,
+    /// Whether to wait.
+    pub waiting: Waiting,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, Serialize)]
+pub struct ApplyReceipt {
+    /// The copy.
+    pub store: String,
+    /// The plan; none when there was none to apply.
+    pub plan: Option<Head>,
+    /// Until when it waits, by the store's clock; then nothing was done.
+    pub due: Option<Timestamp>,
+    /// Snapshots that were dropped.
+    pub dropped: u64,
+    /// Objects that were removed now.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Objects of the plan that stay, because something needs them now.
+    pub spared: u64,
+}
+
+impl ApplyReceipt {
+    /// That there was nothing to do.
+    #[must_use]
+    pub const fn nothing(store: String) -> Self {
+        Self { store, plan: None, due: None, dropped: 0, objects: 0, bytes: 0, spared: 0 }
+    }
+
+    /// The exit code.
+    #[must_use]
+    pub const fn exit(&self) -> Exit {
+        if self.due.is_some() { Exit::Busy } else { Exit::Done }
+    }
+}
+
+/// Applies a plan.
+///
+/// # Errors
+/// When the copy is in doubt, the account may only add, or the plan is none of this copy or was replaced by a later one.
+pub fn apply(request: &ApplyRequest, env: &Env<'_>) -> Result<ApplyReceipt, OpError> {
+    let store: Arc<dyn WriteOnceStore> = Arc::clone(&request.store) as Arc<dyn WriteOnceStore>;
+    let mut site = Site::open(&NamedStore { name: request.name.clone(), store }, &request.pin, env)?;
+    let mut receipt = ApplyReceipt::nothing(site.copy.name());
+    let Some(plan) = choose(&site.pruned, request.plan.as_deref())? else { return Ok(receipt) };
+    receipt.plan = Some(plan.head);
+    if site.pruned.is_finished(&plan) {
+        return Ok(receipt);
+    }
+    let begun = site.pruned.done(&plan).cloned();
+    let mut scribe = site.scribe(&RecordKind::PruneDone, env)?;
+    let now = store_clock(request.store.as_ref())?;
+    if begun.is_none() && request.waiting == Waiting::AsPlanned {
+        receipt.due = due(&site, &plan, now)?;
+        if receipt.due.is_some() {
+            return Ok(receipt);
+        }
+    }
+    let begun = match begun {
+        Some(body) => body,
+        None => begin(&site, &mut scribe, &plan, env)?,
+    };
+    receipt.dropped = begun.snapshots;
+    // Whatever was committed before the drops were signed is seen now, and whoever looks from now on sees them.
+    site.copy = site.context.open_copy(Arc::clone(&site.copy.store), &request.pin)?;
+    site.records = site.context.read_records(&mut site.copy)?;
+    site.pruned = Pruned::read(&site.records, site.copy.store.as_ref())?;
+    env.step("looking at what is needed");
+    let going = going(&site, &plan, &begun.drops)?;
+    receipt.spared = going.spared;
+    env.step("removing objects");
+    remove_all(request.store.as_ref(), &going, &mut receipt, env)?;
+    let body =
+        PruneDoneBody { finished: true, spared: receipt.spared, objects: receipt.objects, bytes: receipt.bytes, ..begun };
+    site.sign(&mut scribe, RecordKind::PruneDone, &body, env)?;
+    remove_list(request.store.as_ref(), &site, &plan);
+    Ok(receipt)
+}
+
+/// Removes the list of a plan that is done. What fails here is left over until a later plan finds it old.
+fn remove_list(store: &dyn PruneStore, site: &Site, plan: &Plan) {
+    let Ok(pages) = page_names(&site.pages, store, &plan.body.list) else { return };
+    let mut others = site.pruned.clone();
+    others.plans.retain(|other| other.head != plan.head);
+    let Ok(mut stay) = others.own_objects(&site.pages, store) else { return };
+    stay.insert(plan.body.copy.clone());
+    let list = std::iter::once(plan.body.list.clone()).chain(pages.into_iter().map(ObjectName::Inventory));
+    for name in list.filter(|name| !stay.contains(name)) {
+        if let Err(error) = store.remove(&name.to_string()) {
+            tracing::warn!(%name, %error, "the list of a plan that is done stays");
+        }
+    }
+}
+
+fn choose(pruned: &Pruned, wanted: Option<&str>) -> Result<Option<Plan>, OpError> {
+    let Some(wanted) = wanted else {
+        // One that was begun goes first.
+        let begun = pruned.pending().find(|plan| pruned.done(plan).is_some());
+        return Ok(begun.or_else(|| pruned.pending().last()).cloned());
+    };
+    let mut found = pruned.plans.iter().filter(|plan| plan.head.hash.to_string().starts_with(wanted));
+    let plan = match (found.next(), found.next()) {
+        (Some(plan), None) => plan,
+        (Some(_), Some(_)) => return Err(OpError::Usage(format!("{wanted}: more than one plan begins so"))),
+        (None, _) => return Err(OpError::Usage(format!("{wanted}: no plan for this copy, signed by a trusted custodian"))),
+    };
+    if pruned.is_superseded(plan) && pruned.done(plan).is_none() {
+        return Err(OpError::Usage(format!("{wanted}: a later plan of the same custodian has replaced it")));
+    }
+    Ok(Some(plan.clone()))
+}
+
+/// What time it is where the store is: of a file that is made, dated and removed. On an account that may only add, the first
+/// step fails and leaves nothing.
+fn store_clock(store: &dyn PruneStore) -> Result<Timestamp, OpError> {
+    let name = format!("{}/{CLOCK_NAME}-{:x}", Area::Trust.dir(), std::process::id());
+    let denied = |error: StoreError| match error {
+        StoreError::Denied { why, .. } => OpError::NotDone(format!(
+            "{}: this account may not remove anything ({why}); nothing was signed or removed. Prune on the server itself, on \
+             the drive, or through a maintenance account",
+            store.location()
+        )),
+        other => other.into(),
+    };
+    store.remove(&name).map_err(denied)?;
+    store.put(&name, b"clock")?;
+    let mut now = None;
+    store.list(&[Area::Trust.dir().to_owned()], &mut |listed| {
+        if listed.name == name {
+            now = listed.received;
+        }
+    })?;
+    store.remove(&name).map_err(denied)?;
+    now.ok_or_else(|| OpError::NotDone(format!("{}: does not tell its time", store.location())))
+}
+
+/// Until when the plan waits; none when the time has come.
+fn due(site: &Site, plan: &Plan, now: Timestamp) -> Result<Option<Timestamp>, OpError> {
+    let name = record_name(&plan.writer, &plan.head);
+    let received = site.received.get(&name).copied();
+    let received = received.ok_or_else(|| OpError::NotDone(format!("{name}: the store does not say when it came")))?;
+    let due = received.plus_secs(i64::try_from(plan.body.wait_secs).unwrap_or(i64::MAX));
+    Ok((now < due).then_some(due))
+}
+
+/// Signs which snapshots are dropped: those of the plan but what somebody holds meanwhile.
+fn begin(site: &Site, scribe: &mut Scribe, plan: &Plan, env: &Env<'_>) -> Result<PruneDoneBody, OpError> {
+    let mut all = site.records.snapshots();
+    site.pruned.take_dropped(&mut all);
+    let held = holds(&site.records);
+    let newest = all.iter().map(|snapshot| snapshot.time).max();
+    let is_held =
+        |snapshot: &Snapshot| held.get(&snapshot.id).is_some_and(|until| newest.is_some_and(|time| *until >= time));
+    let named = |snapshot: &Snapshot| in_ranges(&plan.body.drops, snapshot);
+    let (drops, stay): (Vec<&Snapshot>, Vec<&Snapshot>) = all.iter().partition(|s| named(s) && !is_held(s));
+    check_something_stays(site, &drops, &stay)?;
+    let body = PruneDoneBody {
+        planner: plan.writer,
+        plan: plan.head,
+        store: site.copy.name(),
+        copy: plan.body.copy.clone(),
+        drops: ranges(&drops, &stay),
+        snapshots: drops.len() as u64,
+        spared: 0,
+        finished: false,
+        objects: 0,
+        bytes: 0,
+    };
+    env.step("signing what is dropped");
+    site.sign(scribe, RecordKind::PruneDone, &body, env)?;
+    Ok(body)
+}
+
+fn in_ranges(ranges: &[SnapshotRange], snapshot: &Snapshot) -> bool {
+    ranges.iter().any(|range| range.contains(&snapshot.writer, snapshot.head.seq))
+}
+
+/// No plan, whoever signed it, drops the last good snapshot of a series.
+fn check_something_stays(site: &Site, drops: &[&Snapshot], stay: &[&Snapshot]) -> Result<(), OpError> {
+    let good = |snapshot: &&&Snapshot| snapshot.body.state == SnapshotState::Good;
+    for snapshot in drops.iter().filter(good) {
+        let series = snapshot.body.series;
+        let left = stay.iter().filter(good).filter(|other| other.body.series == series);
+        let mut whole = false;
+        for other in left {
+            whole |= site.copy_has(&other.body.inventory)?;
+            if whole {
+                break;
+            }
+        }
+        if !whole {
+            let series = series.short();
+            return Err(OpError::NotDone(format!(
+                "the plan would drop the last good snapshot of series {series} here: refused"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// What may go at last.
+struct Going {
+    /// Sorted.
+    names: Vec<ObjectName>,
+    needed: Vec<bool>,
+    spared: u64,
+}
+
+impl Going {
+    fn contains(&self, name: &ObjectName) -> bool {
+        self.names.binary_search(name).is_ok_and(|place| !self.needed[place])
+    }
+}
+
+/// The objects of the plan that no snapshot needs but those that are dropped.
+fn going(site: &Site, plan: &Plan, drops: &[SnapshotRange]) -> Result<Going, OpError> {
+    let store = site.copy.store.as_ref();
+    let mut names = Vec::new();
+    each_planned(&site.pages, store, &plan.body.list, &mut |name| {
+        if SWEPT.contains(&name.area()) {
+            names.push(name.clone());
+        }
+    })?;
+    names.sort_unstable();
+    names.dedup();
+    let mut needed = vec![false; names.len()];
+    let mut need = |name: &ObjectName| {
+        if let Ok(place) = names.binary_search(name) {
+            needed[place] = true;
+        }
+    };
+    let stays = staying(site, drops)?;
+    each_listed(&site.pages, store, &stays.iter().collect::<Vec<_>>(), &mut need)?;
+    site.pruned.own_objects(&site.pages, store)?.iter().for_each(&mut need);
+    let spared = needed.iter().filter(|needed| **needed).count() as u64;
+    Ok(Going { names, needed, spared })
+}
+
+/// Snapshots that lie here and are not dropped.
+fn staying(site: &Site, drops: &[SnapshotRange]) -> Result<Vec<Snapshot>, OpError> {
+    let mut here: BTreeSet<ObjectName> = BTreeSet::new();
+    let dirs = [Area::Inventories.dir().to_owned(), Area::Manifests.dir().to_owned()];
+    site.copy.store.list(&dirs, &mut |listed| here.extend(ObjectName::parse_stored(&listed.name).map(|(name, _)| name)))?;
+    let mut all = site.records.snapshots();
+    site.pruned.take_dropped(&mut all);
+    let lies_here = |s: &Snapshot| here.contains(&s.body.inventory) || here.contains(&s.body.manifest);
+    all.retain(|snapshot| lies_here(snapshot) && !in_ranges(drops, snapshot));
+    Ok(all)
+}
+
+/// Removes it, one kind after another, under every name it lies under.
+fn remove_all(store: &dyn PruneStore, going: &Going, receipt: &mut ApplyReceipt, env: &Env<'_>) -> Result<(), OpError> {
+    for area in SWEPT {
+        let mut stored: Vec<(String, u64)> = Vec::new();
+        store.list(&area.leaf_dirs(), &mut |listed| {
+            if ObjectName::parse_stored(&listed.name).is_ok_and(|(name, _)| going.contains(&name)) {
+                stored.push((listed.name, listed.bytes));
+            }
+        })?;
+        env.observer.event(Event::Total { items: Some(stored.len() as u64), bytes: None });
+        let done = remove_some(store, stored, env)?;
+        receipt.objects += done.0;
+        receipt.bytes += done.1;
+    }
+    Ok(())
+}
+
+fn remove_some(store: &dyn PruneStore, stored: Vec<(String, u64)>, env: &Env<'_>) -> Result<(u64, u64), OpError> {
+    let threads = store.parallel().clamp(1, PARALLEL_MAX);
+    let queue = Mutex::new(stored);
+    let done = Mutex::new(((0, 0), None::<StoreError>));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) && !env.cancel.load(Ordering::Relaxed) {
+                    let Some((name, bytes)) = queue.lock().unwrap_or_else(PoisonError::into_inner).pop() else { return };
+                    let outcome = store.remove(&name);
+                    let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                    match outcome {
+                        Ok(()) => done.0 = (done.0.0 + 1, done.0.1 + bytes),
+                        Err(error) => {
+                            stop.store(true, Ordering::Relaxed);
+                            done.1.get_or_insert(error);
+                        }
+                    }
+                    drop(done);
+                    env.observer.event(Event::Advance { items: 1, bytes });
+                }
+            });
+        }
+    });
+    env.check_cancel()?;
+    let (sums, error) = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    error.map_or(Ok(sums), |error| Err(VaultError::from(error).into()))
+}

@@ -1,0 +1,212 @@
+//! `prune`: which snapshots go, signed; later the objects that nobody needs any more. No key that opens anything is needed.
+//!
+//! [`plan`] writes a list of objects and signs it. [`apply`] waits longer than any push runs, by the store's own clock, looks
+//! again at what is needed, signs what it drops, and removes. Both refuse to work on a copy about which anything is doubtful:
+//! what is damaged today may be healed tomorrow from what prune would remove.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::context::{Context, Locking, NamedStore, VaultPin, open_pinned};
+use super::{Env, OpError};
+use crate::format::body::{HeartbeatBody, VerifyBody};
+use crate::format::record::{Head, RecordKind};
+use crate::ledger::book::chain_findings;
+use crate::ledger::{Checked, Scribe, Standing};
+use crate::model::ids::WriterId;
+use crate::model::name::{Area, ObjectName};
+use crate::model::time::Timestamp;
+use crate::state::keys::Role;
+use crate::store::{Store, StoreError};
+use crate::vault::VaultError;
+use crate::vault::copy::Copy;
+use crate::vault::inventory::PageCache;
+use crate::vault::objects::read_object;
+use crate::vault::pruned::Pruned;
+use crate::vault::snapshots::{Records, Snapshot};
+
+pub mod apply;
+pub mod hold;
+pub mod plan;
+
+/// Seconds between a plan and its execution: longer than any push.
+pub const WAIT_SECS: u64 = 72 * 3600;
+
+/// A copy that prune looks at.
+struct Site {
+    context: Context,
+    copy: Copy,
+    records: Records,
+    pruned: Pruned,
+    pages: PageCache,
+    /// When the store received each record, by its own clock.
+    received: BTreeMap<ObjectName, Timestamp>,
+}
+
+impl Site {
+    /// Opens one about which nothing is doubtful, and holds the local state against a push or a second prune of this machine.
+    fn open(store: &NamedStore, pin: &VaultPin, env: &Env<'_>) -> Result<Self, OpError> {
+        let site = Self::open_in_doubt(store, pin, env)?;
+        site.check_ledger()?;
+        site.check_verified(env)?;
+        Ok(site)
+    }
+
+    fn open_in_doubt(store: &NamedStore, pin: &VaultPin, env: &Env<'_>) -> Result<Self, OpError> {
+        env.step(format!("opening {}", store.name));
+        let vault = match pin.vault {
+            Some(vault) => vault,
+            None => open_pinned(Arc::clone(&store.store), pin, None)?.vault(),
+        };
+        let mut context = Context::open(env, vault, Locking::Exclusive)?;
+        let mut copy = context.open_copy(Arc::clone(&store.store), pin)?;
+        let records = context.read_records(&mut copy)?;
+        let pruned = Pruned::read(&records, copy.store.as_ref())?;
+        let pages = PageCache::open(&context.state.cache().join("inventories"))?;
+        let received = received(copy.store.as_ref())?;
+        Ok(Self { context, copy, records, pruned, pages, received })
+    }
+
+    /// Whoever signs here, enrolled for this kind of record.
+    fn scribe(&self, kind: &RecordKind, env: &Env<'_>) -> Result<Scribe, OpError> {
+        let mut scribe = self.context.scribe(Role::Custodian, env, self.copy.vault())?;
+        check_enrolled(&scribe, &self.copy, kind)?;
+        super::custody::adopt_own(&mut scribe, &self.copy, &self.records)?;
+        Ok(scribe)
+    }
+
+    /// A ledger with a gap, a fork or a forged record is no ground to remove anything on.
+    fn check_ledger(&self) -> Result<(), OpError> {
+        let found = self.records.findings.iter().cloned().chain(chain_findings(&self.records.checked));
+        match found.into_iter().find(|finding| finding.kind.is_alarm()) {
+            Some(finding) => {
+                let why = format!("{}; nothing is pruned while the ledger is in doubt", finding.message);
+                Err(VaultError::Damaged { object: finding.subject, why }.into())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What the newest verifications found: of this copy it ends the matter, of another the same objects are looked at here.
+    fn check_verified(&self, env: &Env<'_>) -> Result<(), OpError> {
+        let here = self.copy.name();
+        for body in newest_verifications(&self.records.checked) {
+            if body.store == here
+                && let Some(found) = body.objects_found.first()
+            {
+                let more = body.objects_found.len() - 1;
+                let why = format!(
+                    "the newest verification found it ({:?}) and {more} more objects; heal the copy (`farkeep sync`), verify \
+                     it again, then prune",
+                    found.kind
+                );
+                return Err(VaultError::damaged(&found.object, why.to_lowercase()).into());
+            }
+            for found in body.objects_found.iter().filter(|_| body.store != here) {
+                env.check_cancel()?;
+                let Ok((name, _)) = ObjectName::parse_stored(&found.object) else { continue };
+                if name.content_hash().is_none() || !self.copy_has(&name)? {
+                    continue;
+                }
+                read_object(self.copy.store.as_ref(), &name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn copy_has(&self, name: &ObjectName) -> Result<bool, StoreError> {
+        Ok(self.copy.store.stat(&name.to_string())?.is_some())
+    }
+
+    /// Whether a plan waits or was begun.
+    fn has_pending(&self) -> bool {
+        self.pruned.pending().next().is_some()
+    }
+
+    /// Signs a record and brings it to the copy.
+    fn sign(
+        &self,
+        scribe: &mut Scribe,
+        kind: RecordKind,
+        body: &impl serde::Serialize,
+        env: &Env<'_>,
+    ) -> Result<crate::ledger::Signed, OpError> {
+        let context = self.context.record_context(env, self.copy.trust.head(), self.records.heads());
+        let signed = scribe.write(kind, body, context)?;
+        super::custody::deliver_missing(scribe, &self.copy, &signed.name)?;
+        Ok(signed)
+    }
+}
+
+fn check_enrolled(scribe: &Scribe, copy: &Copy, kind: &RecordKind) -> Result<(), OpError> {
+    let trusted = copy.trust.writer(&scribe.writer());
+    if trusted.is_some_and(|(writer, _)| writer.until.is_none() && writer.kinds.contains(kind)) {
+        return Ok(());
+    }
+    Err(OpError::NotDone(format!("the root does not trust this machine's custodian key to sign {kind} records")))
+}
+
+/// Whether a plan of a copy waits or was begun.
+///
+/// # Errors
+/// When the copy cannot be opened or is in doubt.
+pub fn is_pending(store: &NamedStore, pin: &VaultPin, env: &Env<'_>) -> Result<bool, OpError> {
+    Ok(Site::open(store, pin, env)?.has_pending())
+}
+
+/// Says in a signed record when the last push arrived and the next is due.
+///
+/// # Errors
+/// When the copy does not take it, or this machine may not sign it.
+pub fn heartbeat(
+    store: &NamedStore,
+    pin: &VaultPin,
+    last: Option<Timestamp>,
+    due: Option<Timestamp>,
+    env: &Env<'_>,
+) -> Result<(), OpError> {
+    let site = Site::open_in_doubt(store, pin, env)?;
+    let mut scribe = site.scribe(&RecordKind::Heartbeat, env)?;
+    let body = HeartbeatBody { store: site.copy.name(), last, due };
+    site.sign(&mut scribe, RecordKind::Heartbeat, &body, env)?;
+    Ok(())
+}
+
+/// Of each writer the newest verification of each copy that looked at anything.
+fn newest_verifications(records: &[Checked]) -> Vec<VerifyBody> {
+    let mut newest: BTreeMap<(WriterId, String), (u64, VerifyBody)> = BTreeMap::new();
+    for record in records {
+        if record.standing != Standing::Trusted || record.statement.kind != RecordKind::Verify {
+            continue;
+        }
+        let Ok(body) = record.statement.body_as::<VerifyBody>() else { continue };
+        if body.depth == "list" && body.objects_found.is_empty() {
+            continue;
+        }
+        let slot = newest.entry((record.statement.writer, body.store.clone())).or_insert_with(|| (0, body.clone()));
+        if slot.0 < record.head.seq {
+            *slot = (record.head.seq, body);
+        }
+    }
+    newest.into_values().map(|(_, body)| body).collect()
+}
+
+/// When the store received each record.
+fn received(store: &dyn Store) -> Result<BTreeMap<ObjectName, Timestamp>, StoreError> {
+    let mut received: BTreeMap<ObjectName, Timestamp> = BTreeMap::new();
+    store.list(&[Area::Ledger.dir().to_owned()], &mut |listed| {
+        if let (Ok((name, _)), Some(time)) = (ObjectName::parse_stored(&listed.name), listed.received) {
+            let slot = received.entry(name).or_insert(time);
+            *slot = (*slot).min(time);
+        }
+    })?;
+    Ok(received)
+}
+
+fn record_name(writer: &WriterId, head: &Head) -> ObjectName {
+    ObjectName::Record { writer: *writer, seq: head.seq, statement: head.hash }
+}
+
+fn record_of(snapshot: &Snapshot) -> ObjectName {
+    record_name(&snapshot.writer, &snapshot.head)
+}

@@ -1,0 +1,386 @@
+//! `prune plan`: decides by the rules, lists what may go, signs it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+use super::{Site, record_name, record_of};
+use crate::crypto::hash::hash;
+use crate::format::body::{PrunePlanBody, SnapshotRange};
+use crate::format::inventory::{Line, encode};
+use crate::format::record::{Head, RecordKind};
+use crate::ledger::Scribe;
+use crate::model::ids::{SnapshotId, Token, WriterId};
+use crate::model::limits::INVENTORY_PAGE_LINES;
+use crate::model::name::{ObjectName, Sealed};
+use crate::model::retention::{Candidate, Dated, Decision, Keep, decide, effective_times};
+use crate::model::snapshot::SnapshotState;
+use crate::model::time::Timestamp;
+use crate::ops::context::{NamedStore, VaultPin};
+use crate::ops::select::Names;
+use crate::ops::{Env, OpError};
+use crate::store::deliver::{RetryPolicy, deliver};
+use crate::vault::VaultError;
+use crate::vault::inventory::{NewPage, page_names};
+use crate::vault::pruned::{holds, ranges};
+use crate::vault::snapshots::Snapshot;
+use crate::vault::sweep::{Sweep, each_listed};
+
+/// Stretches of chains that fit into one record with room to spare; what is beyond is left to the next plan.
+const RANGES_MAX: usize = 400;
+
+/// The rules of a series, and the zone in which its days begin.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    /// What stays.
+    pub keep: Keep,
+    /// Where a day begins.
+    pub zone: TimeZone,
+}
+
+/// Which rules hold for which series.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    /// By series.
+    pub series: BTreeMap<Token, Rule>,
+    /// For every other series; without it all of them stays.
+    pub others: Option<Rule>,
+}
+
+impl Rules {
+    fn of(&self, series: &Token) -> Option<&Rule> {
+        self.series.get(series).or(self.others.as_ref())
+    }
+}
+
+/// Whether damaged snapshots end the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Damage {
+    /// They do: what prune would remove may heal them.
+    Refuse,
+    /// They count as suspect: they displace no good one.
+    Accept,
+}
+
+/// What to plan.
+pub struct PlanRequest {
+    /// Whom to trust.
+    pub pin: VaultPin,
+    /// The copy.
+    pub store: NamedStore,
+    /// What stays.
+    pub rules: Rules,
+    /// Names that are known here.
+    pub names: Names,
+    /// How long to wait before it is applied, in seconds.
+    pub wait_secs: u64,
+    /// What damaged snapshots mean.
+    pub damage: Damage,
+    /// Only decide; sign nothing.
+    pub dry_run: bool,
+}
+
+/// What becomes of a snapshot, and why.
+#[derive(Debug, Clone, Serialize)]
+pub struct Explained {
+    /// The snapshot.
+    pub id: SnapshotId,
+    /// Its job where that is known here, else its series.
+    pub series: String,
+    /// When it was made, as far as that can be believed.
+    pub time: Timestamp,
+    /// What its writer claims.
+    pub claimed: Timestamp,
+    /// What its push made of it.
+    pub state: SnapshotState,
+    /// Whether it stays.
+    pub keep: bool,
+    /// Why it stays.
+    pub reasons: Vec<String>,
+}
+
+/// What was planned.
+#[derive(Debug, Clone, Serialize)]
+pub struct PlanReceipt {
+    /// The copy.
+    pub store: String,
+    /// The plan's record; none when nothing was signed.
+    pub plan: Option<Head>,
+    /// Its name in the ledger.
+    pub record: Option<String>,
+    /// The record as it is stored.
+    #[serde(skip)]
+    pub bytes: Vec<u8>,
+    /// Every snapshot, with what becomes of it.
+    pub snapshots: Vec<Explained>,
+    /// How many stay.
+    pub kept: u64,
+    /// How many go.
+    pub dropped: u64,
+    /// Objects that go.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes_freed: u64,
+    /// How long to wait, in seconds.
+    pub wait_secs: u64,
+}
+
+/// Plans what goes from a copy.
+///
+/// # Errors
+/// When the copy is damaged or its ledger in doubt, an earlier plan was begun and not finished, or this machine may not plan.
+pub fn plan(request: &PlanRequest, env: &Env<'_>) -> Result<PlanReceipt, OpError> {
+    let site = Site::open(&request.store, &request.pin, env)?;
+    let mut scribe = if request.dry_run { None } else { Some(site.scribe(&RecordKind::PrunePlan, env)?) };
+    if let Some(begun) = site.pruned.pending().find(|plan| site.pruned.done(plan).is_some()) {
+        let plan = begun.head.hash.short();
+        return Err(OpError::NotDone(format!(
+            "plan {plan} was begun and not finished: `farkeep prune apply {plan}` ends it"
+        )));
+    }
+    env.step("listing objects");
+    let store = site.copy.store.as_ref();
+    let mut sweep = Sweep::read(store, old_until(&site, request.wait_secs, env))?;
+    let (here, others) = snapshots_here(&site, &sweep);
+    env.step("reading inventories");
+    let broken = broken_snapshots(&site, &sweep, &here, request.damage)?;
+    let explained = decisions(request, &site, &here, &broken);
+    let (drops, kept) = split(&here, &explained, &others);
+    let keeping: Vec<&Snapshot> = kept.clone();
+    each_listed(&site.pages, store, &keeping, &mut |name| sweep.need(name))?;
+    for name in site.pruned.own_objects(&site.pages, store)? {
+        sweep.need(&name);
+    }
+    for snapshot in &drops {
+        // An inventory that cannot be read releases nothing: what it lists goes when it is old.
+        let _ = each_listed(&site.pages, store, &[*snapshot], &mut |name| sweep.release(name));
+    }
+    let (objects, bytes_freed) = sweep.removable().fold((0, 0), |(n, sum), (_, bytes)| (n + 1, sum + bytes));
+    let mut receipt = PlanReceipt {
+        store: site.copy.name(),
+        plan: None,
+        record: None,
+        bytes: Vec::new(),
+        kept: kept.len() as u64,
+        dropped: drops.len() as u64,
+        snapshots: explained,
+        objects,
+        bytes_freed,
+        wait_secs: request.wait_secs,
+    };
+    if let Some(scribe) = &mut scribe
+        && (objects > 0 || !drops.is_empty())
+    {
+        env.step("signing the plan");
+        let copy = write_page(&site, &mut vec![record_before(&site, scribe)?])?;
+        let list = write_list(&site, copy.clone(), &sweep)?;
+        let stay: Vec<&Snapshot> = kept.iter().copied().chain(&others).collect();
+        let body = PrunePlanBody {
+            store: site.copy.name(),
+            drops: ranges(&drops, &stay),
+            snapshots: receipt.dropped,
+            kept: receipt.kept,
+            copy: copy.name,
+            list,
+            objects,
+            bytes: bytes_freed,
+            wait_secs: request.wait_secs,
+        };
+        let signed = site.sign(scribe, RecordKind::PrunePlan, &body, env)?;
+        receipt.plan = Some(signed.head);
+        receipt.record = Some(signed.name.to_string());
+        receipt.bytes = signed.bytes;
+    }
+    Ok(receipt)
+}
+
+/// What was received before this belongs to no push that is still at work. The newest receive time is what the store's clock
+/// has reached at least; a clock of ours that runs ahead makes nothing old.
+fn old_until(site: &Site, wait_secs: u64, env: &Env<'_>) -> Timestamp {
+    let reached = site.received.values().max().copied().unwrap_or(Timestamp(0));
+    let wait = i64::try_from(wait_secs.max(super::WAIT_SECS)).unwrap_or(i64::MAX);
+    reached.min(env.clock.now()).plus_secs(wait.saturating_neg())
+}
+
+/// The snapshots of which the copy holds the inventory, and all others that were not dropped from it.
+fn snapshots_here(site: &Site, sweep: &Sweep) -> (Vec<Snapshot>, Vec<Snapshot>) {
+    let mut all = site.records.snapshots();
+    site.pruned.take_dropped(&mut all);
+    all.into_iter().partition(|snapshot| sweep.has(&snapshot.body.inventory) || sweep.has(&snapshot.body.manifest))
+}
+
+/// Snapshots that lack something here.
+fn broken_snapshots(site: &Site, sweep: &Sweep, here: &[Snapshot], damage: Damage) -> Result<BTreeSet<SnapshotId>, OpError> {
+    let store = site.copy.store.as_ref();
+    let mut known: BTreeMap<Sealed, Option<String>> = BTreeMap::new();
+    let mut broken = BTreeSet::new();
+    let swept = |name: &ObjectName| crate::vault::sweep::SWEPT.contains(&name.area());
+    for snapshot in here {
+        let mut why = [&snapshot.body.inventory, &snapshot.body.manifest]
+            .into_iter()
+            .find(|name| !sweep.has(name))
+            .map(|name| format!("{name} is missing"));
+        let pages = match page_names(&site.pages, store, &snapshot.body.inventory) {
+            Ok(pages) => pages,
+            Err(VaultError::Store(error)) if error.is_store_wide() => return Err(error.into()),
+            Err(error) => {
+                why.get_or_insert(error.to_string());
+                Vec::new()
+            }
+        };
+        for page in pages {
+            if let std::collections::btree_map::Entry::Vacant(slot) = known.entry(page) {
+                let found = match site.pages.read(store, &page) {
+                    _ if !sweep.has(&ObjectName::Inventory(page)) => Some(format!("{page} is missing")),
+                    Ok(lines) => lines
+                        .iter()
+                        .find(|line| swept(&line.name) && !sweep.has(&line.name))
+                        .map(|line| format!("{} is missing", line.name)),
+                    Err(VaultError::Store(error)) if error.is_store_wide() => return Err(error.into()),
+                    Err(error) => Some(error.to_string()),
+                };
+                slot.insert(found);
+            }
+            if let (None, Some(Some(found))) = (&why, known.get(&page)) {
+                why = Some(found.clone());
+            }
+        }
+        if let Some(why) = why {
+            if damage == Damage::Refuse {
+                let why = format!("{why}; heal the copy (`farkeep sync`), or plan with --despite-damage");
+                return Err(VaultError::damaged(format!("snapshot {}", snapshot.id.short()), why).into());
+            }
+            broken.insert(snapshot.id);
+        }
+    }
+    Ok(broken)
+}
+
+/// Decides on every snapshot, series by series.
+fn decisions(request: &PlanRequest, site: &Site, here: &[Snapshot], broken: &BTreeSet<SnapshotId>) -> Vec<Explained> {
+    let times = times(site);
+    let held = holds(&site.records);
+    let time_of = |snapshot: &Snapshot| times.get(&snapshot.id).copied().unwrap_or(snapshot.time);
+    let mut by_series: BTreeMap<Token, Vec<&Snapshot>> = BTreeMap::new();
+    for snapshot in here {
+        by_series.entry(snapshot.body.series).or_default().push(snapshot);
+    }
+    let mut explained = Vec::new();
+    for (series, mut snapshots) in by_series {
+        snapshots.sort_by_key(|snapshot| (time_of(snapshot), snapshot.writer, snapshot.head.seq));
+        let candidates: Vec<Candidate> = snapshots
+            .iter()
+            .map(|snapshot| Candidate {
+                id: snapshot.id,
+                time: time_of(snapshot),
+                state: snapshot.body.state,
+                whole: !broken.contains(&snapshot.id),
+                tags: snapshot.body.tags.clone(),
+                held: held.get(&snapshot.id).copied(),
+            })
+            .collect();
+        let rule = request.rules.of(&series);
+        let zone = rule.map_or(TimeZone::UTC, |rule| rule.zone.clone());
+        let decided = decide(&candidates, rule.map(|rule| &rule.keep), &zone);
+        let name = request.names.of(&series).map_or_else(|| series.to_string(), |(_, job)| job.to_owned());
+        explained.extend(
+            snapshots
+                .iter()
+                .zip(&candidates)
+                .zip(decided)
+                .map(|((snapshot, candidate), decision)| explain(snapshot, candidate, &decision, &name)),
+        );
+    }
+    explained
+}
+
+fn explain(snapshot: &Snapshot, candidate: &Candidate, decision: &Decision, series: &str) -> Explained {
+    Explained {
+        id: snapshot.id,
+        series: series.to_owned(),
+        time: candidate.time,
+        claimed: snapshot.time,
+        state: snapshot.body.state,
+        keep: decision.keeps(),
+        reasons: decision.reasons.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// When each snapshot was made, as far as that can be believed: by its chain and by the store's receive times.
+fn times(site: &Site) -> BTreeMap<SnapshotId, Timestamp> {
+    let mut chains: BTreeMap<WriterId, Vec<Snapshot>> = BTreeMap::new();
+    for snapshot in site.records.snapshots() {
+        chains.entry(snapshot.writer).or_default().push(snapshot);
+    }
+    let mut times = BTreeMap::new();
+    for chain in chains.values_mut() {
+        chain.sort_by_key(|snapshot| snapshot.head.seq);
+        let dated: Vec<Dated> = chain
+            .iter()
+            .map(|snapshot| Dated { claimed: snapshot.time, received: site.received.get(&record_of(snapshot)).copied() })
+            .collect();
+        times.extend(chain.iter().map(|snapshot| snapshot.id).zip(effective_times(&dated)));
+    }
+    times
+}
+
+/// What goes and what stays, of which no more goes than one record can say.
+fn split<'a>(
+    here: &'a [Snapshot],
+    explained: &[Explained],
+    others: &'a [Snapshot],
+) -> (Vec<&'a Snapshot>, Vec<&'a Snapshot>) {
+    let going: BTreeSet<SnapshotId> = explained.iter().filter(|one| !one.keep).map(|one| one.id).collect();
+    let (drops, kept): (Vec<&Snapshot>, Vec<&Snapshot>) = here.iter().partition(|snapshot| going.contains(&snapshot.id));
+    let stay: Vec<&Snapshot> = kept.iter().copied().chain(others).collect();
+    let all: Vec<SnapshotRange> = ranges(&drops, &stay);
+    if all.len() <= RANGES_MAX {
+        return (drops, kept);
+    }
+    let fits =
+        |snapshot: &&Snapshot| all[..RANGES_MAX].iter().any(|range| range.contains(&snapshot.writer, snapshot.head.seq));
+    let (drops, left): (Vec<&Snapshot>, Vec<&Snapshot>) = drops.into_iter().partition(fits);
+    (drops, kept.into_iter().chain(left).collect())
+}
+
+/// The record before the plan: no two plans have the same, and no record is ever removed.
+fn record_before(site: &Site, scribe: &Scribe) -> Result<Line, OpError> {
+    if let Some(head) = scribe.head() {
+        let name = record_name(&scribe.writer(), &head);
+        return Ok(Line { hash: hash(&scribe.read(&name)?), name });
+    }
+    let newest = site.copy.trust_records().last();
+    let (name, bytes) = newest.ok_or_else(|| VaultError::internal("a copy without a trust record"))?;
+    Ok(Line { hash: hash(bytes), name: name.clone() })
+}
+
+/// Writes the list of what goes: pages first, then the root that lists them. `copy` is among them, so that no two lists are
+/// one object.
+fn write_list(site: &Site, copy: Line, sweep: &Sweep) -> Result<ObjectName, OpError> {
+    let mut pages: Vec<Line> = vec![copy];
+    let mut lines: Vec<Line> = Vec::new();
+    let most = INVENTORY_PAGE_LINES * (INVENTORY_PAGE_LINES - 1);
+    for (name, _) in sweep.removable().take(most) {
+        let hash = name.content_hash().ok_or_else(|| VaultError::internal("a swept object without a hash"))?;
+        lines.push(Line { name: name.clone(), hash });
+        if lines.len() == INVENTORY_PAGE_LINES {
+            pages.push(write_page(site, &mut lines)?);
+        }
+    }
+    if !lines.is_empty() {
+        pages.push(write_page(site, &mut lines)?);
+    }
+    Ok(write_page(site, &mut pages)?.name)
+}
+
+fn write_page(site: &Site, lines: &mut Vec<Line>) -> Result<Line, OpError> {
+    let bytes = encode(lines).map_err(VaultError::internal)?;
+    lines.clear();
+    let hash = hash(&bytes);
+    let page = NewPage { name: Sealed { hash, bytes: bytes.len() as u64 }, bytes };
+    let name = ObjectName::Inventory(page.name);
+    deliver(site.copy.store.as_ref(), &name, &page.bytes, RetryPolicy::DEFAULT)?;
+    site.pages.keep(&page);
+    Ok(Line { hash, name })
+}

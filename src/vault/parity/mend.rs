@@ -1,0 +1,263 @@
+//! Bringing damaged objects back from the parity beside them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::layout::{Member, SHARD_BYTES, Shape, Table, checksum};
+use super::{read_table, stored};
+use crate::codec::shards::Mender;
+use crate::crypto::hash::hash;
+use crate::model::ids::ObjectHash;
+use crate::model::limits::{PARITY_MAX_BYTES, SUFFIX_MAX};
+use crate::model::name::ObjectName;
+use crate::store::deliver::{RetryPolicy, deliver};
+use crate::store::{Store, StoreError, WriteOnceStore};
+use crate::vault::VaultError;
+use crate::vault::objects::read_hashed_past_cache;
+
+/// What was mended.
+#[derive(Debug, Clone, Default)]
+pub struct Mended {
+    /// Objects that are whole again, with how many 4-KiB shards of them were lost.
+    pub objects: BTreeMap<ObjectName, u64>,
+    /// Objects that are not, with why.
+    pub lost: BTreeMap<ObjectName, String>,
+}
+
+/// Mends the objects of `damaged`, which maps their names to the hash that they must have. The good bytes lie under a
+/// suffix where the damaged ones have the name; nothing is removed.
+///
+/// # Errors
+/// When the store fails or has no room.
+pub fn mend(
+    store: &dyn WriteOnceStore,
+    damaged: &BTreeMap<ObjectName, ObjectHash>,
+    cancel: &AtomicBool,
+) -> Result<Mended, VaultError> {
+    let mut mended = Mended::default();
+    for name in stored(store)? {
+        if cancel.load(Ordering::Relaxed) {
+            return Err(VaultError::Interrupted);
+        }
+        let object = match store.get(&name, 0, PARITY_MAX_BYTES) {
+            Ok(object) => object,
+            Err(error) if error.is_store_wide() => return Err(error.into()),
+            Err(_) => continue,
+        };
+        let Ok((shape, table)) = read_table(&object) else { continue };
+        let wanted: BTreeSet<ObjectName> = table
+            .members
+            .iter()
+            .map(|member| &member.name)
+            .filter(|name| damaged.contains_key(*name) && !mended.objects.contains_key(*name))
+            .cloned()
+            .collect();
+        if wanted.is_empty() {
+            continue;
+        }
+        match mend_group(store, &shape, &table, &object, &wanted)? {
+            Ok(found) => {
+                for (name, (bytes, shards)) in found {
+                    match damaged.get(&name) {
+                        Some(expected) if hash(&bytes) == *expected => {
+                            deliver(store, &name, &bytes, RetryPolicy::DEFAULT)?;
+                            read_hashed_past_cache(store, &name, *expected)?;
+                            mended.objects.insert(name, shards);
+                        }
+                        _ => drop(mended.lost.insert(name, "what parity gives back is not the object".into())),
+                    }
+                }
+            }
+            Err(why) => mended.lost.extend(wanted.into_iter().map(|name| (name, why.clone()))),
+        }
+    }
+    let uncovered = damaged.keys().filter(|name| !mended.objects.contains_key(*name)).cloned().collect::<Vec<_>>();
+    for name in uncovered {
+        mended.lost.entry(name).or_insert_with(|| "no parity covers it".into());
+    }
+    mended.lost.retain(|name, _| !mended.objects.contains_key(name));
+    Ok(mended)
+}
+
+/// Objects that were brought back, with how many of their shards were lost; or why the group cannot be mended.
+type Brought = Result<BTreeMap<ObjectName, (Vec<u8>, u64)>, String>;
+
+fn mend_group(
+    store: &dyn Store,
+    shape: &Shape,
+    table: &Table,
+    object: &[u8],
+    wanted: &BTreeSet<ObjectName>,
+) -> Result<Brought, VaultError> {
+    let mut mender = match Mender::new(shape.data, shape.recovery, SHARD_BYTES) {
+        Ok(mender) => mender,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    let mut kept: BTreeMap<ObjectName, (usize, Vec<Option<Vec<u8>>>)> = BTreeMap::new();
+    let (mut first, mut lost) = (0, 0);
+    for member in &table.members {
+        let sums = &table.data[first..first + member.shards()];
+        let shards = right_shards(store, member, sums)?;
+        for (place, shard) in shards.iter().enumerate() {
+            match shard {
+                Some(shard) => {
+                    if let Err(error) = mender.add(first + place, shard) {
+                        return Ok(Err(error.to_string()));
+                    }
+                }
+                None => lost += 1,
+            }
+        }
+        if wanted.contains(&member.name) {
+            kept.insert(member.name.clone(), (first, shards));
+        }
+        first += member.shards();
+    }
+    let mut recoveries = 0;
+    let area = object.get(shape.recovery_at()..).unwrap_or_default();
+    for (index, (shard, sum)) in area.chunks_exact(SHARD_BYTES).zip(&table.recovery).enumerate() {
+        if checksum(shard) == *sum {
+            recoveries += 1;
+            if let Err(error) = mender.add_recovery(index, shard) {
+                return Ok(Err(error.to_string()));
+            }
+        }
+    }
+    if lost > recoveries {
+        return Ok(Err(format!("{lost} of its group's {} shards are lost, and parity mends {recoveries}", shape.data)));
+    }
+    let restored = match mender.finish() {
+        Ok(restored) => restored,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    let mut brought = BTreeMap::new();
+    for member in &table.members {
+        let Some((first, shards)) = kept.remove(&member.name) else { continue };
+        let gone = shards.iter().filter(|shard| shard.is_none()).count() as u64;
+        let whole = shards.into_iter().enumerate().flat_map(|(place, shard)| {
+            shard.or_else(|| restored.get(&(first + place)).cloned()).unwrap_or_else(|| vec![0; SHARD_BYTES])
+        });
+        let mut bytes: Vec<u8> = whole.collect();
+        bytes.truncate(member.bytes as usize);
+        brought.insert(member.name.clone(), (bytes, gone));
+    }
+    Ok(Ok(brought))
+}
+
+/// The shards of a member that are right, in whichever of its copies.
+fn right_shards(store: &dyn Store, member: &Member, sums: &[[u8; 8]]) -> Result<Vec<Option<Vec<u8>>>, VaultError> {
+    let mut right: Vec<Option<Vec<u8>>> = vec![None; member.shards()];
+    for suffix in 0..=SUFFIX_MAX {
+        let bytes = match store.get(&member.name.with_suffix(suffix), 0, member.bytes) {
+            Ok(bytes) => bytes,
+            Err(StoreError::NotFound(_)) if suffix == 0 => continue,
+            Err(StoreError::NotFound(_)) => break,
+            Err(error) if error.is_store_wide() => return Err(error.into()),
+            // A disk that cannot read a sector fails the whole read: shard by shard the others still come.
+            Err(_) => read_piecewise(store, &member.name.with_suffix(suffix), member.bytes),
+        };
+        for ((shard, slot), sum) in bytes.chunks(SHARD_BYTES).zip(&mut right).zip(sums) {
+            if slot.is_none() {
+                let mut shard = shard.to_vec();
+                shard.resize(SHARD_BYTES, 0);
+                *slot = Some(shard).filter(|shard| checksum(shard) == *sum);
+            }
+        }
+        if right.iter().all(Option::is_some) {
+            break;
+        }
+    }
+    Ok(right)
+}
+
+fn read_piecewise(store: &dyn Store, stored: &str, bytes: u64) -> Vec<u8> {
+    let mut all = Vec::new();
+    for offset in (0..bytes).step_by(SHARD_BYTES) {
+        let length = (bytes - offset).min(SHARD_BYTES as u64);
+        let mut piece = store.get(stored, offset, length).unwrap_or_default();
+        piece.resize(length as usize, 0);
+        all.extend(piece);
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::inventory::Line;
+    use crate::model::name::Sealed;
+    use crate::store::memory::MemoryStore;
+    use crate::vault::parity::protect;
+
+    /// Bytes that repeat nowhere.
+    fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        (0..bytes.div_ceil(8)).flat_map(|_| next().to_le_bytes()).take(bytes).collect()
+    }
+
+    fn filled(sizes: &[usize]) -> (MemoryStore, Vec<Line>) {
+        let store = MemoryStore::new();
+        let lines = sizes.iter().enumerate().map(|(seed, size)| {
+            let content = noise(seed as u64 + 1, *size);
+            let hash = hash(&content);
+            let name = ObjectName::Pack(Sealed { hash, bytes: content.len() as u64 });
+            store.tamper(|objects| objects.insert(name.to_string(), content));
+            Line { name, hash }
+        });
+        let lines = lines.collect();
+        (store, lines)
+    }
+
+    fn damaged(lines: &[Line]) -> BTreeMap<ObjectName, ObjectHash> {
+        lines.iter().map(|line| (line.name.clone(), line.hash)).collect()
+    }
+
+    #[test]
+    fn four_percent_of_random_damage_is_mended_byte_for_byte_and_twenty_is_not() {
+        for (percent, whole) in [(4_u64, true), (20, false)] {
+            let (store, lines) = filled(&[5_000_000, 1, 70_000, 4096, 2_000_000]);
+            let never = AtomicBool::new(false);
+            let made = protect(&store, &lines, 50, &never, &|_| {}).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!((made.objects, made.made), (5, 1));
+            assert!(made.bytes < 7_100_000 / 12, "{} bytes", made.bytes);
+            assert_eq!(protect(&store, &lines, 50, &never, &|_| {}).map(|made| made.made).ok(), Some(0));
+
+            // Parity is not spared.
+            let mut dice = noise(percent, 8 * 4000).into_iter().step_by(2).collect::<Vec<u8>>().into_iter();
+            store.tamper(|objects| {
+                for content in objects.values_mut() {
+                    for shard in content.chunks_mut(SHARD_BYTES) {
+                        let roll = u64::from(dice.next().unwrap_or(0)) << 8 | u64::from(dice.next().unwrap_or(0));
+                        if roll % 100 < percent {
+                            shard[0] ^= 1;
+                        }
+                    }
+                }
+            });
+            let mended = mend(&store, &damaged(&lines), &never).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(mended.lost.is_empty(), whole, "{percent} %: {:?}", mended.lost.values().next());
+            for line in lines.iter().filter(|_| whole) {
+                let read = crate::vault::objects::read_hashed(&store, &line.name, line.hash);
+                assert!(read.is_ok(), "{}", line.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_missing_object_comes_back_whole() {
+        let (store, lines) = filled(&[3000, 400_000, 50_000, 60_000, 2_000_000]);
+        let never = AtomicBool::new(false);
+        protect(&store, &lines, 50, &never, &|_| {}).unwrap_or_else(|e| panic!("{e}"));
+        store.tamper(|objects| objects.remove(&lines[2].name.to_string()));
+        let mended = mend(&store, &damaged(&lines[2..3]), &never).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(mended.objects.into_iter().collect::<Vec<_>>(), vec![(lines[2].name.clone(), 13)]);
+        let uncovered = mend(&MemoryStore::new(), &damaged(&lines[..1]), &never).unwrap_or_else(|e| panic!("{e}"));
+        assert!(uncovered.lost.values().all(|why| why == "no parity covers it"));
+    }
+}

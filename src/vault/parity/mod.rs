@@ -1,0 +1,201 @@
+//! Parity on a drive: what mends bad sectors without a second copy and without any key.
+//!
+//! Objects are taken in groups; across the 4-KiB shards of a group a Reed-Solomon code gives recovery shards, any one of
+//! which stands in for any lost one. Parity is never believed: what it gives back must have the hash that the object's own
+//! name or an inventory promises.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::codec::CodecError;
+use crate::codec::shards::{Mender, Protector};
+use crate::crypto::hash::hash;
+use crate::format::inventory::Line;
+use crate::model::limits::PARITY_GROUP_BYTES;
+use crate::model::name::{Area, ObjectName, Sealed};
+use crate::store::deliver::{RetryPolicy, deliver};
+use crate::store::{Store, WriteOnceStore};
+use crate::vault::VaultError;
+use crate::vault::objects::{read_hashed, read_hashed_past_cache};
+
+mod layout;
+mod mend;
+
+pub use mend::{Mended, mend};
+
+use layout::{Member, PAGE_PAYLOAD_BYTES, SHARD_BYTES, Shape, Table, checksum, decode_page, encode_page};
+
+/// Beyond the plain share, so many standard deviations of what chance adds to the damage of one group.
+const MARGIN: f64 = 3.0;
+/// The fewest recovery shards of a group.
+const RECOVERY_MIN: usize = 2;
+
+/// What was protected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Protected {
+    /// Objects that parity covers now and did not before.
+    pub objects: u64,
+    /// Parity objects that were made.
+    pub made: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Recovery shards for a group: the share, and a margin that weighs more in small groups, since damage falls unevenly.
+fn recovery_count(data: usize, permille: u32) -> usize {
+    let plain = data as f64 * f64::from(permille) / 1000.0;
+    ((plain + MARGIN * plain.sqrt()).ceil() as usize).max(RECOVERY_MIN)
+}
+
+/// The most bytes that parity of `bytes` more bytes takes.
+#[must_use]
+pub const fn room_bytes(bytes: u64, permille: u32) -> u64 {
+    // A quarter more than the share for margins, one in a hundred for tables, and the last, small group.
+    bytes * permille as u64 / 800 + bytes / 100 + 16 * SHARD_BYTES as u64
+}
+
+/// Makes parity for those of `lines` that no parity object covers yet, reads it back, and leaves what is there alone.
+///
+/// # Errors
+/// When the store fails or has no room, or an object is not what its line says.
+pub fn protect(
+    store: &dyn WriteOnceStore,
+    lines: &[Line],
+    permille: u32,
+    cancel: &AtomicBool,
+    told: &dyn Fn(u64),
+) -> Result<Protected, VaultError> {
+    store.make_dirs(&[Area::Parity.dir().to_owned()])?;
+    let covered = covered(store)?;
+    let mut protected = Protected::default();
+    let mut group: Vec<&Line> = Vec::new();
+    let mut group_bytes = 0;
+    let mut close = |group: &mut Vec<&Line>| -> Result<(), VaultError> {
+        if group.is_empty() {
+            return Ok(());
+        }
+        let (name, bytes) = build(store, group, permille)?;
+        deliver(store, &name, &bytes, RetryPolicy::DEFAULT)?;
+        read_hashed_past_cache(store, &name, hash(&bytes))?;
+        protected.objects += group.len() as u64;
+        protected.made += 1;
+        protected.bytes += bytes.len() as u64;
+        group.clear();
+        told(bytes.len() as u64);
+        Ok(())
+    };
+    for line in lines.iter().filter(|line| !covered.contains(&line.name)) {
+        if cancel.load(Ordering::Relaxed) {
+            return Err(VaultError::Interrupted);
+        }
+        let bytes = line.name.bytes().unwrap_or(SHARD_BYTES as u64).next_multiple_of(SHARD_BYTES as u64);
+        if group_bytes + bytes > PARITY_GROUP_BYTES {
+            close(&mut group)?;
+            group_bytes = 0;
+        }
+        group.push(line);
+        group_bytes += bytes;
+    }
+    close(&mut group)?;
+    Ok(protected)
+}
+
+/// The names of what lies in the area of parity: each object once, whole or damaged.
+fn stored(store: &dyn Store) -> Result<Vec<String>, VaultError> {
+    let mut names = Vec::new();
+    store.list(&[Area::Parity.dir().to_owned()], &mut |listed| {
+        if matches!(ObjectName::parse_stored(&listed.name), Ok((ObjectName::Parity(_), _))) {
+            names.push(listed.name);
+        }
+    })?;
+    names.sort();
+    Ok(names)
+}
+
+/// Every object that some parity object covers.
+fn covered(store: &dyn Store) -> Result<BTreeSet<ObjectName>, VaultError> {
+    let mut covered = BTreeSet::new();
+    for name in stored(store)? {
+        let page = store.get(&name, 0, SHARD_BYTES as u64)?;
+        // With its first page damaged the whole object is read; one that says nothing covers nothing.
+        let bytes = match decode_page(&page) {
+            Some((_, shape, _)) => store.get(&name, 0, shape.recovery_at() as u64)?,
+            None => store.get(&name, 0, crate::model::limits::PARITY_MAX_BYTES)?,
+        };
+        if let Ok((_, table)) = read_table(&bytes) {
+            covered.extend(table.members.into_iter().map(|member| member.name));
+        }
+    }
+    Ok(covered)
+}
+
+/// The parity object of a group.
+fn build(store: &dyn Store, group: &[&Line], permille: u32) -> Result<(ObjectName, Vec<u8>), VaultError> {
+    let mut table = Table::default();
+    let mut shards: Vec<u8> = Vec::new();
+    for line in group {
+        let bytes = read_hashed(store, &line.name, line.hash)?;
+        table.members.push(Member { name: line.name.clone(), hash: line.hash, bytes: bytes.len() as u64 });
+        shards.extend(&bytes);
+        shards.resize(shards.len().next_multiple_of(SHARD_BYTES), 0);
+    }
+    let data = shards.len() / SHARD_BYTES;
+    let recovery = recovery_count(data, permille);
+    let mut protector = Protector::new(data, recovery, SHARD_BYTES).map_err(internal)?;
+    for shard in shards.chunks(SHARD_BYTES) {
+        table.data.push(checksum(shard));
+        protector.add(shard).map_err(internal)?;
+    }
+    drop(shards);
+    let made = protector.finish().map_err(internal)?;
+    table.recovery = made.iter().map(|shard| checksum(shard)).collect();
+    let text = table.encode().map_err(VaultError::internal)?;
+    let pages = text.len().div_ceil(PAGE_PAYLOAD_BYTES);
+    let shape = Shape { pages, recovery, data, table_bytes: text.len() };
+    let mut object = Vec::with_capacity(shape.recovery_at() + recovery * SHARD_BYTES);
+    let mut of_table = Protector::new(pages, pages, PAGE_PAYLOAD_BYTES).map_err(internal)?;
+    for (index, payload) in text.chunks(PAGE_PAYLOAD_BYTES).enumerate() {
+        let mut payload = payload.to_vec();
+        payload.resize(PAGE_PAYLOAD_BYTES, 0);
+        of_table.add(&payload).map_err(internal)?;
+        object.extend(encode_page(index, &shape, &payload).map_err(VaultError::internal)?);
+    }
+    for (index, payload) in of_table.finish().map_err(internal)?.iter().enumerate() {
+        object.extend(encode_page(pages + index, &shape, payload).map_err(VaultError::internal)?);
+    }
+    made.iter().for_each(|shard| object.extend(shard));
+    let name = ObjectName::Parity(Sealed { hash: hash(&object), bytes: object.len() as u64 });
+    Ok((name, object))
+}
+
+/// The shape and table of a parity object, which may be damaged itself.
+fn read_table(object: &[u8]) -> Result<(Shape, Table), String> {
+    let mut pages = object.chunks(SHARD_BYTES).filter_map(decode_page);
+    let Some((_, shape, _)) = pages.next() else { return Err("none of its pages is whole".into()) };
+    let mut mender = Mender::new(shape.pages, shape.pages, PAGE_PAYLOAD_BYTES).map_err(|e| e.to_string())?;
+    let mut whole: Vec<Option<Vec<u8>>> = vec![None; shape.pages];
+    for (place, page) in object.chunks(SHARD_BYTES).take(2 * shape.pages).enumerate() {
+        let Some((index, same, payload)) = decode_page(page) else { continue };
+        if index != place || same != shape {
+            continue;
+        }
+        let added = match index.checked_sub(shape.pages) {
+            None => {
+                whole[index] = Some(payload.to_vec());
+                mender.add(index, payload)
+            }
+            Some(recovery) => mender.add_recovery(recovery, payload),
+        };
+        added.map_err(|e| e.to_string())?;
+    }
+    for (index, payload) in mender.finish().map_err(|e| format!("its table cannot be mended: {e}"))? {
+        whole[index] = Some(payload);
+    }
+    let mut text: Vec<u8> = whole.into_iter().flatten().flatten().collect();
+    text.truncate(shape.table_bytes);
+    Table::decode(&text, &shape).map(|table| (shape, table)).map_err(|e| e.to_string())
+}
+
+fn internal(error: CodecError) -> VaultError {
+    VaultError::internal(error)
+}

@@ -1,0 +1,213 @@
+//! What was pruned from a copy, and what is about to be: the prune records that speak of this copy.
+//!
+//! One copy has many addresses, so a record's word for it says little. A plan leaves a small page in the copy that it is
+//! about and in no other: a prune record speaks of this copy when its page lies here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::format::body::{HoldBody, PruneDoneBody, PrunePlanBody, SnapshotRange};
+use crate::format::record::{Head, RecordKind};
+use crate::ledger::Standing;
+use crate::model::ids::{SnapshotId, WriterId};
+use crate::model::name::{Area, ObjectName};
+use crate::model::time::Timestamp;
+use crate::store::{Store, StoreError};
+use crate::vault::VaultError;
+use crate::vault::inventory::{PageCache, page_names};
+use crate::vault::presence::Presence;
+use crate::vault::snapshots::{Records, Snapshot};
+
+/// A plan that a trusted writer signed.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Who planned it.
+    pub writer: WriterId,
+    /// Its record.
+    pub head: Head,
+    /// What it says.
+    pub body: PrunePlanBody,
+}
+
+/// The prune records that speak of one copy.
+#[derive(Debug, Clone, Default)]
+pub struct Pruned {
+    /// Plans, each writer's in order.
+    pub plans: Vec<Plan>,
+    done: Vec<PruneDoneBody>,
+    /// Snapshots that another copy dropped and of which this one holds nothing: it never had them, or was made after.
+    absent: BTreeSet<SnapshotId>,
+}
+
+impl Pruned {
+    /// Reads the prune records among `records`. Inventories and manifests of the copy are listed when
+    /// there are any.
+    ///
+    /// # Errors
+    /// When the store cannot be listed.
+    pub fn read(records: &Records, store: &dyn Store) -> Result<Self, StoreError> {
+        let prune = |kind: &RecordKind| matches!(kind, RecordKind::PrunePlan | RecordKind::PruneDone);
+        if !records.checked.iter().any(|record| prune(&record.statement.kind)) {
+            return Ok(Self::default());
+        }
+        Ok(Self::of(records, &Presence::read(store, &[Area::Inventories, Area::Manifests])?))
+    }
+
+    /// The prune records among `records` whose page lies in the copy of `presence`, which has inventories and manifests.
+    #[must_use]
+    pub fn of(records: &Records, presence: &Presence) -> Self {
+        let mut pruned = Self::default();
+        let mut elsewhere: Vec<SnapshotRange> = Vec::new();
+        for record in records.checked.iter().filter(|record| record.standing == Standing::Trusted) {
+            let statement = &record.statement;
+            match statement.kind {
+                RecordKind::PrunePlan => {
+                    let body = statement.body_as::<PrunePlanBody>().ok().filter(|body| presence.has(&body.copy));
+                    pruned.plans.extend(body.map(|body| Plan { writer: statement.writer, head: record.head, body }));
+                }
+                RecordKind::PruneDone => {
+                    let Ok(body) = statement.body_as::<PruneDoneBody>() else { continue };
+                    if presence.has(&body.copy) { pruned.done.push(body) } else { elsewhere.extend(body.drops) }
+                }
+                _ => {}
+            }
+        }
+        pruned.plans.sort_by_key(|plan| (plan.writer, plan.head.seq));
+        pruned.plans.dedup_by_key(|plan| plan.head);
+        if !elsewhere.is_empty() {
+            let gone = |s: &Snapshot| elsewhere.iter().any(|range| range.contains(&s.writer, s.head.seq));
+            let here = |s: &Snapshot| presence.has(&s.body.inventory) || presence.has(&s.body.manifest);
+            pruned.absent = records.snapshots().iter().filter(|s| gone(s) && !here(s)).map(|s| s.id).collect();
+        }
+        pruned
+    }
+
+    /// Whether a snapshot was dropped from this very copy: it shall not come back.
+    #[must_use]
+    pub fn is_dropped(&self, snapshot: &Snapshot) -> bool {
+        let mut drops = self.done.iter().flat_map(|done| &done.drops);
+        drops.any(|range| range.contains(&snapshot.writer, snapshot.head.seq))
+    }
+
+    /// Takes the snapshots that were dropped from this copy, or from another while this one never had them, out of
+    /// `snapshots`, and gives them.
+    pub fn take_dropped(&self, snapshots: &mut Vec<Snapshot>) -> Vec<Snapshot> {
+        if self.done.is_empty() && self.absent.is_empty() {
+            return Vec::new();
+        }
+        let gone = |snapshot: &Snapshot| self.absent.contains(&snapshot.id) || self.is_dropped(snapshot);
+        let (dropped, left) = std::mem::take(snapshots).into_iter().partition(gone);
+        *snapshots = left;
+        dropped
+    }
+
+    /// What was signed about the removal of a plan: the last word, if there is any.
+    #[must_use]
+    pub fn done(&self, plan: &Plan) -> Option<&PruneDoneBody> {
+        let mut about = self.done.iter().filter(|done| done.plan == plan.head && done.planner == plan.writer);
+        let first = about.next()?;
+        Some(about.find(|done| done.finished).unwrap_or(first))
+    }
+
+    /// Whether a plan's objects are all gone.
+    #[must_use]
+    pub fn is_finished(&self, plan: &Plan) -> bool {
+        self.done(plan).is_some_and(|done| done.finished)
+    }
+
+    /// Whether the same writer has a later plan for this copy.
+    #[must_use]
+    pub fn is_superseded(&self, plan: &Plan) -> bool {
+        self.plans.iter().any(|other| other.writer == plan.writer && other.head.seq > plan.head.seq)
+    }
+
+    /// Plans whose objects may go at any time: of each writer the newest, and every one that was begun, until all is gone.
+    pub fn pending(&self) -> impl Iterator<Item = &Plan> {
+        self.plans.iter().filter(|plan| !self.is_finished(plan) && (self.done(plan).is_some() || !self.is_superseded(plan)))
+    }
+
+    /// Every object that a pending plan names. Nothing new may be built on one.
+    ///
+    /// # Errors
+    /// When a list is missing or damaged.
+    pub fn doomed(&self, pages: &PageCache, store: &dyn Store) -> Result<BTreeSet<ObjectName>, VaultError> {
+        let mut doomed = BTreeSet::new();
+        for plan in self.pending() {
+            each_planned(pages, store, &plan.body.list, &mut |name| {
+                doomed.insert(name.clone());
+            })?;
+        }
+        Ok(doomed)
+    }
+
+    /// The pages that say which copy is meant, of all plans, and the lists of those that are pending: prune removes none of
+    /// them.
+    ///
+    /// # Errors
+    /// When a list is missing or damaged.
+    pub fn own_objects(&self, pages: &PageCache, store: &dyn Store) -> Result<BTreeSet<ObjectName>, VaultError> {
+        let mut own: BTreeSet<ObjectName> = self.plans.iter().map(|plan| plan.body.copy.clone()).collect();
+        for plan in self.pending() {
+            own.insert(plan.body.list.clone());
+            own.extend(page_names(pages, store, &plan.body.list)?.into_iter().map(ObjectName::Inventory));
+        }
+        Ok(own)
+    }
+}
+
+/// Hands every object of a plan's list to `each`.
+///
+/// # Errors
+/// When the list is missing or damaged.
+pub fn each_planned(
+    pages: &PageCache,
+    store: &dyn Store,
+    list: &ObjectName,
+    each: &mut dyn FnMut(&ObjectName),
+) -> Result<(), VaultError> {
+    for page in page_names(pages, store, list)? {
+        pages.read(store, &page)?.iter().for_each(|line| each(&line.name));
+    }
+    Ok(())
+}
+
+/// Snapshots that are held, and until when: by their own records, and by hold records of any trusted writer.
+#[must_use]
+pub fn holds(records: &Records) -> BTreeMap<SnapshotId, Timestamp> {
+    let mut newest: BTreeMap<(SnapshotId, WriterId), (u64, Option<Timestamp>)> = BTreeMap::new();
+    for record in &records.checked {
+        if record.standing != Standing::Trusted || record.statement.kind != RecordKind::Hold {
+            continue;
+        }
+        let Ok(body) = record.statement.body_as::<HoldBody>() else { continue };
+        let slot = newest.entry((body.snapshot, record.statement.writer)).or_insert((0, None));
+        if slot.0 < record.head.seq {
+            *slot = (record.head.seq, body.until);
+        }
+    }
+    let by_records = newest.into_iter().filter_map(|((snapshot, _), (_, until))| Some((snapshot, until?)));
+    let own = records.snapshots().into_iter().filter_map(|snapshot| Some((snapshot.id, snapshot.body.hold?)));
+    let mut held: BTreeMap<SnapshotId, Timestamp> = BTreeMap::new();
+    for (snapshot, until) in by_records.chain(own) {
+        let slot = held.entry(snapshot).or_insert(until);
+        *slot = (*slot).max(until);
+    }
+    held
+}
+
+/// The fewest stretches that hold every snapshot of `dropped` and none of `others`, both of any writers.
+#[must_use]
+pub fn ranges(dropped: &[&Snapshot], others: &[&Snapshot]) -> Vec<SnapshotRange> {
+    let place = |snapshot: &&Snapshot| (snapshot.writer, snapshot.head.seq);
+    let others: BTreeSet<(WriterId, u64)> = others.iter().map(place).collect();
+    let sorted: BTreeSet<(WriterId, u64)> = dropped.iter().map(place).collect();
+    let mut ranges: Vec<SnapshotRange> = Vec::new();
+    for (writer, seq) in sorted {
+        match ranges.last_mut() {
+            Some(last) if last.writer == writer && others.range((writer, last.last)..(writer, seq)).next().is_none() => {
+                last.last = seq;
+            }
+            _ => ranges.push(SnapshotRange { writer, first: seq, last: seq }),
+        }
+    }
+    ranges
+}

@@ -1,0 +1,158 @@
+//! A custodian on the server with a key of its own, and an intruder on the agent who has the agent's.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use farkeep::cli::config::Config;
+use farkeep::format::body::SnapshotBody;
+use farkeep::format::record::{RecordKind, Statement, split};
+use farkeep::ledger::Scribe;
+use farkeep::ledger::scribe::Context;
+use farkeep::model::snapshot::SnapshotState;
+use farkeep::model::time::{Clock, SystemClock};
+use farkeep::state::StateDir;
+use farkeep::state::keys::{KeyDir, Role};
+use farkeep::store::deliver::{RetryPolicy, deliver};
+use farkeep::store::directory::DirectoryStore;
+use serde_json::Value;
+
+use super::history::History;
+use super::world::tools::must;
+use super::world::{Machine, World, args, needs};
+
+const DAY: i64 = 86_400;
+
+/// A vault that another machine prunes, with one snapshot a night until now.
+struct Guarded {
+    history: History,
+    custodian: Machine,
+}
+
+impl Guarded {
+    fn with_nights(nights: u64) -> Self {
+        let world = World::bare();
+        let custodian = world.machine("custodian");
+        let key = custodian.home.join("key");
+        must(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key));
+        world.init(&args!["--store", &world.vault, "--custodian", key.with_extension("pub")]);
+        let history = History::in_world(world, nights);
+        let guarded = Self { history, custodian };
+        // As a server has it that received one each night.
+        for (night, record) in guarded.records().iter().enumerate() {
+            let ago = format!("{} days ago", nights as usize - night);
+            must(Command::new("touch").args(["-d", &ago]).arg(record));
+        }
+        let pin = fs::read_to_string(&guarded.world().agent.config).unwrap();
+        let series = guarded.world().snapshots()[0]["series"].as_str().unwrap().to_owned();
+        guarded.custodian.configure(pin.split("[store").next().unwrap());
+        let rules = "timezone = \"UTC\"\nkeep = { daily = 4, weekly = 3, min_snapshots = 3 }";
+        guarded.custodian.configure(&format!("[series.{series}]\n{rules}\n"));
+        guarded.care().ok();
+        guarded
+    }
+
+    fn world(&self) -> &World {
+        &self.history.world
+    }
+
+    /// The agent's records, in order.
+    fn records(&self) -> Vec<PathBuf> {
+        let mut records = self.world().objects("ledger");
+        records.retain(|path| statement(path).kind == RecordKind::Snapshot);
+        records.sort_by_key(|path| statement(path).seq);
+        records
+    }
+
+    /// A night's work of the custodian; plans wait for the next.
+    fn care(&self) -> super::world::Run {
+        let key = self.custodian.home.join("key");
+        self.custodian.run(args!["custodian", &self.world().vault, "--key", key, "--wait", "0s", "--json"])
+    }
+
+    /// What the rules keep now, by a plan that nobody signs.
+    fn kept(&self) -> BTreeSet<String> {
+        let plan = args!["prune", "plan", "--store", &self.world().vault, "--dry-run", "--json"];
+        let plan = self.custodian.run(plan).ok().json();
+        let kept = plan["snapshots"].as_array().unwrap().iter().filter(|one| one["keep"] == true);
+        kept.map(|one| one["id"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Signs snapshots with the agent's key, dated as the intruder likes.
+    fn forge(&self, dates: impl Iterator<Item = i64>) {
+        let world = self.world();
+        let config = Config::load(&world.agent.config).unwrap();
+        let vault = config.vault.unwrap();
+        let state = StateDir::open(&world.agent.state, vault).unwrap();
+        let key = KeyDir::of(&state).writer(Role::Agent).unwrap().unwrap();
+        let mut scribe = Scribe::open(&state, vault, key).unwrap();
+        let store = DirectoryStore::open(&world.vault).unwrap();
+        let newest = statement(self.records().last().unwrap());
+        let body: SnapshotBody = newest.body_as().unwrap();
+        let now = SystemClock.now();
+        for (number, days) in dates.enumerate() {
+            let state = [SnapshotState::Good, SnapshotState::Suspect][number % 2];
+            let body = SnapshotBody { state, ..body.clone() };
+            let context =
+                Context { time: now.plus_secs(days * DAY), trust: newest.trust.unwrap(), heads: newest.heads.clone() };
+            let signed = scribe.write(RecordKind::Snapshot, &body, context).unwrap();
+            deliver(&store, &signed.name, &signed.bytes, RetryPolicy::ONCE).unwrap();
+        }
+    }
+}
+
+fn statement(path: &Path) -> Statement {
+    let bytes = fs::read(path).unwrap();
+    Statement::from_line(split(&bytes).unwrap().0).unwrap()
+}
+
+#[test]
+fn a_custodian_verifies_prunes_by_series_and_says_that_it_lives() {
+    needs!("ssh-keygen");
+    let mut guarded = Guarded::with_nights(12);
+    let before = guarded.kept();
+    assert!(before.len() < 8);
+    // The first night planned, this one removes and finds nothing more to plan.
+    let receipt = guarded.care().ok().json();
+    assert_eq!(receipt["applied"]["dropped"], 12 - before.len());
+    assert!(receipt["verified"]["objects"].as_u64().unwrap() > 0, "{receipt}");
+    assert_eq!(receipt["planned"]["plan"], Value::Null);
+    let held: BTreeSet<String> =
+        guarded.world().snapshots().iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(held, before);
+    guarded.world().verify("opened");
+    guarded.world().run(args!["ledger", "show"]).ok().says("the last push was at").says("custodian of");
+    // The agent has no key to prune with, and goes on pushing.
+    guarded.world().run(args!["prune", "plan", "--keep-last", "1"]).exits(1).says("custodian");
+    guarded.history.night(12);
+    guarded.history.assert_restores(11..13);
+    guarded.care().ok();
+    guarded.world().verify("opened");
+}
+
+#[test]
+fn a_flood_of_snapshots_with_forged_dates_removes_no_good_one() {
+    needs!("ssh-keygen");
+    let guarded = Guarded::with_nights(20);
+    guarded.care().ok();
+    // A push of tonight, so that the flood opens no new day.
+    let mut history = guarded.history;
+    history.night(20);
+    let guarded = Guarded { history, custodian: guarded.custodian };
+    let good = guarded.kept();
+    guarded.forge((-400..4000).step_by(61));
+    guarded.forge((-10..10).rev());
+    let after = guarded.kept();
+    let lost: Vec<_> = good.difference(&after).collect();
+    assert!(lost.is_empty(), "{lost:?} of {good:?} would go");
+    for _ in 0..3 {
+        guarded.care().ok();
+    }
+    let held: BTreeSet<String> =
+        guarded.world().snapshots().iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect();
+    assert!(good.is_subset(&held), "{good:?} are good, {held:?} are left");
+    assert!(held.len() < good.len() + 5, "most of the flood is gone: {}", held.len());
+    guarded.world().verify("opened");
+    guarded.history.assert_restores(20..21);
+}

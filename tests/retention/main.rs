@@ -1,0 +1,20 @@
+//! Retention: what goes, what stays, and that neither a crash nor a race nor an intruder takes what should stay.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "tests"
+)]
+
+mod crash;
+mod history;
+mod intruder;
+mod nights;
+mod races;
+mod scale;
+mod stories;
+#[path = "../world/mod.rs"]
+mod world;

@@ -1,0 +1,151 @@
+//! Several copies of one vault, of which one is full, torn or damaged: the others go on, and it is made whole again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::world::tools::must;
+use crate::world::{Tree, World, args, assert_same, files_below, flip, needs};
+
+/// Two copies `a` and `b` with one snapshot, and a second that only `a` has.
+fn b_missed_one() -> (World, Tree) {
+    let world = World::with_stores(&["a", "b"]);
+    let tree = world.tree("data");
+    tree.ordinary(10, 1);
+    world.push(&tree.root);
+    let (b, away) = (world.path("b"), world.path("away"));
+    fs::rename(&b, &away).unwrap();
+    tree.noise("second", 200_000, 2);
+    world.run(args!["push", &tree.root]).exits(3).says("MISSED");
+    fs::rename(&away, &b).unwrap();
+    (world, tree)
+}
+
+/// The newest record in a copy's ledger.
+fn newest_record(copy: &Path) -> PathBuf {
+    let seq = |path: &PathBuf| -> u64 { path.to_str().unwrap().rsplit('-').nth(1).unwrap().parse().unwrap() };
+    files_below(&copy.join("ledger")).into_iter().max_by_key(seq).unwrap()
+}
+
+fn empty(path: &Path) {
+    fs::remove_file(path).unwrap();
+    fs::write(path, "").unwrap();
+}
+
+fn committed(receipt: &Value, store: &str) -> bool {
+    let stores = receipt["jobs"][0]["stores"].as_array().unwrap();
+    stores.iter().find(|receipt| receipt["store"] == store).unwrap()["committed"].as_bool().unwrap()
+}
+
+fn restores(world: &World, tree: &Tree, store: &str) {
+    let back = world.path(&format!("back-{store}"));
+    world.run(args!["restore", "latest", "--from", store, "--into", &back, "--identity", &world.identity]).ok();
+    assert_same(&tree.root, &tree.below(&back));
+    fs::remove_dir_all(back).unwrap();
+}
+
+#[test]
+fn a_store_that_takes_no_record_keeps_nothing_from_the_others() {
+    needs!(root);
+    needs!("rsync");
+    let (world, tree) = b_missed_one();
+    // The ledger of the second copy lies on a file system without room: the record that it missed does not fit there.
+    let (ledger, kept) = (world.path("b/ledger"), world.path("ledger of b"));
+    must(Command::new("cp").arg("-a").arg(&ledger).arg(&kept));
+    must(Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(&ledger));
+    for record in files_below(&kept) {
+        fs::copy(&record, ledger.join(record.file_name().unwrap())).unwrap();
+    }
+    // It ends when there is no room left.
+    let _ = fs::write(ledger.join("fill"), vec![1; 128 << 10]);
+    tree.noise("third", 200_000, 3);
+    let pushed = world.run(args!["push", &tree.root, "--json"]);
+    must(Command::new("umount").arg(&ledger));
+    let receipt = pushed.exits(3).json();
+    assert!(committed(&receipt, "a") && !committed(&receipt, "b"), "{receipt}");
+    restores(&world, &tree, "a");
+    // With room again it gets all that it missed.
+    world.push(&tree.root);
+    let verified = world.run(args!["verify", "--depth", "sealed", "--from", "b", "--json"]).ok().json();
+    assert_eq!(verified["snapshots"], 4, "{verified}");
+    restores(&world, &tree, "b");
+}
+
+#[test]
+fn a_record_that_is_torn_in_one_copy_is_sent_there_again() {
+    let world = World::with_stores(&["a", "b"]);
+    let tree = world.tree("data");
+    tree.ordinary(10, 1);
+    world.push(&tree.root);
+    // Both copies were read, so that this machine remembers the record.
+    world.push(&tree.root);
+    empty(&newest_record(&world.path("b")));
+    world.run(args!["status", "--json"]).says("not delivered");
+    world.push(&tree.root);
+    for store in ["a", "b"] {
+        world.run(args!["ledger", "verify", "--from", store]).ok();
+        let verified = world.run(args!["verify", "--depth", "sealed", "--from", store, "--json"]).ok().json();
+        assert_eq!(verified["snapshots"], 3, "{verified}");
+    }
+}
+
+#[test]
+fn a_record_that_cannot_be_read_keeps_no_newer_one_from_the_drive() {
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.ordinary(10, 1);
+    world.push(&tree.root);
+    let copy = world.path("copy");
+    let sync = args!["sync", &copy, "--from", &world.vault, "--plain-directory", "--trust", world.root_key(), "--json"];
+    let custodian = world.machine("custodian");
+    custodian.run(sync.clone()).ok();
+    // Anybody who may write there puts files of such names in front.
+    let record = newest_record(&world.vault);
+    let name = record.file_name().unwrap().to_str().unwrap().to_owned();
+    let (writer, rest) = name.split_once('-').unwrap();
+    let hash = rest.split_once('-').unwrap().1;
+    fs::write(record.with_file_name(format!("{writer}-2-{}", hash.replace('a', "b"))), "garbage").unwrap();
+    fs::write(record.with_file_name(format!("{writer}-3-{}", hash.replace('c', "d"))), vec![b'x'; 100_000]).unwrap();
+    tree.noise("new", 50_000, 1);
+    world.run(args!["push", &tree.root, "--json"]).exits(4).says(&format!("{writer}-2-"));
+    custodian.run(sync).exits(4).says(&format!("{writer}-2-"));
+    let listed = custodian.run(args!["snapshots", "--from", &copy, "--trust", world.root_key(), "--json"]).ok().json();
+    assert_eq!(listed["snapshots"].as_array().unwrap().len(), 2, "{listed}");
+    // One that was whole when it was first seen here.
+    flip(&record, 40);
+    let late = world.path("late");
+    let sync = args!["sync", &late, "--from", &world.vault, "--plain-directory", "--trust", world.root_key()];
+    custodian.run(sync).exits(4).says(&name).never_says("safe to unplug");
+    let listed = custodian.run(args!["snapshots", "--from", &late, "--trust", world.root_key(), "--json"]).ok().json();
+    assert_eq!(listed["snapshots"].as_array().unwrap().len(), 1, "{listed}");
+}
+
+#[test]
+fn a_pack_that_could_not_be_copied_is_no_hole_to_build_on_and_is_sent_when_it_is_whole_again() {
+    needs!("rsync");
+    let (world, tree) = b_missed_one();
+    // A pack of the second snapshot is damaged in the only copy that has it.
+    let relative = |copy: &str, path: &PathBuf| path.strip_prefix(world.path(copy)).unwrap().to_owned();
+    let in_b: Vec<PathBuf> = files_below(&world.path("b/packs")).iter().map(|path| relative("b", path)).collect();
+    let only_a = |path: &&PathBuf| !in_b.contains(&relative("a", path));
+    let in_a = files_below(&world.path("a/packs"));
+    let pack = in_a.iter().filter(only_a).max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    let name = relative("a", pack);
+    flip(pack, 1000);
+    let receipt = world.run(args!["push", &tree.root, "--json"]).exits(4).says(name.to_str().unwrap()).json();
+    assert!(committed(&receipt, "a") && committed(&receipt, "b"), "{receipt}");
+    for store in ["a", "b"] {
+        restores(&world, &tree, store);
+    }
+    // The snapshot in between is not whole there, and says so; its chain of records is.
+    world.run(args!["ledger", "verify", "--from", "b"]).ok();
+    world.run(args!["verify", "--from", "b"]).exits(4).says("inventories/").never_says("record removed");
+    // Somebody mends it.
+    flip(pack, 1000);
+    world.push(&tree.root);
+    assert!(world.path("b").join(name).exists());
+    let verified = world.run(args!["verify", "--depth", "sealed", "--from", "b", "--json"]).ok().json();
+    assert_eq!(verified["snapshots"], 4, "{verified}");
+}

@@ -1,0 +1,59 @@
+//! Readers beside pushes: what they keep for themselves, and what they leave alone.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::world::{World, args, assert_same, files_below, needs};
+
+/// Every file below a directory, with its content and the moment of its last change.
+fn snapshot_of(dir: &Path) -> BTreeMap<PathBuf, (Vec<u8>, i64, i64)> {
+    let state = |path: PathBuf| {
+        let meta = fs::metadata(&path).unwrap();
+        (path.clone(), (fs::read(path).unwrap(), meta.ctime(), meta.ctime_nsec()))
+    };
+    files_below(dir).into_iter().map(state).collect()
+}
+
+#[test]
+fn no_reader_touches_what_the_agent_knows() {
+    needs!("rsync");
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.ordinary(300, 1);
+    world.push(&tree.root);
+    let cache = fs::read_dir(world.agent.state.join("cache")).unwrap().next().unwrap().unwrap().path();
+    let before = snapshot_of(&cache.join("index"));
+    assert!(!before.is_empty());
+    let identity = &world.identity;
+    for command in [
+        args!["ls", "latest", "--identity", identity],
+        args!["find", "*", "--identity", identity],
+        args!["verify", "--depth", "opened", "--identity", identity],
+        args!["verify", "--depth", "sealed"],
+        args!["status"],
+    ] {
+        world.run(command).ok();
+    }
+    world.restore("latest", &world.path("back"));
+    assert_same(&tree.root, &tree.below(&world.path("back")));
+    assert!(snapshot_of(&cache.join("index")) == before, "a reader changed the agent's index");
+}
+
+#[test]
+fn a_deep_verification_sees_what_a_stranger_would_see() {
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.ordinary(50, 1);
+    world.push(&tree.root);
+    tree.ordinary(60, 2);
+    world.push(&tree.root);
+    // The first night's index object goes: the agent knows its packs all the same, and nobody else does.
+    let first =
+        world.objects("indexes").into_iter().min_by_key(|path| fs::metadata(path).unwrap().modified().unwrap()).unwrap();
+    fs::remove_file(first).unwrap();
+    world.run(args!["verify", "--depth", "opened", "--identity", &world.identity]).exits(4);
+    let first = world.snapshots()[0]["id"].as_str().unwrap().to_owned();
+    world.run(args!["restore", first, "--into", world.path("back"), "--identity", &world.identity]).exits(4);
+}
