@@ -14,7 +14,7 @@ const ATTEMPTS: usize = 4;
 fn recipe(words: &[&str]) -> Command {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/services/recipes/services.sh");
     let mut command = Command::new("bash");
-    command.arg(script).args(words);
+    command.arg(script).args(words).env("SERVICES_BIN", Path::new(env!("CARGO_TARGET_TMPDIR")).join("services"));
     command
 }
 

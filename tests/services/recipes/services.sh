@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Real services for farkeep's tests: loopback only, data beneath a directory that the caller names.
 #
-#   services.sh install            packages and builds into $SERVICES_BIN; safe to repeat
+#   services.sh install            packages and builds, in $SERVICES_BIN (below cargo's target); safe to repeat
 #   services.sh start NAME DIR PORT   returns when the service answers; DIR/pid, DIR/log
 #   services.sh stop  NAME DIR        returns when the process has gone; the data stay
 #   services.sh list
@@ -10,7 +10,9 @@
 set -euo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-SERVICES_BIN=${SERVICES_BIN:-/var/lib/farkeep-services/bin}
+# Where the tests look for them: see service.rs.
+SERVICES_BIN=${SERVICES_BIN:-${CARGO_TARGET_DIR:-$HERE/../../../target}/tmp/services}
+GO_WANTED=1.24.0 # what ferretdb's go.mod asks for
 START_SECS=90 # Elasticsearch on two busy cores is the slowest: seen 4 to 10 s
 STOP_SECS=30  # MariaDB flushes its buffers first: seen 2 s
 NAMES="elasticsearch ferretdb influxdb mariadb opensearch postgresql"
@@ -62,11 +64,13 @@ install_packages() {
   local wanted="influxdb influxdb-client mariadb-client mariadb-server postgresql postgresql-client curl"
   command -v mvn >/dev/null || wanted="$wanted maven"
   command -v javac >/dev/null || wanted="$wanted default-jdk-headless"
+  command -v go >/dev/null || wanted="$wanted golang-go ca-certificates"
   local missing=
   for package in $wanted; do
     dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing="$missing $package"
   done
   [ -n "$missing" ] || { echo "services: packages already there"; return 0; }
+  [ "$(id -u)" = 0 ] || { echo "services: only root can install$missing" >&2; return 0; }
   # A package must not start its server on the default port.
   local policy=/usr/sbin/policy-rc.d ours=
   [ -e $policy ] || { printf '#!/bin/sh\nexit 101\n' >$policy; chmod 755 $policy; ours=yes; }
@@ -93,16 +97,34 @@ build() { # NAME COMMAND: build a copy of the sources, then remember what was bu
   stamp "$name" >"$SERVICES_BIN/$name.stamp"
 }
 
-# Debian's own Go is too old for what is built here.
-build_go() { command -v go || { echo "Go 1.24 or later is needed: https://go.dev/dl"; return 1; }; CGO_ENABLED=0 go build -trimpath -o "$SERVICES_BIN/$1" .; }
+# A Go that is new enough; Debian's is not. Go's toolchains are modules as well, so an older Go can get one, checked by its sum.
+new_go() {
+  local have name
+  have=$(cd / && GOTOOLCHAIN=local go env GOVERSION) || return 1
+  if printf 'go%s\n%s\n' "$GO_WANTED" "$have" | sort -V -C; then command -v go; return; fi
+  name=golang.org/toolchain@v0.0.1-go$GO_WANTED.$(go env GOOS)-$(go env GOARCH)
+  (cd / && GOTOOLCHAIN=local twice go mod download "$name") >&2 && name=$(go env GOMODCACHE)/$name &&
+    chmod +x "$name"/bin/* "$name"/pkg/tool/*/* && echo "$name/bin/go"
+}
+
+twice() { "$@" || "$@"; } # a registry may fail once
+
+build_go() {
+  local go
+  # Not the caller's GOROOT, and no toolchain but the one that was chosen.
+  unset GOROOT
+  export GOTOOLCHAIN=local GOFLAGS=-buildvcs=false CGO_ENABLED=0
+  go=$(new_go) && twice "$go" mod download && "$go" build -trimpath -o "$SERVICES_BIN/$1" .
+}
 
 build_java() {
-  mvn -q -B package dependency:copy-dependencies -DoutputDirectory=target/lib &&
+  twice mvn -q -B package dependency:copy-dependencies -DoutputDirectory=target/lib &&
     rm -rf "${SERVICES_BIN:?}/$1" && mkdir -p "$SERVICES_BIN/$1" && cp target/*.jar target/lib/*.jar "$SERVICES_BIN/$1/"
 }
 
 install() {
   mkdir -p "$SERVICES_BIN"
+  SERVICES_BIN=$(cd "$SERVICES_BIN" && pwd)
   timed packages install_packages
   timed ferretdb build ferretdb go
   timed elasticsearch build elasticsearch java
