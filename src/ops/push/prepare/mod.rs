@@ -3,33 +3,33 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::catch_up::catch_up;
-use super::{NamedStore, PushPlan, RECORD_ROOM_BYTES, ROOM_MIN_BYTES, missed_finding};
+use super::{NamedStore, PushPlan, ROOM_MIN_BYTES, missed_finding};
 use crate::crypto::hash::hash;
-use crate::crypto::identity::Identity;
 use crate::format::inventory::Line;
 use crate::format::record::{Head, RecordKind};
-use crate::format::table::PackKind;
-use crate::ledger::{LedgerError, Scribe, Standing, Trust};
+use crate::ledger::{Scribe, Trust};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{Token, WriterId};
 use crate::model::name::{Area, ObjectName, Sealed};
 use crate::model::size::human_size;
 use crate::ops::context::Context;
-use crate::ops::suspicion::suspects;
 use crate::ops::{Env, OpError};
-use crate::state::index::ChunkIndex;
-use crate::state::journal::Entry;
 use crate::store::StoreError;
 use crate::store::deliver::{RetryPolicy, deliver};
 use crate::vault::VaultError;
 use crate::vault::copy::Copy;
-use crate::vault::courier::Courier;
 use crate::vault::create::{RECOVER_PAGE, RECOVER_SCRIPT};
-use crate::vault::index_sync::import;
-use crate::vault::inventory::{Inventory, PageCache, each_line, page_names};
+use crate::vault::inventory::PageCache;
 use crate::vault::presence::Presence;
 use crate::vault::pruned::Pruned;
 use crate::vault::snapshots::{Records, Snapshot};
+
+mod known;
+mod own;
+mod second_look;
+
+pub use known::{live_packs, refresh_index};
+use own::{adopt_own, check_enrolled, deliver_own};
 
 /// What is listed of each copy.
 const AREAS: [Area; 6] = [Area::Root, Area::Keys, Area::Packs, Area::Indexes, Area::Manifests, Area::Inventories];
@@ -117,115 +117,6 @@ impl Prepared {
     pub fn inventory_roots(&self) -> Vec<Sealed> {
         let roots = self.newest_of_each_series().into_iter().map(|snapshot| snapshot.body.inventory.clone());
         roots.filter_map(|name| if let ObjectName::Inventory(sealed) = name { Some(sealed) } else { None }).collect()
-    }
-
-    /// Whether a prune plan that came since this push began names an object that its snapshot needs: another push is then
-    /// needed that knows of it.
-    pub fn newly_doomed(
-        &self,
-        context: &mut Context,
-        plan: &PushPlan,
-        inventory: &Inventory,
-        pages: &PageCache,
-    ) -> Result<bool, OpError> {
-        let root = ObjectName::Inventory(inventory.root.name);
-        for side in &self.sides {
-            // A copy that went out of reach meanwhile commits nothing.
-            let Ok(mut copy) = context.open_copy(std::sync::Arc::clone(&side.named.store), &plan.pin) else { continue };
-            let known = |name: &&str| match ObjectName::parse_stored(name) {
-                Ok((ObjectName::Record { writer, seq, statement }, _)) => {
-                    side.copy.book.has(&writer, &Head { seq, hash: statement })
-                }
-                _ => true,
-            };
-            if copy.book.names().all(|name| known(&name)) {
-                continue;
-            }
-            let records = context.read_records(&mut copy)?;
-            let mut prune = records.checked.iter().filter(|record| is_prune(&record.statement.kind));
-            if prune.all(|record| self.doomed.records.contains(&record.name)) {
-                continue;
-            }
-            let store = side.named.store.as_ref();
-            let doomed = Pruned::read(&records, store)?.doomed(pages, store)?;
-            let mut needed = false;
-            each_line(pages, store, &root, &mut |line| needed |= doomed.contains(&line.name))?;
-            if needed {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Pages of the newest inventories of which every line lies in every copy, and nothing is found against it: only such can
-    /// be used again. A page that cannot be read is made anew.
-    pub fn sound_pages(&self, cache: &PageCache) -> Result<Vec<Sealed>, VaultError> {
-        let store = self.sides[0].named.store.as_ref();
-        let suspects = found_objects(self);
-        let sound = |line: &Line| match &line.name {
-            ObjectName::Pack(pack) => self.may_refer_to(&line.name) && !suspects.contains(pack),
-            // They are remembered here and checked when a copy is opened.
-            ObjectName::Trust { .. } => true,
-            name => self.may_refer_to(name),
-        };
-        let mut pages = BTreeSet::new();
-        for snapshot in self.newest_of_each_series() {
-            match page_names(cache, store, &snapshot.body.inventory) {
-                Ok(names) => pages.extend(names),
-                Err(VaultError::Damaged { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let mut found = Vec::new();
-        for page in pages.into_iter().filter(|page| self.may_refer_to(&ObjectName::Inventory(*page))) {
-            match cache.read(store, &page) {
-                Ok(lines) if lines.iter().all(sound) => found.push(page),
-                Ok(_) | Err(VaultError::Damaged { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(found)
-    }
-
-    /// Lists every copy again: a copy that lacks something that the snapshot needs is given up. False when none is left.
-    pub fn check_arrived(
-        &mut self,
-        inventory: &Inventory,
-        pages: &PageCache,
-        courier: &Courier,
-    ) -> Result<bool, VaultError> {
-        let root = ObjectName::Inventory(inventory.root.name);
-        let mut whole = false;
-        for (number, report) in courier.reports().into_iter().enumerate() {
-            if report.error.is_some() {
-                continue;
-            }
-            let side = &self.sides[number];
-            let store = side.named.store.as_ref();
-            let now = match list_with_room(&side.named, RECORD_ROOM_BYTES) {
-                Ok((now, _)) => now,
-                Err(error) => {
-                    courier.give_up(number, error);
-                    continue;
-                }
-            };
-            let mut gone: Vec<ObjectName> = Vec::new();
-            // The pages were kept here a moment ago, so this reads no store.
-            each_line(pages, store, &root, &mut |line| {
-                let here = matches!(line.name, ObjectName::Trust { .. }) || side.lost.contains(&line.name);
-                if !here && !now.has(&line.name) {
-                    gone.push(line.name.clone());
-                }
-            })?;
-            if let Some(first) = gone.first() {
-                let why = format!("{first} and {} more objects went away while the push ran", gone.len() - 1);
-                self.findings.push(Finding::new(FindingKind::Damage, &side.named.name, &why));
-                courier.give_up(number, StoreError::Protocol(why));
-            } else {
-                whole = true;
-            }
-        }
-        Ok(whole)
     }
 }
 
@@ -412,93 +303,6 @@ const fn stops_one_store(error: &StoreError) -> bool {
     }
 }
 
-/// Takes over own records that lie in a copy beyond the local chain. Two statements with one number stop the push.
-fn adopt_own(scribe: &mut Scribe, prepared: &Prepared) -> Result<(), OpError> {
-    let own: BTreeMap<u64, BTreeSet<ObjectName>> =
-        prepared.sides.iter().flat_map(|side| &side.records.checked).filter(|r| r.statement.writer == scribe.writer()).fold(
-            BTreeMap::new(),
-            |mut own, record| {
-                own.entry(record.head.seq).or_insert_with(BTreeSet::new).insert(record.name.clone());
-                own
-            },
-        );
-    let local: BTreeSet<ObjectName> = scribe.names()?.into_iter().collect();
-    let local_head = scribe.head().map_or(0, |head| head.seq);
-    for (seq, names) in &own {
-        let mut names: Vec<&ObjectName> = names.iter().collect();
-        if *seq <= local_head {
-            names.extend(local.iter().filter(|name| matches!(name, ObjectName::Record { seq: s, .. } if s == seq)));
-            names.dedup();
-        }
-        let distinct: BTreeSet<&ObjectName> = names.into_iter().collect();
-        if distinct.len() > 1 {
-            let mut two = distinct.iter().map(ToString::to_string);
-            let (first, second) = (two.next().unwrap_or_default(), two.next().unwrap_or_default());
-            return Err(LedgerError::Fork { writer: scribe.writer(), seq: *seq, first, second }.into());
-        }
-        if *seq > local_head
-            && let Some(name) = distinct.first()
-        {
-            let side = prepared.sides.iter().find(|side| side.records.checked.iter().any(|r| r.name == **name));
-            let Some(side) = side else { continue };
-            let bytes = crate::vault::replicate::read_record(side.named.store.as_ref(), name)?;
-            scribe.adopt(name, &bytes)?;
-        }
-    }
-    Ok(())
-}
-
-fn check_enrolled(scribe: &Scribe, trust: &Trust) -> Result<(), OpError> {
-    let allowed = trust
-        .writer(&scribe.writer())
-        .is_some_and(|(writer, _)| writer.until.is_none() && writer.kinds.contains(&RecordKind::Snapshot));
-    if allowed {
-        return Ok(());
-    }
-    let why = "the root does not trust this machine to make snapshots (its key is not enrolled, or was revoked)";
-    Err(OpError::NotDone(why.into()))
-}
-
-/// Sends own records, of a push that died between signing and sending, to copies that lack them: the same bytes. A copy that
-/// does not take them is left out; the others go on.
-fn deliver_own(scribe: &Scribe, prepared: &mut Prepared) -> Result<(), OpError> {
-    let mut number = 0;
-    while let Some(side) = prepared.sides.get_mut(number) {
-        match deliver_own_to(scribe, side) {
-            Ok(sent) => {
-                // What an upload that broke off has left of them is no alarm any more.
-                prepared.findings.retain(|finding| {
-                    !ObjectName::parse_stored(&finding.subject)
-                        .is_ok_and(|(of, _)| sent.contains(&of) && finding.kind == FindingKind::Trust)
-                });
-                number += 1;
-            }
-            Err(VaultError::Store(error)) if error != StoreError::Interrupted => drop_side(prepared, number, error),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-fn deliver_own_to(scribe: &Scribe, side: &mut Side) -> Result<BTreeSet<ObjectName>, VaultError> {
-    let held: BTreeSet<ObjectName> = side.records.checked.iter().map(|record| record.name.clone()).collect();
-    let mut sent = BTreeSet::new();
-    for name in scribe.names()? {
-        if held.contains(&name) {
-            continue;
-        }
-        let content = scribe.read(&name)?;
-        // A copy that also lacks the objects gets them in `catch_up`; until then the record only says what should be.
-        deliver(side.named.store.as_ref(), &name, &content, RetryPolicy::DEFAULT)?;
-        side.copy.book.add(&name.to_string());
-        if let Ok(checked) = crate::ledger::check(&side.copy.trust, &name.to_string(), &content) {
-            side.records.checked.push(checked);
-        }
-        sent.insert(name);
-    }
-    Ok(sent)
-}
-
 /// Reads the pending prune plans of every copy.
 fn doomed(prepared: &Prepared, context: &Context) -> Result<Doomed, OpError> {
     let pages = PageCache::open(&context.state.cache().join("inventories"))?;
@@ -513,88 +317,4 @@ fn doomed(prepared: &Prepared, context: &Context) -> Result<Doomed, OpError> {
 
 const fn is_prune(kind: &RecordKind) -> bool {
     matches!(kind, RecordKind::PrunePlan | RecordKind::PruneDone)
-}
-
-/// Imports the index objects of the newest snapshots, and the packs that a push which died had already sent.
-pub fn refresh_index(
-    index: &mut ChunkIndex,
-    prepared: &Prepared,
-    pages: &PageCache,
-    journal: &[Entry],
-    identities: &[Identity],
-) -> Result<(), OpError> {
-    let store = prepared.sides[0].named.store.as_ref();
-    let mut objects: BTreeSet<Sealed> = BTreeSet::new();
-    for snapshot in prepared.newest_of_each_series() {
-        each_line(pages, store, &snapshot.body.inventory, &mut |line| {
-            if let ObjectName::Index(object) = &line.name {
-                objects.insert(*object);
-            }
-        })?;
-    }
-    for entry in journal {
-        match entry {
-            Entry::Index(object) => {
-                objects.insert(*object);
-            }
-            Entry::Pack(pack) if prepared.may_refer_to(&ObjectName::Pack(pack.pack)) => {
-                index.add_pack(pack)?;
-            }
-            Entry::Pack(_) => {}
-        }
-    }
-    for object in objects {
-        if prepared.may_refer_to(&ObjectName::Index(object)) {
-            import(index, store, &object, identities)?;
-        }
-    }
-    index.flush()?;
-    Ok(())
-}
-
-/// By pack number: present in every copy with its size, worth building on, and nothing found against it.
-pub fn live_packs(index: &ChunkIndex, prepared: &Prepared, thin: &BTreeSet<Sealed>) -> Result<Vec<bool>, OpError> {
-    let suspects = found_objects(prepared);
-    let mut live = vec![false; index.pack_count() as usize];
-    index.each_pack(&mut |number, info| {
-        let present = prepared.sides.iter().all(|side| side.presence.has_pack(&info.pack));
-        let goes = prepared.doomed.contains(&ObjectName::Pack(info.pack));
-        live[number as usize] = present && !goes && !suspects.contains(&info.pack) && !thin.contains(&info.pack);
-    })?;
-    drop_what_lies_on_holes(index, &mut live)?;
-    Ok(live)
-}
-
-/// A patch without its bases is no better than a pack that is gone.
-fn drop_what_lies_on_holes(index: &ChunkIndex, live: &mut [bool]) -> Result<(), OpError> {
-    let mut patches = Vec::new();
-    index.each_pack(&mut |number, info| {
-        if info.kind == PackKind::Patch && live[number as usize] {
-            patches.push(number);
-        }
-    })?;
-    loop {
-        let before = patches.len();
-        let mut standing = Vec::new();
-        for number in patches {
-            let table = index.table(number)?;
-            let stands = |base| index.number_of(base).is_some_and(|base| live[base as usize]);
-            live[number as usize] = table.base_packs.iter().all(stands);
-            if live[number as usize] {
-                standing.push(number);
-            }
-        }
-        // What fell may have carried others; the depth is bounded, and so are the rounds.
-        if standing.len() == before {
-            return Ok(());
-        }
-        patches = standing;
-    }
-}
-
-/// Packs of any copy that a verification by anyone trusted speaks against.
-fn found_objects(prepared: &Prepared) -> BTreeSet<Sealed> {
-    let records = prepared.sides.iter().flat_map(|side| &side.records.checked);
-    let found = suspects(records, |record| record.standing == Standing::Trusted).into_values().flatten();
-    found.filter_map(|name| if let ObjectName::Pack(pack) = name { Some(pack) } else { None }).collect()
 }
