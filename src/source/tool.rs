@@ -133,6 +133,14 @@ impl Tool {
         self.start(Stdio::null(), work)
     }
 
+    /// The same, with `input` as its standard input.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn stream_with(&self, input: File, work: &Work) -> Result<Running, SourceError> {
+        self.start(Stdio::from(input), work)
+    }
+
     /// Runs it to its end, with nothing on standard input. Its exit status is for the caller to judge.
     ///
     /// # Errors

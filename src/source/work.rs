@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 use crate::model::time::Timestamp;
 use crate::source::SourceError;
 
+/// How long undoing may take: it is one request to a server, or the removal of a directory.
+const TIDYING_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// The circumstances of one member's backup or restore.
 #[derive(Debug, Clone)]
 pub struct Work {
@@ -37,6 +40,16 @@ impl Work {
     pub fn with_timeout(mut self, secs: Option<u64>) -> Self {
         self.timeout = secs.map(Duration::from_secs);
         self
+    }
+
+    /// The same for what must be undone in any case: with a short time of its own, whatever became of the member's, and deaf
+    /// to a wish to stop.
+    #[must_use]
+    pub fn for_tidying(&self) -> Self {
+        static GO_ON: AtomicBool = AtomicBool::new(false);
+        let tidying = Self { timeout: Some(TIDYING_TIMEOUT), started: Arc::default(), stop: &GO_ON, ..self.clone() };
+        tidying.start_clock();
+        tidying
     }
 
     /// Begins the member's time. Later calls change nothing.

@@ -6,12 +6,13 @@ use crate::cli::{Outcome, Session};
 use crate::ops::{Exit, OpError};
 
 /// Their names.
-pub const NAMES: [&str; 2] = ["opencrvs", "stackstate"];
+pub const NAMES: [&str; 3] = ["opencrvs", "opencrvs-direct", "stackstate"];
 
 /// The text of a preset.
 fn text(name: &str) -> Option<&'static str> {
     match name {
         "opencrvs" => Some(include_str!("opencrvs.toml")),
+        "opencrvs-direct" => Some(include_str!("opencrvs-direct.toml")),
         "stackstate" => Some(include_str!("stackstate.toml")),
         _ => None,
     }

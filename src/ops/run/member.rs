@@ -73,7 +73,7 @@ pub fn tasks<'a>(
         let work = Work::new(name, notes.scratch(name)?, env.clock.now(), &job.timezone, env.cancel)
             .with_timeout(source.timeout_secs);
         let way = match &source.source {
-            SourceConfig::Engine(engine) if engine.kind() == member.kind => {
+            SourceConfig::Engine(engine) if engine.restores(&member.kind) => {
                 Way::Engine(engine.as_ref(), notes.parts().join(format!("@{name}")))
             }
             SourceConfig::Files(_) if member.kind == "files" => Way::Files(FilesTask::new(member, reader, notes)?),

@@ -77,6 +77,11 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// Its kind, as in the configuration.
     fn kind(&self) -> &'static str;
 
+    /// Whether it can bring back what was backed up as `kind`: its own, and for some what another kind adopted.
+    fn restores(&self, kind: &str) -> bool {
+        kind == self.kind()
+    }
+
     /// Begins a backup: a quick look whether it can be had at all, before any other member is read.
     ///
     /// # Errors
@@ -192,6 +197,15 @@ impl Account {
     #[must_use]
     pub fn tool(mut self, name: impl Into<String>, version: impl fmt::Display) -> Self {
         self.tools.insert(name.into(), version.to_string());
+        self
+    }
+
+    /// What the backup counted and is not to be found at the target counts as missing there: left out, nobody would compare it.
+    #[must_use]
+    pub fn or_missing(mut self, backup: &Self) -> Self {
+        for name in backup.proof.keys() {
+            self.proof.entry(name.clone()).or_insert_with(|| "missing".into());
+        }
         self
     }
 

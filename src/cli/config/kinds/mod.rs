@@ -9,6 +9,11 @@ use crate::source::secret::Secret;
 
 mod command;
 mod files;
+mod http;
+mod influxdb;
+mod mongodb;
+mod postgres;
+mod search;
 mod spool;
 
 /// Reads the keys that belong to `kind`. None when it is not known, or lacks what it cannot do without; the section then
@@ -17,6 +22,11 @@ pub fn read(kind: &str, section: &Section<'_>, name: &str) -> Option<SourceConfi
     match kind {
         "files" => Some(SourceConfig::Files(files::read(section, name))),
         "command" => engine(command::read(section, name)),
+        "mongodb" => engine(mongodb::read(section, name)),
+        "elasticsearch" => engine(search::read(section, name, "elasticsearch")),
+        "opensearch" => engine(search::read(section, name, "opensearch")),
+        "influxdb" => engine(influxdb::read(section, name)),
+        "postgres" => engine(postgres::read(section, name)),
         "spool" => engine(spool::read(section, name)),
         "stackgraph" => engine(command::read_stackgraph(section, name)),
         other => {
@@ -27,7 +37,8 @@ pub fn read(kind: &str, section: &Section<'_>, name: &str) -> Option<SourceConfi
 }
 
 /// Every kind, for messages.
-const KINDS: [&str; 4] = ["files", "command", "spool", "stackgraph"];
+const KINDS: [&str; 9] =
+    ["files", "command", "spool", "stackgraph", "mongodb", "elasticsearch", "opensearch", "influxdb", "postgres"];
 
 fn engine(config: Option<impl Engine + 'static>) -> Option<SourceConfig> {
     config.map(|config| SourceConfig::Engine(Arc::new(config)))
@@ -35,7 +46,6 @@ fn engine(config: Option<impl Engine + 'static>) -> Option<SourceConfig> {
 
 /// A secret: `password_file`, `password_fd` or `password_credential` for the stem `password`. None when none of them is
 /// there; more than one is a mistake.
-#[allow(dead_code, reason = "the engines of database servers ask for it")]
 pub fn secret(section: &Section<'_>, stem: &str) -> Option<Secret> {
     let file = section.text(&format!("{stem}_file")).map(|path| Secret::File(path.into()));
     let fd = section.number(&format!("{stem}_fd"), 0..=1_000_000).and_then(|fd| i32::try_from(fd).ok()).map(Secret::Fd);

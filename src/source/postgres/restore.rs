@@ -1,0 +1,167 @@
+//! A dump into a database of another name, counted there, and then the names are changed: until then the old one stands.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+
+use super::server::{Server, identifier, literal};
+use super::{COLLATE, CTYPE, DATABASE, ENCODING, GLOBALS, OWNER};
+use crate::source::SourceError;
+use crate::source::engine::{Account, Fetched};
+use crate::source::tool::Tool;
+use crate::source::work::Work;
+
+/// After the name of a database that is still being filled.
+const NEW_SUFFIX: &str = "_farkeep_new";
+/// After the name of the one that makes room, for a moment.
+const OLD_SUFFIX: &str = "_farkeep_old";
+
+/// Brings the parts into the database that the configuration names.
+pub fn replace(server: &Server<'_>, fetched: &Fetched, work: &Work) -> Result<(), SourceError> {
+    let (database, maintenance) = (server.config.database.clone(), server.config.maintenance.clone());
+    let new = format!("{database}{NEW_SUFFIX}");
+    if let Ok(path) = fetched.part(GLOBALS) {
+        let text =
+            fs::read_to_string(path).map_err(|source| SourceError::Io { path: path.display().to_string(), source })?;
+        create_missing_roles(server, &text)?;
+    }
+    server.run_script(&maintenance, &format!("DROP DATABASE IF EXISTS {};", identifier(&new)))?;
+    server.run_script(&maintenance, &create_database(&new, &fetched.account))?;
+    let filled = fill(server, &new, fetched, work).and_then(|()| must_be_equal(server, &new, &fetched.account));
+    if let Err(error) = filled {
+        server.run_script(&maintenance, &format!("DROP DATABASE IF EXISTS {};", identifier(&new)))?;
+        return Err(server.failed(format!("cannot be restored, and the database is untouched: {error}")));
+    }
+    swap(server, &database, &new)?;
+    properties(server, fetched, work)
+}
+
+/// A database as the dumped one was made; the dump itself does not make it.
+fn create_database(name: &str, account: &Account) -> String {
+    let mut sql = format!("CREATE DATABASE {} TEMPLATE template0", identifier(name));
+    for (line, word) in [(ENCODING, "ENCODING"), (COLLATE, "LC_COLLATE"), (CTYPE, "LC_CTYPE")] {
+        if let Some(value) = account.proof.get(line) {
+            sql += &format!(" {word} {}", literal(value));
+        }
+    }
+    if let Some(owner) = account.proof.get(OWNER) {
+        sql += &format!(" OWNER {}", identifier(owner));
+    }
+    sql + ";"
+}
+
+fn fill(server: &Server<'_>, new: &str, fetched: &Fetched, work: &Work) -> Result<(), SourceError> {
+    let path = fetched.part(DATABASE)?;
+    let dump = File::open(path).map_err(|source| SourceError::Io { path: path.display().to_string(), source })?;
+    let tool = server.tool("pg_restore").args(["--single-transaction", "--exit-on-error", "-d", new]);
+    tool.judge(tool.run_with(dump, work)?).map(|_| ())
+}
+
+fn must_be_equal(server: &Server<'_>, new: &str, then: &Account) -> Result<(), SourceError> {
+    let now = server.count(new)?.or_missing(then);
+    let counted = |name: &str| name.starts_with("rows of ") || name.starts_with("hash of ") || name == "large objects";
+    for (name, value) in then.proof.iter().filter(|(name, _)| counted(name)) {
+        if now.proof.get(name) != Some(value) {
+            let is = now.proof.get(name).cloned().unwrap_or_default();
+            return Err(server.failed(format!("{name}: {value} was backed up, {is} came back")));
+        }
+    }
+    Ok(())
+}
+
+/// Nobody may connect while the names change, and both change or neither.
+fn swap(server: &Server<'_>, database: &str, new: &str) -> Result<(), SourceError> {
+    let (maintenance, old) = (&server.config.maintenance, format!("{database}{OLD_SUFFIX}"));
+    let (name, new, old) = (identifier(database), identifier(new), identifier(&old));
+    if !server.has(database)? {
+        return server.run_script(maintenance, &format!("ALTER DATABASE {new} RENAME TO {name};"));
+    }
+    server.run_script(maintenance, &format!("DROP DATABASE IF EXISTS {old};"))?;
+    let away = format!(
+        "ALTER DATABASE {name} ALLOW_CONNECTIONS false;\n\
+         SELECT pg_catalog.pg_terminate_backend(pid, 10000) FROM pg_catalog.pg_stat_activity WHERE datname = {};\n\
+         BEGIN; ALTER DATABASE {name} RENAME TO {old}; ALTER DATABASE {new} RENAME TO {name}; COMMIT;",
+        literal(database),
+    );
+    if let Err(error) = server.run_script(maintenance, &away) {
+        server.run_script(maintenance, &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true;"))?;
+        return Err(error);
+    }
+    server.run_script(maintenance, &format!("DROP DATABASE {old};"))
+}
+
+/// Rights on the database and its settings: pg_restore knows them only for the name in the dump.
+fn properties(server: &Server<'_>, fetched: &Fetched, work: &Work) -> Result<(), SourceError> {
+    let path = fetched.part(DATABASE)?;
+    let list = Tool::new("pg_restore").args(["-C", "-l"]).arg(path).succeed(work)?;
+    let list = String::from_utf8_lossy(&list).into_owned();
+    let is_wanted = |line: &&str| {
+        !line.starts_with(';') && (line.contains(" DATABASE PROPERTIES ") || line.contains(" ACL - DATABASE "))
+    };
+    let wanted: Vec<&str> = list.lines().filter(is_wanted).collect();
+    let name = format!(" {} ", server.config.database);
+    if wanted.is_empty() || !wanted.iter().all(|line| format!("{line} ").contains(&name)) {
+        return Ok(());
+    }
+    let file = work.scratch.join("properties.list");
+    fs::write(&file, wanted.join("\n") + "\n")
+        .map_err(|source| SourceError::Io { path: file.display().to_string(), source })?;
+    let script = Tool::new("pg_restore").args(["-C", "-f", "-", "-L"]).arg(&file).arg(path).succeed(work)?;
+    // It would make the database as well, which is there.
+    let script = String::from_utf8_lossy(&script).into_owned();
+    let lines: Vec<&str> = script.lines().filter(|line| !line.starts_with("CREATE DATABASE ")).collect();
+    server.run_script(&server.config.maintenance, &(lines.join("\n") + "\n"))
+}
+
+/// Roles that the dump's owners and grants need and the server lacks. Those that are there stay as they are.
+fn create_missing_roles(server: &Server<'_>, globals: &str) -> Result<(), SourceError> {
+    let rows =
+        server.query(&server.config.maintenance, "SELECT pg_catalog.quote_ident(rolname) FROM pg_catalog.pg_roles;")?;
+    let there: BTreeSet<String> = rows.into_iter().flatten().collect();
+    let script = missing_roles(globals, &there);
+    if script.is_empty() { Ok(()) } else { server.run_script(&server.config.maintenance, &script) }
+}
+
+fn missing_roles(globals: &str, there: &BTreeSet<String>) -> String {
+    let role_of = |line: &str, before: &str| line.strip_prefix(before).map(|rest| rest.trim_end_matches(';').to_owned());
+    let new: Vec<String> =
+        globals.lines().filter_map(|line| role_of(line, "CREATE ROLE ")).filter(|role| !there.contains(role)).collect();
+    let concerns_new = |line: &&str| {
+        new.iter().any(|role| {
+            *line == format!("CREATE ROLE {role};")
+                || line.starts_with(&format!("ALTER ROLE {role} "))
+                || (line.starts_with("GRANT ")
+                    && format!("{} ", line.trim_end_matches(';')).contains(&format!(" TO {role} ")))
+        })
+    };
+    // Members of one role may be granted by another that is gone.
+    let plain = |line: &str| {
+        line.split(" GRANTED BY ").next().map(|l| format!("{};\n", l.trim_end_matches(';'))).unwrap_or_default()
+    };
+    globals.lines().filter(concerns_new).map(plain).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_roles_that_are_missing_are_made() {
+        let globals = "SET x;\nCREATE ROLE app;\nALTER ROLE app WITH NOSUPERUSER LOGIN;\nCREATE ROLE postgres;\n\
+                       ALTER ROLE postgres WITH SUPERUSER;\nCREATE ROLE \"re ad\";\nGRANT app TO \"re ad\" GRANTED BY postgres;\n\
+                       GRANT app TO postgres;\n";
+        let there = BTreeSet::from(["postgres".to_owned()]);
+        assert_eq!(
+            missing_roles(globals, &there),
+            "CREATE ROLE app;\nALTER ROLE app WITH NOSUPERUSER LOGIN;\nCREATE ROLE \"re ad\";\nGRANT app TO \"re ad\";\n"
+        );
+    }
+
+    #[test]
+    fn a_database_is_made_as_the_dumped_one_was() {
+        let account = Account::default().proof(ENCODING, "UTF8").proof(OWNER, "app");
+        assert_eq!(
+            create_database("events", &account),
+            "CREATE DATABASE \"events\" TEMPLATE template0 ENCODING E'UTF8' OWNER \"app\";"
+        );
+    }
+}
