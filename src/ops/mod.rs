@@ -18,6 +18,7 @@ pub mod cat;
 pub mod context;
 pub mod custodian;
 pub mod custody;
+pub mod delivery;
 pub mod drive;
 pub mod hooks;
 pub mod init;

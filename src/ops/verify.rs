@@ -294,7 +294,7 @@ fn record(plan: &VerifyPlan, found: &Opened, receipt: &VerifyReceipt, env: &Env<
         let context = found.context.record_context(env, found.copy.trust.head(), found.records.heads());
         last = Some(scribe.write(RecordKind::Verify, &body, context)?.name);
     }
-    Ok(last.is_some_and(|name| super::custody::deliver_missing(&scribe, &found.copy, &name).is_ok()))
+    Ok(last.is_some_and(|name| super::delivery::deliver_missing(&found.context, &found.copy, &name).is_ok()))
 }
 
 /// Objects that stand under suspicion and that no snapshot needs any more were not read with the others: they are now, so

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use crate::format::body::SnapshotBody;
 use crate::format::record::{Head, RecordKind};
-use crate::ledger::{Checked, Standing, check};
+use crate::ledger::{Checked, Standing, Trust, check};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{SnapshotId, WriterId};
-use crate::model::limits::{HEADS_MAX, RECORD_MAX_BYTES};
+use crate::model::limits::{HEADS_MAX, RECORD_MAX_BYTES, SUFFIX_MAX};
 use crate::model::name::ObjectName;
 use crate::model::time::Timestamp;
 use crate::state::{make_private_dir, read_if_there, write_cached};
@@ -117,6 +117,8 @@ fn snapshot_of(record: &Checked) -> Option<Snapshot> {
 #[derive(Debug)]
 pub struct RecordReader {
     cache: Option<PathBuf>,
+    /// Whether what lies there is read in place of what the copy holds.
+    believes: bool,
 }
 
 impl RecordReader {
@@ -124,7 +126,13 @@ impl RecordReader {
     #[must_use]
     pub fn new(cache: Option<&Path>) -> Self {
         let cache = cache.map(|dir| dir.join("records")).filter(|dir| make_private_dir(dir).is_ok());
-        Self { cache }
+        Self { cache, believes: true }
+    }
+
+    /// Every byte is read from the copy; what is right is kept in `cache`, so that it can be carried to other copies.
+    #[must_use]
+    pub fn afresh(cache: &Path) -> Self {
+        Self { believes: false, ..Self::new(Some(cache)) }
     }
 
     /// Reads and checks every record of the copy.
@@ -174,7 +182,10 @@ impl RecordReader {
         let mut results: Vec<Option<Result<Vec<u8>, StoreError>>> = Vec::with_capacity(names.len());
         let mut wanted = Vec::new();
         for name in names {
-            let cached = self.path(name).and_then(|path| read_if_there(&path, RECORD_MAX_BYTES).ok().flatten());
+            let cached = self
+                .path(name)
+                .filter(|_| self.believes)
+                .and_then(|path| read_if_there(&path, RECORD_MAX_BYTES).ok().flatten());
             // What the folder holds counts only when it is the record that its name promises, and when this copy holds as
             // many bytes: of two copies one can hold the record and the other what an upload left of it.
             let cached = cached.filter(|bytes| {
@@ -203,6 +214,16 @@ impl RecordReader {
 
     fn path(&self, name: &str) -> Option<PathBuf> {
         Some(self.cache.as_ref()?.join(name.strip_prefix("ledger/")?))
+    }
+
+    /// A record that was read before, from whatever copy: whole and truly signed.
+    #[must_use]
+    pub fn remembered(&self, name: &ObjectName, trust: &Trust) -> Option<(Checked, Vec<u8>)> {
+        (0..=SUFFIX_MAX).find_map(|suffix| {
+            let stored = name.with_suffix(suffix);
+            let bytes = read_if_there(&self.path(&stored)?, RECORD_MAX_BYTES).ok().flatten()?;
+            Some((check(trust, &stored, &bytes).ok()?, bytes))
+        })
     }
 
     /// Keeps a record that need not be read again.

@@ -10,6 +10,7 @@
     reason = "tests"
 )]
 
+mod citations;
 mod copies;
 mod damage;
 mod deletions;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::context::{Context, Locking, NamedStore, VaultPin, open_pinned};
+use super::delivery::deliver_missing;
 use super::{Env, OpError};
 use crate::format::body::{HeartbeatBody, VerifyBody};
 use crate::format::record::{Head, RecordKind};
@@ -72,6 +73,10 @@ impl Site {
         let mut scribe = self.context.scribe(Role::Custodian, env, self.copy.vault())?;
         check_enrolled(&scribe, &self.copy, kind)?;
         super::custody::adopt_own(&mut scribe, &self.copy, &self.records)?;
+        // What is signed here must arrive here: so does everything before it.
+        if let Some(head) = scribe.head() {
+            deliver_missing(&self.context, &self.copy, &record_name(&scribe.writer(), &head))?;
+        }
         Ok(scribe)
     }
 
@@ -133,7 +138,7 @@ impl Site {
     ) -> Result<crate::ledger::Signed, OpError> {
         let context = self.context.record_context(env, self.copy.trust.head(), self.records.heads());
         let signed = scribe.write(kind, body, context)?;
-        super::custody::deliver_missing(scribe, &self.copy, &signed.name)?;
+        deliver_missing(&self.context, &self.copy, &signed.name)?;
         Ok(signed)
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::context::{Context, Locking, NamedStore, VaultPin};
+use super::delivery;
 use super::hooks::{self, Hooks};
 use super::{Env, Exit, OpError};
 use crate::codec::Compression;
@@ -35,6 +36,7 @@ use crate::state::keys::{KeyDir, Role};
 use crate::state::probes::Probes;
 use crate::store::StoreError;
 use crate::store::deliver::{RetryPolicy, deliver};
+use crate::vault::VaultError;
 use crate::vault::courier::{Courier, LaneReport};
 use crate::vault::inventory::PageCache;
 use crate::vault::packer::PackerConfig;
@@ -399,7 +401,7 @@ fn commit(
     for (side, report) in prepared.sides.iter().zip(courier.reports()) {
         let outcome = match &report.error {
             Some(error) => Err(error.clone()),
-            None => send_record(side, signed),
+            None => send_cited(context, prepared, side).and_then(|()| send_record(side, signed)),
         };
         if outcome.is_ok() {
             if let Ok(stored) = &outcome {
@@ -427,6 +429,18 @@ fn commit(
     match last_error {
         Some(error) if receipts.iter().all(|receipt| !receipt.committed) => Err(error.into()),
         _ => Ok(receipts),
+    }
+}
+
+/// What the record cites lies there first, also when the copy that had it went out of reach meanwhile.
+fn send_cited(context: &Context, prepared: &Prepared, side: &Side) -> Result<(), StoreError> {
+    if prepared.heads.iter().all(|(writer, head)| side.copy.book.has(writer, head)) {
+        return Ok(());
+    }
+    match prepare::deliver_all(context, side, &|name| delivery::holds(&side.copy, name)) {
+        Ok(_) => Ok(()),
+        Err(VaultError::Store(error)) => Err(error),
+        Err(error) => Err(StoreError::Protocol(error.to_string())),
     }
 }
 

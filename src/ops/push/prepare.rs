@@ -9,12 +9,13 @@ use crate::crypto::identity::Identity;
 use crate::format::inventory::Line;
 use crate::format::record::{Head, RecordKind};
 use crate::format::table::PackKind;
-use crate::ledger::{LedgerError, Scribe, Standing, Trust};
+use crate::ledger::{Checked, LedgerError, Scribe, Standing, Trust};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{Token, WriterId};
 use crate::model::name::{Area, ObjectName, Sealed};
 use crate::model::size::human_size;
 use crate::ops::context::Context;
+use crate::ops::delivery::{Delivery, Snapshots};
 use crate::ops::suspicion::suspects;
 use crate::ops::{Env, OpError};
 use crate::state::index::ChunkIndex;
@@ -281,7 +282,7 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     }
     adopt_own(scribe, &prepared)?;
     check_enrolled(scribe, prepared.trust())?;
-    deliver_own(scribe, &mut prepared)?;
+    deliver_own(context, &mut prepared)?;
     catch_up(&mut prepared, context, env)?;
     mend_plain_files(&mut prepared);
     if prepared.sides.is_empty() {
@@ -459,12 +460,13 @@ fn check_enrolled(scribe: &Scribe, trust: &Trust) -> Result<(), OpError> {
     Err(OpError::NotDone(why.into()))
 }
 
-/// Sends own records, of a push that died between signing and sending, to copies that lack them: the same bytes. A copy that
-/// does not take them is left out; the others go on.
-fn deliver_own(scribe: &Scribe, prepared: &mut Prepared) -> Result<(), OpError> {
+/// Sends the records of this machine to copies that lack them, of a push that died between signing and sending and of
+/// whatever was signed while it looked at another copy: the same bytes. A copy that does not take them is left out; the
+/// others go on.
+fn deliver_own(context: &Context, prepared: &mut Prepared) -> Result<(), OpError> {
     let mut number = 0;
     while let Some(side) = prepared.sides.get_mut(number) {
-        match deliver_own_to(scribe, side) {
+        match deliver_own_to(context, side) {
             Ok(sent) => {
                 // What an upload that broke off has left of them is no alarm any more.
                 prepared.findings.retain(|finding| {
@@ -480,23 +482,21 @@ fn deliver_own(scribe: &Scribe, prepared: &mut Prepared) -> Result<(), OpError> 
     Ok(())
 }
 
-fn deliver_own_to(scribe: &Scribe, side: &mut Side) -> Result<BTreeSet<ObjectName>, VaultError> {
+fn deliver_own_to(context: &Context, side: &mut Side) -> Result<BTreeSet<ObjectName>, VaultError> {
     let held: BTreeSet<ObjectName> = side.records.checked.iter().map(|record| record.name.clone()).collect();
-    let mut sent = BTreeSet::new();
-    for name in scribe.names()? {
-        if held.contains(&name) {
-            continue;
-        }
-        let content = scribe.read(&name)?;
-        // A copy that also lacks the objects gets them in `catch_up`; until then the record only says what should be.
-        deliver(side.named.store.as_ref(), &name, &content, RetryPolicy::DEFAULT)?;
-        side.copy.book.add(&name.to_string());
-        if let Ok(checked) = crate::ledger::check(&side.copy.trust, &name.to_string(), &content) {
-            side.records.checked.push(checked);
-        }
-        sent.insert(name);
-    }
-    Ok(sent)
+    // A copy that also lacks the objects gets them in `catch_up`; until then the record only says what should be.
+    let sent = deliver_all(context, side, &|name| held.contains(name))?;
+    sent.iter().for_each(|record| side.copy.book.add(&record.name.to_string()));
+    let names = sent.iter().map(|record| record.name.clone()).collect();
+    side.records.checked.extend(sent);
+    Ok(names)
+}
+
+/// Sends a copy every record of this machine that is not `held` there, and what those cite.
+pub fn deliver_all(context: &Context, side: &Side, held: &dyn Fn(&ObjectName) -> bool) -> Result<Vec<Checked>, VaultError> {
+    let (trust, store) = (&side.copy.trust, side.named.store.as_ref());
+    let delivery = Delivery { context, trust, store, policy: RetryPolicy::DEFAULT, snapshots: Snapshots::All };
+    Ok(delivery.run(held)?.sent)
 }
 
 /// Reads the pending prune plans of every copy.
