@@ -110,3 +110,37 @@ fn a_verification_brings_a_copy_no_record_of_a_snapshot_that_it_lacks() {
 fn is_snapshot(record: &Path) -> bool {
     fs::read_to_string(record).unwrap().contains("\"kind\":\"snapshot\"")
 }
+
+#[test]
+fn a_trust_record_that_a_copy_lost_is_sent_again_and_said() {
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.file("file", "content");
+    world.push(&tree.root);
+    let record = files_below(&world.path("vault/trust")).remove(0);
+    let whole = fs::read(&record).unwrap();
+    for harm in ["removed", "torn"] {
+        fs::remove_file(&record).unwrap();
+        if harm == "torn" {
+            fs::write(&record, &whole[..whole.len() / 2]).unwrap();
+        }
+        let name = record.file_name().unwrap().to_str().unwrap();
+        world.run(args!["push", &tree.root]).exits(3).says(name).says("is there again");
+        let reader = world.machine(&format!("reader-{harm}"));
+        let trust = args!["--from", &world.vault, "--trust", world.root_key()];
+        reader.run([args!["verify", "--depth", "sealed"], trust].concat()).ok();
+        world.push(&tree.root);
+    }
+}
+
+#[test]
+fn a_writer_that_nobody_enrolled_is_told_of_once() {
+    let world = two_copies();
+    for name in ["one", "two"] {
+        let restore = args!["restore", "latest", "--from", "a", "--into", world.path(name), "--identity", &world.identity];
+        world.run(restore).ok();
+    }
+    let shown = world.run(args!["ledger", "verify", "--from", "a"]).ok();
+    assert_eq!(shown.out.matches("not enrolled").count(), 1, "{}", shown.out);
+    shown.says("restore-intent, restore-outcome records (4) by a writer that is not enrolled");
+}

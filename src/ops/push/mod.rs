@@ -47,6 +47,7 @@ use crate::vault::thin::ThinPacks;
 
 mod catch_up;
 mod members;
+mod mend;
 mod prepare;
 
 use members::{Baseline, CapturedJob, capture_all};
