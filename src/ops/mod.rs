@@ -22,6 +22,7 @@ pub mod delivery;
 pub mod drive;
 pub mod hooks;
 pub mod init;
+pub mod keys;
 pub mod ledger;
 pub mod probe;
 pub mod prune;

@@ -24,5 +24,6 @@ mod pushes;
 mod readers;
 mod restores;
 mod server;
+mod trust;
 #[path = "../world/mod.rs"]
 mod world;

@@ -219,9 +219,8 @@ fn broken_snapshots(site: &Site, sweep: &Sweep, here: &[Snapshot], damage: Damag
     let mut known: BTreeMap<Sealed, Option<String>> = BTreeMap::new();
     let mut broken = BTreeSet::new();
     // Each snapshot's own manifest is looked at beside its pages; those of others may have gone with them.
-    let swept = |name: &ObjectName| {
-        crate::vault::sweep::SWEPT.contains(&name.area()) && !matches!(name, ObjectName::Manifest(_))
-    };
+    let swept =
+        |name: &ObjectName| crate::vault::sweep::SWEPT.contains(&name.area()) && !matches!(name, ObjectName::Manifest(_));
     for snapshot in here {
         let mut why = [&snapshot.body.inventory, &snapshot.body.manifest]
             .into_iter()

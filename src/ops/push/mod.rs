@@ -20,7 +20,7 @@ use crate::format::body::SnapshotBody;
 use crate::format::inventory::Line;
 use crate::format::manifest::{Manifest, Member};
 use crate::format::record::RecordKind;
-use crate::ledger::Scribe;
+use crate::ledger::{Scribe, Trust};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{SnapshotId, VaultId};
 use crate::model::limits::{FORMAT_VERSION, MIB, RECORD_MAX_BYTES};
@@ -277,7 +277,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     let body = SnapshotBody {
         manifest: manifest_name,
         inventory: ObjectName::Inventory(inventory.root.name),
-        epochs: vec![trust.epoch().n],
+        epochs: epochs(&trust),
         generation,
         series,
         tags: plan.tags.iter().map(|tag| secret.tag(tag)).collect(),
@@ -323,6 +323,12 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
         stores,
         findings,
     }))
+}
+
+/// The epochs that open the snapshot: it is sealed to the last one and built on what was sealed to those before.
+fn epochs(trust: &Trust) -> Vec<u32> {
+    let generation = trust.epoch().generation;
+    trust.body().epochs.iter().filter(|epoch| epoch.generation == generation).map(|epoch| epoch.n).collect()
 }
 
 /// What the last probe of each store said, by the store's name.

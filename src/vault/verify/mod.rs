@@ -228,7 +228,11 @@ fn leftovers(presence: &Presence, packs: &BTreeSet<Sealed>, others: &BTreeSet<Ob
         findings.push(Finding::new(FindingKind::Notice, shown, message));
     }
     if count > debris.len() as u64 {
-        findings.push(Finding::new(FindingKind::Notice, "debris", format!("{} more such names", count - debris.len() as u64)));
+        findings.push(Finding::new(
+            FindingKind::Notice,
+            "debris",
+            format!("{} more such names", count - debris.len() as u64),
+        ));
     }
     let unneeded = presence.packs().filter(|pack| !packs.contains(pack)).count()
         + presence
