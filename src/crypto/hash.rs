@@ -1,4 +1,4 @@
-//! BLAKE3 in its three uses: naming stored bytes, naming content with a key, and checking whole files.
+//! BLAKE3 in its uses: naming stored bytes, naming content with a key, checking whole files, and finding rot in local ones.
 
 use std::io::{self, Read};
 
@@ -8,6 +8,18 @@ use crate::model::ids::{ChunkId, ObjectHash};
 #[must_use]
 pub fn hash(bytes: &[u8]) -> ObjectHash {
     ObjectHash(*blake3::hash(bytes).as_bytes())
+}
+
+/// Length of a [`checksum`].
+pub const CHECKSUM_BYTES: usize = 8;
+
+/// The first bytes of the BLAKE3 of local bytes: tells what rotted from what was written, and is no defence against anybody
+/// who may write there.
+#[must_use]
+pub fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    let mut sum = [0; CHECKSUM_BYTES];
+    sum.copy_from_slice(&blake3::hash(bytes).as_bytes()[..CHECKSUM_BYTES]);
+    sum
 }
 
 /// Hashes a stream as it passes.

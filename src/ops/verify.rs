@@ -235,7 +235,8 @@ fn open_all(
                 all.bytes += looked.bytes;
                 all.findings.extend(looked.findings);
             }
-            Err(VaultError::Interrupted) => return Err(VaultError::Interrupted.into()),
+            // Neither a stop nor what rotted on this machine says anything about the copy.
+            Err(error @ (VaultError::Interrupted | VaultError::State(_))) => return Err(error.into()),
             Err(VaultError::Store(error)) if error.is_store_wide() => return Err(error.into()),
             Err(error) => {
                 let mut finding = Finding::new(FindingKind::Damage, format!("snapshot {}", snapshot.id.short()), error);

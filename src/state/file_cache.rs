@@ -2,13 +2,15 @@
 //!
 //! Entries stand in the order of the catalogue, so that a walk and the cache are read side by side, in memory of one entry.
 //! An entry holds the very catalogue line, and the packs that its chunks lie in. It counts only for the index that numbered
-//! those packs.
+//! those packs. What it holds becomes part of a snapshot as it stands, so each entry has its checksum: a damaged one, and what
+//! follows it, is as if it were not there.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::crypto::hash::{CHECKSUM_BYTES, checksum};
 use crate::format::cursor::Cursor;
 use crate::model::limits::{CATALOGUE_LINE_MAX_BYTES, PATH_MAX_BYTES};
 use crate::model::path::EntryPath;
@@ -16,7 +18,7 @@ use crate::model::snapshot::Tally;
 use crate::state::StateError;
 use crate::state::index::PackNumber;
 
-const MAGIC: &[u8; 8] = b"FKFILES1";
+const MAGIC: &[u8; 8] = b"FKFILES2";
 /// What no entry reaches: a line, a path, and the packs of a very large file.
 const ENTRY_MAX_BYTES: usize = CATALOGUE_LINE_MAX_BYTES + PATH_MAX_BYTES + 8 * 1024 * 1024;
 
@@ -120,6 +122,11 @@ fn read_entry(input: &mut BufReader<File>, buffer: &mut Vec<u8>) -> io::Result<O
     }
     buffer.resize(length, 0);
     input.read_exact(buffer)?;
+    let mut sum = [0; CHECKSUM_BYTES];
+    input.read_exact(&mut sum)?;
+    if checksum(buffer) != sum {
+        return Err(io::Error::other("damaged entry"));
+    }
     decode(buffer).map(Some).map_err(io::Error::other)
 }
 
@@ -196,6 +203,8 @@ impl FileCacheWriter {
             return Ok(());
         }
         body[..4].copy_from_slice(&length.to_le_bytes());
+        let sum = checksum(&body[4..]);
+        body.extend_from_slice(&sum);
         self.output.write_all(body).map_err(StateError::io(&self.temporary))
     }
 
@@ -273,6 +282,12 @@ mod tests {
         for end in 0..bytes.len() - 4 {
             std::fs::write(&path, &bytes[..end]).unwrap_or_else(|e| panic!("{e}"));
             assert!(FileCacheReader::open(&path, "index 1").take(&a).is_none(), "cut at {end}");
+        }
+        for at in 0..bytes.len() - 4 {
+            let mut rotten = bytes.clone();
+            rotten[at] ^= 1;
+            std::fs::write(&path, &rotten).unwrap_or_else(|e| panic!("{e}"));
+            assert!(FileCacheReader::open(&path, "index 1").take(&a).is_none(), "byte {at}");
         }
     }
 }

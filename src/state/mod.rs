@@ -43,6 +43,14 @@ pub enum StateError {
         /// What was wrong.
         why: String,
     },
+    /// A file of a cache is not as it was written. It was put aside: the next attempt makes it anew.
+    #[error("{path}: {why}; the vault is not concerned: the next attempt makes this file anew from it")]
+    Rotten {
+        /// The file.
+        path: PathBuf,
+        /// What was wrong.
+        why: String,
+    },
 }
 
 impl StateError {

@@ -16,6 +16,7 @@ mod chains;
 mod forge;
 mod hostile;
 mod root;
+mod rot;
 mod standards;
 mod state;
 #[path = "../world/mod.rs"]

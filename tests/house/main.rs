@@ -11,6 +11,7 @@
 )]
 
 mod documents;
+mod programs;
 mod schedules;
 mod sources;
 mod words;

@@ -6,28 +6,27 @@ use std::rc::Rc;
 
 use toml::de::DeTable;
 
-use crate::codec::Compression;
 use crate::ledger::RootPin;
 use crate::model::drive::DriveName;
 use crate::model::ids::{Token, VaultId};
-use crate::model::limits::{KIB, MIB, PARITY_MAX_PERMILLE};
-use crate::model::rate::Pace;
-use crate::ops::hooks::Hooks;
-use crate::source::SourceConfig;
-use crate::source::limits::Limits;
-use crate::store::Location;
+use crate::model::limits::KIB;
 
+mod job;
 mod keep;
 mod kinds;
 mod member;
 mod section;
+mod store;
 
+pub use job::{JobConfig, JobSource};
 pub use keep::KeepConfig;
 pub use member::Choices;
+pub use store::{DriveConfig, StoreConfig};
 
+use job::read_job;
 use keep::read_keep;
-use member::{add_service, read_hooks, read_limits, read_restore_hooks, read_vars};
 use section::{Mistakes, Section};
+use store::{read_drive, read_store};
 
 /// What patch bases may take on this machine's disk where the configuration says nothing.
 pub const DEFAULT_BASE_CACHE_BYTES: u64 = 4 * 1024 * 1024 * 1024;
@@ -48,27 +47,6 @@ pub struct ConfigError {
     pub problems: Vec<String>,
 }
 
-/// A store as configured.
-#[derive(Debug, Clone, Default)]
-pub struct StoreConfig {
-    /// Where it is.
-    pub location: Option<Location>,
-    /// Pinned host keys, `SHA256:...`; two during a rotation.
-    pub host_keys: Vec<String>,
-    /// Private key file.
-    pub ssh_key: Option<PathBuf>,
-    /// Connections at most.
-    pub connections: Option<usize>,
-    /// How fast and when it may be used.
-    pub pace: Pace,
-    /// Seconds without progress after which a connection is given up.
-    pub timeout_secs: Option<u64>,
-    /// A local directory that need not be a mounted drive.
-    pub plain_directory: bool,
-    /// What this copy keeps, of every job, in place of the jobs' own rules.
-    pub keep: Option<KeepConfig>,
-}
-
 /// What a custodian, who knows no names, keeps of a series.
 #[derive(Debug, Clone)]
 pub struct SeriesConfig {
@@ -76,76 +54,6 @@ pub struct SeriesConfig {
     pub keep: Option<KeepConfig>,
     /// IANA name of the zone in which its days begin.
     pub timezone: Option<String>,
-}
-
-/// A source of a job as configured.
-#[derive(Debug, Clone)]
-pub struct JobSource {
-    /// The source.
-    pub source: SourceConfig,
-    /// Average chunk in bytes.
-    pub chunk_bytes: usize,
-    /// What the member must be.
-    pub limits: Limits,
-    /// Around its backup.
-    pub hooks: Hooks,
-    /// Around its restore.
-    pub restore_hooks: Hooks,
-    /// Whether the target that was chosen says where it goes; true for the place that it comes from.
-    pub has_target: bool,
-    /// Whether changed places of its large files may be stored as patches on what earlier pushes stored.
-    pub patch: bool,
-}
-
-impl JobSource {
-    /// A source with nothing said about it.
-    #[must_use]
-    pub fn plain(source: SourceConfig) -> Self {
-        let (limits, hooks, restore_hooks) = (Limits::default(), Hooks::default(), Hooks::default());
-        Self { source, chunk_bytes: DEFAULT_CHUNK_BYTES, limits, hooks, restore_hooks, has_target: true, patch: true }
-    }
-}
-
-/// A job as configured.
-#[derive(Debug, Clone, Default)]
-pub struct JobConfig {
-    /// Names of its stores; none means all.
-    pub stores: Vec<String>,
-    /// IANA name of the zone in which its dates are read.
-    pub timezone: Option<String>,
-    /// Tags of its snapshots.
-    pub tags: Vec<String>,
-    /// Seconds between two pushes, for `status` and for the plain record of when the next is due.
-    pub every_secs: Option<u64>,
-    /// How hard to compress.
-    pub compression: Option<Compression>,
-    /// What every copy keeps of it that has no rules of its own.
-    pub keep: Option<KeepConfig>,
-    /// Its sources.
-    pub sources: Vec<JobSource>,
-    /// Around its pushes.
-    pub hooks: Hooks,
-    /// Around its restores.
-    pub restore_hooks: Hooks,
-    /// Its variables, by what they stand for now.
-    pub vars: BTreeMap<String, String>,
-    /// The further targets that it can be restored to.
-    pub targets: Vec<String>,
-}
-
-/// A drive as configured; what it is, its label says.
-#[derive(Debug, Clone, Default)]
-pub struct DriveConfig {
-    /// Where it is mounted when it is plugged in; else where it was when it was enrolled.
-    pub path: Option<PathBuf>,
-    /// Seconds between two exports.
-    pub every_secs: Option<u64>,
-    /// Who may hold it.
-    pub holders: Vec<String>,
-    /// Whether an export unmounts it at the end.
-    pub unmount: bool,
-    /// Parity, in thousandths of what it protects.
-    pub parity_permille: u32,
 }
 
 /// The whole configuration.
@@ -244,139 +152,6 @@ impl Config {
     }
 }
 
-fn read_store(section: Section<'_>) -> StoreConfig {
-    if section.value("url").is_none() {
-        section.wrong("url is missing");
-    }
-    let store = StoreConfig {
-        location: section.parsed("url", location),
-        host_keys: section.texts("host_key"),
-        ssh_key: section.text("ssh_key").map(PathBuf::from),
-        connections: section.number("connections", 1..=16).and_then(|n| usize::try_from(n).ok()),
-        pace: read_pace(&section),
-        timeout_secs: section.duration_secs("timeout"),
-        plain_directory: section.flag("plain_directory").unwrap_or(false),
-        keep: read_keep(&section),
-    };
-    if matches!(store.location, Some(Location::Directory(_))) && !store.pace.is_free() {
-        section.wrong("limit and window are for sftp:// stores; a drive is written as fast as it takes");
-    }
-    for key in &store.host_keys {
-        if !key.starts_with("SHA256:") {
-            section.wrong(format!("host_key {key:?}: must be a fingerprint SHA256:... (ssh-keygen -lf prints it)"));
-        }
-    }
-    section.finish();
-    store
-}
-
-fn read_drive(section: Section<'_>) -> DriveConfig {
-    let drive = DriveConfig {
-        path: section.text("path").map(PathBuf::from),
-        every_secs: section.duration_secs("every"),
-        holders: section.texts("holders"),
-        unmount: section.flag("unmount").unwrap_or(false),
-        parity_permille: section.parsed("parity", parse_permille).unwrap_or(0),
-    };
-    if drive.path.as_ref().is_some_and(|path| !path.is_absolute()) {
-        section.wrong("path: must be absolute");
-    }
-    section.finish();
-    drive
-}
-
-/// A share such as `5%` or `2.5%`, in thousandths.
-fn parse_permille(text: &str) -> Result<u32, String> {
-    let percent = text.trim().strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
-    let permille = percent.map(|percent| (percent * 10.0).round());
-    match permille {
-        Some(permille) if (1.0..=f64::from(PARITY_MAX_PERMILLE)).contains(&permille) => Ok(permille as u32),
-        _ => Err(format!("not a share: {text:?} (write a percentage from 0.1% to {}%)", PARITY_MAX_PERMILLE / 10)),
-    }
-}
-
-/// How fast and when a store may be used.
-fn read_pace(section: &Section<'_>) -> Pace {
-    let texts = |key: &str| section.texts(key);
-    let mut pace = Pace { zone: section.parsed("timezone", jiff::tz::TimeZone::get), ..Pace::default() };
-    for text in texts("limit") {
-        match text.parse() {
-            Ok(rule) => pace.rules.push(rule),
-            Err(error) => section.wrong_key("limit", error),
-        }
-    }
-    for text in texts("window") {
-        match text.parse() {
-            Ok(hours) => pace.windows.push(hours),
-            Err(error) => section.wrong_key("window", error),
-        }
-    }
-    pace
-}
-
-/// An address that means the same wherever the program is started.
-fn location(text: &str) -> Result<Location, String> {
-    if !text.contains("://") && !text.starts_with('/') {
-        return Err(format!(
-            "{text:?} is a relative path; write sftp://user@host[:port]/path, file:///path, or a path from /"
-        ));
-    }
-    text.parse().map_err(|e: crate::store::location::LocationError| e.to_string())
-}
-
-fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, StoreConfig>, choices: &Choices) -> JobConfig {
-    if name == ADHOC_JOB {
-        section.wrong("this name belongs to pushes of paths on the command line");
-    }
-    check_name(&section, name, "job");
-    let mut job = JobConfig {
-        stores: section.texts("stores"),
-        timezone: section.parsed("timezone", check_timezone),
-        tags: section.texts("tags"),
-        every_secs: section.duration_secs("every"),
-        compression: read_compression(&section),
-        keep: read_keep(&section),
-        ..JobConfig::default()
-    };
-    let vars = read_vars(&section, choices);
-    let filled = section.filled(None, &vars);
-    (job.hooks, job.restore_hooks) = (read_hooks(&filled), read_restore_hooks(&filled));
-    let targets = read_targets(&filled, choices, &mut job);
-    job.targets = targets.keys().cloned().collect();
-    job.vars = vars.as_ref().clone();
-    for store in &job.stores {
-        if !stores.contains_key(store) {
-            section.wrong(format!("stores: there is no [store.{store}]"));
-        }
-    }
-    for source in section.list_of_tables("source") {
-        let of_source =
-            |sources: &BTreeMap<String, Section<'_>>| source.peek("name").is_some_and(|n| sources.contains_key(&n));
-        let mut read = read_source(source.filled(None, &vars));
-        for (target, sources) in targets.iter().filter(|(_, sources)| of_source(sources)) {
-            let over = source.peek("name").and_then(|name| sources.get(&name));
-            let mut there = read_source(source.filled(over, &vars));
-            if choices.target.as_ref() == Some(target) {
-                // Hooks of this place belong to this place: another target has its own or none.
-                let mut restore_hooks = over.map(read_restore_hooks).unwrap_or_default();
-                over.into_iter().for_each(|over| add_service(over, &mut Hooks::default(), &mut restore_hooks));
-                there.iter_mut().for_each(|there| there.restore_hooks = restore_hooks.clone());
-                read = there;
-            }
-        }
-        let chosen = choices.target.as_ref().and_then(|target| targets.get(target));
-        job.sources.extend(
-            read.map(|read| JobSource { has_target: choices.target.is_none() || chosen.is_some_and(of_source), ..read }),
-        );
-    }
-    if job.sources.is_empty() {
-        section.wrong("no [[source]] that can be used: there is nothing to back up");
-    }
-    check_members(&section, &job.sources);
-    section.finish();
-    job
-}
-
 fn read_series(section: Section<'_>) -> SeriesConfig {
     let series = SeriesConfig { keep: read_keep(&section), timezone: section.parsed("timezone", check_timezone) };
     section.finish();
@@ -387,95 +162,10 @@ fn check_timezone(text: &str) -> Result<String, String> {
     jiff::tz::TimeZone::get(text).map(|_| text.to_owned()).map_err(|e| e.to_string())
 }
 
-/// `"auto"` or a zstd level.
-fn read_compression(section: &Section<'_>) -> Option<Compression> {
-    if section.value("compression")?.get_ref().as_str() == Some("auto") {
-        return Some(Compression::Auto);
-    }
-    let level = section.number("compression", 1..=19).and_then(|n| i32::try_from(n).ok());
-    level.map(Compression::Level)
-}
-
-/// Names stand in file names and on command lines.
-fn check_name(section: &Section<'_>, name: &str, what: &str) {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    let starts_well = name.starts_with(|c: char| c.is_ascii_alphanumeric());
-    if !name.chars().all(plain) || !starts_well || name.len() > 64 {
-        section.wrong(format!("{what} name {name:?}: letters, digits, - and _ only, at most 64, a letter or digit first"));
-    }
-}
-
-/// Members have different names, and no two walk over the same files.
-fn check_members(section: &Section<'_>, sources: &[JobSource]) {
-    let mut seen = Vec::new();
-    for source in sources {
-        let name = source.source.name();
-        if seen.contains(&name) {
-            section.wrong(format!("two sources are called {name:?}"));
-        }
-        seen.push(name);
-    }
-    let roots: Vec<(&str, &PathBuf)> = sources
-        .iter()
-        .filter_map(|s| if let SourceConfig::Files(files) = &s.source { Some(files) } else { None })
-        .flat_map(|files| files.roots.iter().map(|root| (files.name.as_str(), root)))
-        .collect();
-    for (index, (name, root)) in roots.iter().enumerate() {
-        for (other, above) in roots.iter().enumerate().filter(|(n, _)| *n != index).map(|(_, pair)| pair) {
-            if name != other && root.starts_with(above) && (root != above || name < other) {
-                section.wrong(format!("sources {name:?} and {other:?} both cover {}", root.display()));
-            }
-        }
-    }
-}
-
-/// Further targets by name: for each source that can go there, the keys that differ.
-fn read_targets<'a>(
-    section: &Section<'a>,
-    choices: &Choices,
-    job: &mut JobConfig,
-) -> BTreeMap<String, BTreeMap<String, Section<'a>>> {
-    let mut targets = BTreeMap::new();
-    for (name, target) in section.table("target").map(|targets| targets.sections()).unwrap_or_default() {
-        let restore_hooks = read_restore_hooks(&target);
-        let sources = target.named_tables("source");
-        target.finish();
-        if choices.target.as_ref() == Some(&name) {
-            job.restore_hooks = restore_hooks;
-        }
-        targets.insert(name, sources.into_iter().collect());
-    }
-    targets
-}
-
-fn read_source(section: Section<'_>) -> Option<JobSource> {
-    let name = section.required_text("name");
-    let kind = section.required_text("kind");
-    if let Some(name) = &name {
-        check_name(&section, name, "source");
-    }
-    let chunk_bytes = section.size("chunk_size").and_then(|bytes| match usize::try_from(bytes) {
-        Ok(bytes) if (4 * KIB as usize..=2 * MIB as usize).contains(&bytes) => Some(bytes),
-        _ => {
-            section.wrong("chunk_size: must be from 4 KiB to 2 MiB");
-            None
-        }
-    });
-    let limits = read_limits(&section);
-    let (mut hooks, mut restore_hooks) = (read_hooks(&section), read_restore_hooks(&section));
-    add_service(&section, &mut hooks, &mut restore_hooks);
-    let kind = kind?;
-    // Without a known kind the other keys cannot be judged.
-    let source = kinds::read(&kind, &section, name.as_deref().unwrap_or_default())?;
-    let patch = section.flag("patch").unwrap_or(true);
-    section.finish();
-    let chunk_bytes = chunk_bytes.unwrap_or(DEFAULT_CHUNK_BYTES);
-    name.map(|_| JobSource { source, chunk_bytes, limits, hooks, restore_hooks, has_target: true, patch })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::limits::MIB;
     use crate::model::time::Timestamp;
 
     const GOOD: &str = r#"

@@ -29,6 +29,7 @@ use crate::model::snapshot::{SnapshotState, Tally};
 use crate::model::time::Timestamp;
 use crate::source::SourceConfig;
 use crate::source::limits::Limits;
+use crate::state::StateError;
 use crate::state::bases::BaseCache;
 use crate::state::index::ChunkIndex;
 use crate::state::journal::Journal;
@@ -184,12 +185,22 @@ impl PushReceipt {
 /// When a source fails, no store can be reached, or anything stands against the vault's trust. Then there is no snapshot.
 pub fn push(plan: &PushPlan, env: &Env<'_>) -> Result<PushReceipt, OpError> {
     let mut context = Context::open(env, plan.vault, Locking::Exclusive)?;
-    let undone = hooks::recover(&context.state, env)?;
-    let mut attempt = 1;
+    let mut noticed = hooks::recover(&context.state, env)?;
+    let (mut attempt, mut rotten) = (1, false);
     loop {
-        match push_once(plan, &mut context, env)? {
+        let outcome = match push_once(plan, &mut context, env) {
+            // The index was given up and nothing was committed: once more, with one that is made anew from the vault.
+            Err(OpError::Vault(VaultError::State(error @ StateError::Rotten { .. }))) if !rotten => {
+                rotten = true;
+                env.step("the chunk index on this machine is damaged: it is made anew, and the push begins again");
+                noticed.push(Finding::new(FindingKind::Notice, "chunk index", error));
+                continue;
+            }
+            outcome => outcome?,
+        };
+        match outcome {
             Some(mut receipt) => {
-                receipt.findings.extend(undone);
+                receipt.findings.extend(noticed);
                 return Ok(receipt);
             }
             None if attempt < ATTEMPTS => {

@@ -23,8 +23,10 @@ use crate::vault::catalogue_reader::SnapshotReader;
 use crate::vault::snapshots::Snapshot;
 
 mod finish;
+mod orders;
 mod plan;
 mod write;
+mod writers;
 
 pub use plan::{PlanReport, PlannedAction};
 

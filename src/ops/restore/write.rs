@@ -1,27 +1,30 @@
-//! Writing entries as their content arrives: directories and links by one thread, files by several.
+//! Writing entries as their content arrives: directories and links by one thread, files by several (`writers`), in the order
+//! that `orders` gives.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
-use super::plan::{Decision, Planned, is_fatal, target_path};
+use super::orders::{Mark, Orders, read_entries};
+use super::plan::{Decision, Planned};
+use super::writers::{Message, Shared, write_files};
 use super::{OnConflict, Progressed, RestorePlan, RestoreReceipt};
 use crate::format::catalogue::encode_line;
-use crate::model::entry::{Content, Entry, EntryKind, Metadata};
+use crate::model::entry::{Entry, EntryKind, Metadata};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::path::EntryPath;
 use crate::ops::{Env, Event, OpError};
-use crate::target::file::{FileGoal, Placing};
+use crate::target::file::FileGoal;
 use crate::target::metadata::{apply_by_name, apply_to_fd};
-use crate::target::{FileSink, MetadataPolicy, TargetError, TargetRoot, existing};
+use crate::target::{MetadataPolicy, TargetError, TargetRoot, existing};
 use crate::vault::VaultError;
-use crate::vault::catalogue_reader::{RefStream, SnapshotReader};
-use crate::vault::fetch::{Ahead, Got, Order, Piece};
+use crate::vault::catalogue_reader::SnapshotReader;
+use crate::vault::fetch::{Ahead, Got, Piece};
 
 /// Threads that write files.
 const WRITERS: usize = 4;
@@ -31,33 +34,6 @@ const MESSAGES_WAITING: usize = 8;
 const ENTRIES_AHEAD: usize = 1024;
 /// Pieces of a file that travel together.
 const PIECES_PER_MESSAGE: usize = 8;
-
-/// What is handed through the stream of chunks.
-enum Mark {
-    /// A file whose content follows.
-    Begin(Box<FileGoal>),
-    /// Its end.
-    End,
-    /// Its list of chunks cannot be had: so much for this file.
-    Lost(VaultError),
-    /// An entry without content of its own, with its attributes.
-    Other(Box<Entry>, Vec<(Vec<u8>, Vec<u8>)>, Decision),
-    /// A file that is right already.
-    Equal(EntryPath, Box<Metadata>, Vec<(Vec<u8>, Vec<u8>)>),
-    /// An entry that is left out because its place is taken.
-    Skipped(EntryPath),
-    /// An entry that is left out for what the finding says.
-    LeftOut(EntryPath, Finding),
-}
-
-/// What a writer is told.
-enum Message {
-    Begin(Box<FileGoal>, Arc<OwnedFd>),
-    Data(Vec<Piece>),
-    /// Some of the content cannot be had: the file is dropped.
-    Drop,
-    End,
-}
 
 /// What the last step works through: directories and further names of files, as catalogue lines with their target paths.
 pub struct Spool {
@@ -84,46 +60,6 @@ impl Spool {
         let mut file = self.file.into_inner().map_err(|e| failed(e.into_error()))?;
         file.seek(SeekFrom::Start(0)).map_err(failed)?;
         Ok((std::io::BufReader::new(file), self.absent))
-    }
-}
-
-/// What the writers have come to.
-#[derive(Default)]
-struct Shared {
-    files: AtomicU64,
-    bytes: AtomicU64,
-    findings: Mutex<Vec<Finding>>,
-    absent: Mutex<HashSet<EntryPath>>,
-    failed: AtomicBool,
-    error: Mutex<Option<TargetError>>,
-}
-
-impl Shared {
-    fn note(&self, findings: Vec<Finding>, env: &Env<'_>) {
-        if findings.is_empty() {
-            return;
-        }
-        for finding in &findings {
-            env.observer.event(Event::Finding(finding.clone()));
-        }
-        self.findings.lock().unwrap_or_else(PoisonError::into_inner).extend(findings);
-    }
-
-    /// Remembers that the entry at `path` is not there, so that nothing is made another name of what is.
-    fn is_absent(&self, path: EntryPath) {
-        self.absent.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
-    }
-
-    /// The entry at `path` failed: a finding when the work can go on, else the end of it.
-    fn fail(&self, path: EntryPath, error: TargetError, env: &Env<'_>) {
-        self.is_absent(path);
-        match error.into_finding() {
-            Ok(finding) => self.note(vec![finding], env),
-            Err(error) => {
-                self.failed.store(true, Ordering::Relaxed);
-                self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-            }
-        }
     }
 }
 
@@ -183,158 +119,6 @@ pub fn write(
     }
     outcome?;
     Ok(spool)
-}
-
-/// Reads the catalogues of the selected members.
-fn read_entries(plan: &RestorePlan, reader: &SnapshotReader, entries: &Sender<Result<Entry, VaultError>>) {
-    for member in &reader.manifest.members {
-        if !plan.members.is_empty() && !plan.members.contains(&member.name) {
-            continue;
-        }
-        let mut gone = false;
-        let outcome = reader.each_entry(member, &plan.selection, |entry| {
-            entries.send(Ok(entry)).map_err(|_| {
-                gone = true;
-                VaultError::Interrupted
-            })
-        });
-        match outcome {
-            Ok(()) => {}
-            Err(_) if gone => return,
-            Err(error) => {
-                let _ = entries.send(Err(error));
-                return;
-            }
-        }
-    }
-}
-
-/// Turns entries into orders for the stream of chunks.
-struct Orders<'a> {
-    plan: &'a RestorePlan,
-    reader: &'a SnapshotReader,
-    planned: &'a Planned,
-    entries: Receiver<Result<Entry, VaultError>>,
-    ordinal: usize,
-    /// The content of the file at hand.
-    content: Option<RefStream>,
-    /// For further names whose first one is not selected: where the content went instead.
-    substitutes: HashMap<EntryPath, EntryPath>,
-}
-
-impl<'a> Orders<'a> {
-    fn new(
-        plan: &'a RestorePlan,
-        reader: &'a SnapshotReader,
-        planned: &'a Planned,
-        entries: Receiver<Result<Entry, VaultError>>,
-    ) -> Self {
-        Self { plan, reader, planned, entries, ordinal: 0, content: None, substitutes: HashMap::new() }
-    }
-
-    fn next(&mut self) -> Result<Option<Order<Mark>>, VaultError> {
-        if let Some(content) = &mut self.content {
-            let mark = match content.next(&self.reader.chunks) {
-                Ok(Some(id)) => return Ok(Some(Order::Chunk(id))),
-                Ok(None) => Mark::End,
-                Err(error) if is_fatal(&error) => return Err(error),
-                Err(error) => Mark::Lost(error),
-            };
-            self.content = None;
-            return Ok(Some(Order::Mark(mark)));
-        }
-        loop {
-            let Ok(entry) = self.entries.recv() else { return Ok(None) };
-            let mut entry = entry?;
-            let Some(path) = target_path(self.plan, &entry.path) else { continue };
-            let decision = self.planned.decision(self.ordinal);
-            self.ordinal += 1;
-            entry.path = path;
-            return self.order(entry, decision).map(|mark| Some(Order::Mark(mark)));
-        }
-    }
-
-    fn order(&mut self, entry: Entry, decision: Decision) -> Result<Mark, VaultError> {
-        let taken = matches!(decision, Decision::Replace | Decision::Blocked);
-        if taken && self.plan.on_conflict == OnConflict::Skip {
-            return Ok(Mark::Skipped(entry.path));
-        }
-        if decision == Decision::Blocked && entry.kind != EntryKind::Directory {
-            let message = "a directory, or a link on the way to it, is in its place; it is not replaced";
-            return Ok(left_out(FindingKind::Target, entry.path, message));
-        }
-        if entry.flaw.is_some() && matches!(entry.kind, EntryKind::File(_)) && entry.kind.size() == 0 {
-            // Its content could not be read when it was backed up: an empty file in its place would be a lie.
-            let message = "not restored: its content could not be read when it was backed up";
-            return Ok(left_out(FindingKind::Target, entry.path, message));
-        }
-        let xattrs = match self.reader.xattrs_of(&entry) {
-            Ok(xattrs) => xattrs,
-            Err(error) if is_fatal(&error) => return Err(error),
-            Err(error) => return Ok(left_out(FindingKind::Damage, entry.path, error)),
-        };
-        let content = match &entry.kind {
-            EntryKind::File(content) => content.clone(),
-            EntryKind::HardLink(first) => match self.substitute(&entry, first)? {
-                Some(content) => content,
-                None => return Ok(Mark::Other(Box::new(self.redirect(entry)), xattrs, decision)),
-            },
-            _ => return Ok(Mark::Other(Box::new(entry), xattrs, decision)),
-        };
-        if decision == Decision::Equal {
-            return Ok(Mark::Equal(entry.path, Box::new(entry.meta), xattrs));
-        }
-        self.begin(entry, content, xattrs, decision)
-    }
-
-    fn begin(
-        &mut self,
-        entry: Entry,
-        content: Content,
-        xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-        decision: Decision,
-    ) -> Result<Mark, VaultError> {
-        let extents = match self.reader.extents_of(&content) {
-            Ok(extents) => extents,
-            Err(error) if is_fatal(&error) => return Err(error),
-            Err(error) => return Ok(left_out(FindingKind::Damage, entry.path, error)),
-        };
-        self.content = Some(RefStream::of_file(&content));
-        let placing = if decision == Decision::Replace { Placing::Replace } else { Placing::New };
-        let goal = FileGoal {
-            path: entry.path,
-            size: content.size,
-            hash: content.hash,
-            extents,
-            meta: entry.meta,
-            xattrs,
-            placing,
-        };
-        Ok(Mark::Begin(Box::new(goal)))
-    }
-
-    /// For a further name of a file whose first name is not restored: the content, the first time.
-    fn substitute(&mut self, entry: &Entry, first: &EntryPath) -> Result<Option<Content>, VaultError> {
-        let selected = self.plan.selection.matches(first, false) && target_path(self.plan, first).is_some();
-        if selected || self.substitutes.contains_key(first) {
-            return Ok(None);
-        }
-        let original = Entry { path: entry.path.clone(), ..entry.clone() };
-        let content = self.reader.content_of(&original)?;
-        self.substitutes.insert(first.clone(), entry.path.clone());
-        Ok(Some(content))
-    }
-
-    /// A further name, pointed at where its first name was restored.
-    fn redirect(&self, mut entry: Entry) -> Entry {
-        if let EntryKind::HardLink(first) = &entry.kind {
-            let target = self.substitutes.get(first).cloned().or_else(|| target_path(self.plan, first));
-            if let Some(target) = target {
-                entry.kind = EntryKind::HardLink(target);
-            }
-        }
-        entry
-    }
 }
 
 /// Takes what the stream gives, in order.
@@ -494,11 +278,6 @@ impl Taker<'_> {
     }
 }
 
-fn left_out(kind: FindingKind, path: EntryPath, message: impl std::fmt::Display) -> Mark {
-    let finding = Finding::new(kind, &path, message);
-    Mark::LeftOut(path, finding)
-}
-
 fn make_node(parent: &OwnedFd, entry: &Entry, replace: bool) -> std::io::Result<()> {
     let name = entry.path.name();
     let temporary = format!("{}{:x}-node.tmp", crate::target::file::TEMPORARY_PREFIX, std::process::id());
@@ -526,42 +305,4 @@ fn make_node(parent: &OwnedFd, entry: &Entry, replace: bool) -> std::io::Result<
         renamed?;
     }
     Ok(())
-}
-
-/// What each writing thread does.
-fn write_files(messages: &Receiver<Message>, policy: &MetadataPolicy, shared: &Shared, env: &Env<'_>) {
-    let mut sink: Option<(FileSink, EntryPath, u64)> = None;
-    for message in messages {
-        match message {
-            Message::Begin(goal, parent) => {
-                let (path, size) = (goal.path.clone(), goal.size);
-                match FileSink::create(*goal, parent) {
-                    Ok(created) => sink = Some((created, path, size)),
-                    Err(error) => {
-                        sink = None;
-                        shared.fail(path, error, env);
-                    }
-                }
-            }
-            Message::Data(pieces) => {
-                let Some((mut file, path, size)) = sink.take() else { continue };
-                match pieces.iter().try_for_each(|piece| file.write(piece)) {
-                    Ok(()) => sink = Some((file, path, size)),
-                    Err(error) => shared.fail(path, error, env),
-                }
-            }
-            Message::Drop => sink = None,
-            Message::End => {
-                let Some((file, path, size)) = sink.take() else { continue };
-                match file.finish(policy) {
-                    Ok(findings) => {
-                        shared.files.fetch_add(1, Ordering::Relaxed);
-                        shared.bytes.fetch_add(size, Ordering::Relaxed);
-                        shared.note(findings, env);
-                    }
-                    Err(error) => shared.fail(path, error, env),
-                }
-            }
-        }
-    }
 }

@@ -3,25 +3,29 @@
 //! It is a cache of the vault's index objects and can be rebuilt from them. Chunks stand in sorted segments that are read
 //! page by page; what this run adds waits in a map of bounded size until it becomes a segment. The packs and their tables
 //! stand in two files that only grow. `index.json` says how much of each file counts; it is replaced whole, last.
+//!
+//! What a snapshot lists, it lists because this index says so. So every byte that is read is held against a checksum, and an
+//! index in which one is wrong is given up: [`StateError::Rotten`] ends the work, and the next that opens it begins anew.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::format::index::IndexedPack;
 use crate::format::table::Table;
 use crate::model::ids::{ChunkId, to_hex};
 use crate::model::name::{ObjectName, Sealed};
-use crate::state::{StateError, make_private_dir, read_if_there, write_durably};
+use crate::state::{StateError, make_private_dir};
 
+mod meta;
 mod packs;
+mod record;
 mod segment;
 mod shelf;
 
+use meta::{Meta, SegmentMeta, give_up};
 use packs::PackFiles;
-pub use packs::PackInfo;
+pub use record::PackInfo;
 use segment::{Record, Segment};
 pub use shelf::Shelf;
 
@@ -29,7 +33,6 @@ pub use shelf::Shelf;
 const PENDING_MAX: usize = 256 * 1024;
 /// So many segments of like size are merged into one, so that a look-up asks few.
 const MERGE_WIDTH: usize = 4;
-const META_MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The number of a pack within this index.
 pub type PackNumber = u32;
@@ -41,24 +44,6 @@ pub struct Place {
     pub pack: PackNumber,
     /// Which of the pack's chunks, counted over its blocks in order.
     pub ordinal: u32,
-}
-
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Meta {
-    /// Drawn when the index is made: numbers of packs mean nothing in another.
-    id: String,
-    pack_count: u32,
-    table_bytes: u64,
-    segments: Vec<SegmentMeta>,
-    next_segment: u64,
-    /// Index objects whose packs are all here, by number; none where one has been replaced.
-    objects: Vec<Option<String>>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct SegmentMeta {
-    name: String,
-    records: u64,
 }
 
 /// The index.
@@ -87,7 +72,7 @@ impl ChunkIndex {
         std::fs::remove_dir_all(dir).map_err(StateError::io(dir))?;
         make_private_dir(dir)?;
         let random = crate::crypto::random::<16>().map_err(|e| StateError::invalid(dir, e))?;
-        let meta = Meta { id: to_hex(&random), ..Meta::default() };
+        let meta = Meta::new(to_hex(&random));
         let packs = PackFiles::open(dir, 0, 0)?;
         let index = Self {
             dir: dir.to_owned(),
@@ -97,18 +82,16 @@ impl ChunkIndex {
             pending: HashMap::new(),
             pending_older: HashMap::new(),
         };
-        index.write_meta()?;
+        index.meta.write(dir)?;
         Ok(index)
     }
 
     fn open_existing(dir: &Path) -> Result<Option<Self>, StateError> {
-        let path = dir.join("index.json");
-        let Some(bytes) = read_if_there(&path, META_MAX_BYTES)? else { return Ok(None) };
-        let meta: Meta = serde_json::from_slice(&bytes).map_err(|e| StateError::invalid(&path, e))?;
+        let Some(meta) = Meta::read(dir)? else { return Ok(None) };
         let packs = PackFiles::open(dir, meta.pack_count, meta.table_bytes)?;
         // Numbers that were given and never made to last: the next object would get the same one, and be taken to list these
         // packs.
-        packs.forget_objects_from(u32::try_from(meta.objects.len()).map_err(|e| StateError::invalid(&path, e))?)?;
+        packs.forget_objects_from(u32::try_from(meta.objects.len()).map_err(|e| StateError::invalid(dir, e))?)?;
         let segments =
             meta.segments.iter().map(|s| Segment::open(&dir.join(&s.name), s.records)).collect::<Result<Vec<_>, _>>()?;
         remove_strays(dir, &meta);
@@ -153,7 +136,7 @@ impl ChunkIndex {
                 u32::try_from(self.meta.objects.len() - 1).map_err(|e| StateError::invalid(&self.dir, e))?
             }
         };
-        packs.iter().try_for_each(|pack| self.packs.set_object(*pack, number))
+        packs.iter().try_for_each(|pack| self.packs.set_object(*pack, Some(number)))
     }
 
     /// The index object that lists a pack.
@@ -210,6 +193,12 @@ impl ChunkIndex {
             self.flush()?;
         }
         Ok(number)
+    }
+
+    /// Gives the index up because what it says cannot be: the error to end the work with.
+    #[must_use]
+    pub fn contradiction(&self, why: &str) -> StateError {
+        give_up(&self.dir.join("packs"), why)
     }
 
     /// How many packs are known.
@@ -299,7 +288,7 @@ impl ChunkIndex {
         }
         self.packs.sync()?;
         (self.meta.pack_count, self.meta.table_bytes) = (self.packs.count(), self.packs.table_bytes());
-        self.write_meta()?;
+        self.meta.write(&self.dir)?;
         remove_strays(&self.dir, &self.meta);
         Ok(())
     }
@@ -337,12 +326,6 @@ impl ChunkIndex {
         }
         (self.segments.len() - start >= MERGE_WIDTH).then_some(start)
     }
-
-    fn write_meta(&self) -> Result<(), StateError> {
-        let path = self.dir.join("index.json");
-        let text = serde_json::to_vec(&self.meta).map_err(|e| StateError::invalid(&path, e))?;
-        write_durably(&path, &text)
-    }
 }
 
 /// Removes segments that no longer count. A failure costs disk, nothing else.
@@ -371,131 +354,4 @@ impl std::fmt::Debug for ChunkIndex {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::format::table::{PackKind, TableBlock, TableChunk};
-    use crate::model::ids::ObjectHash;
-
-    fn id(n: u64) -> ChunkId {
-        let mut bytes = [0; 24];
-        bytes.copy_from_slice(&crate::crypto::hash::hash(&n.to_le_bytes()).0[..24]);
-        ChunkId(bytes)
-    }
-
-    fn pack(number: u64, ids: std::ops::Range<u64>) -> IndexedPack {
-        let chunks: Vec<_> = ids.map(|n| TableChunk { id: id(n), bytes: 10 }).collect();
-        let raw_bytes = 10 * chunks.len() as u32;
-        let block = TableBlock { stored_bytes: 50, raw_bytes, depth: 0, bases: vec![], chunks };
-        IndexedPack {
-            pack: Sealed { hash: crate::crypto::hash::hash(&number.to_be_bytes()), bytes: 1000 + number },
-            header_bytes: 200,
-            header_hash: ObjectHash([1; 32]),
-            table: Table { kind: PackKind::Data, base_packs: vec![], blocks: vec![block] },
-        }
-    }
-
-    fn open(dir: &Path) -> ChunkIndex {
-        ChunkIndex::open(dir).unwrap_or_else(|e| panic!("{e}"))
-    }
-
-    #[test]
-    fn a_number_that_was_never_made_to_last_names_no_object() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("index");
-        let object = |n| Sealed { hash: ObjectHash([n; 32]), bytes: 20_000 };
-        let mut index = open(&path);
-        let one = index.add_pack(&pack(1, 0..10)).unwrap();
-        index.set_object(&object(1), &[one]).unwrap();
-        index.flush().unwrap();
-        let two = index.add_pack(&pack(2, 10..20)).unwrap();
-        index.flush().unwrap();
-        // Killed before the flush that would have followed.
-        index.set_object(&object(2), &[two]).unwrap();
-        drop(index);
-        let mut index = open(&path);
-        let three = index.add_pack(&pack(3, 20..30)).unwrap();
-        index.set_object(&object(3), &[three]).unwrap();
-        index.flush().unwrap();
-        assert_eq!(index.object_of(one).unwrap(), Some(object(1)));
-        assert_eq!(index.object_of(two).unwrap(), None, "no object lists it");
-        assert_eq!(index.object_of(three).unwrap(), Some(object(3)));
-    }
-
-    #[test]
-    fn chunks_are_found_before_and_after_they_reach_the_disk() {
-        let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
-        let path = dir.path().join("index");
-        for round in 0..12_u64 {
-            let mut index = open(&path);
-            let added = pack(round, round * 1000..round * 1000 + 1000);
-            let number = index.add_pack(&added).unwrap_or_else(|e| panic!("{e}"));
-            assert_eq!(index.add_pack(&added).ok(), Some(number), "a pack is added once");
-            index.set_object(&added.pack, &[number]).unwrap_or_else(|e| panic!("{e}"));
-            assert_eq!(index.object_of(number).ok(), Some(Some(added.pack)));
-            if round % 2 == 0 {
-                index.flush().unwrap_or_else(|e| panic!("{e}"));
-            }
-            for n in (0..=round).filter(|r| r % 2 == 0 || *r == round).flat_map(|r| [r * 1000, r * 1000 + 999]) {
-                let place = index.find(&id(n), |_| true).unwrap_or_else(|e| panic!("{e}"));
-                let place = place.unwrap_or_else(|| panic!("chunk {n} in round {round}"));
-                assert_eq!(u64::from(place.ordinal), n % 1000);
-                let table = index.table(place.pack).unwrap_or_else(|e| panic!("{e}"));
-                assert_eq!(table.blocks[0].chunks[place.ordinal as usize].id, id(n));
-            }
-            assert_eq!(index.find(&id(999_999), |_| true).ok(), Some(None));
-        }
-        let index = open(&path);
-        assert!(index.segments.len() < 6, "segments are merged: {}", index.segments.len());
-        assert_eq!(index.find(&id(1000), |_| true).ok(), Some(None), "what was not flushed is not there");
-        assert!(index.covers(&pack(0, 0..1).pack) && !index.covers(&pack(1, 0..1).pack));
-    }
-
-    #[test]
-    fn an_absent_pack_is_passed_over_for_another_place() {
-        let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
-        let mut index = open(&dir.path().join("index"));
-        let old = index.add_pack(&pack(1, 0..100)).unwrap_or_else(|e| panic!("{e}"));
-        index.flush().unwrap_or_else(|e| panic!("{e}"));
-        let young = index.add_pack(&pack(2, 0..100)).unwrap_or_else(|e| panic!("{e}"));
-        index.flush().unwrap_or_else(|e| panic!("{e}"));
-        let find = |live: &dyn Fn(u32) -> bool| index.find(&id(7), live).ok().flatten().map(|p| p.pack);
-        assert_eq!(find(&|_| true), Some(young));
-        assert_eq!(find(&|n| n != young), Some(old));
-        assert_eq!(find(&|_| false), None);
-        assert_eq!(index.places(&id(7)).map(|p| p.len()).ok(), Some(2));
-    }
-
-    #[test]
-    fn all_places_of_a_chunk_are_kept_when_its_packs_come_together() {
-        let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
-        let mut index = open(&dir.path().join("index"));
-        let mut packs = Vec::new();
-        for number in 0..40 {
-            packs.push(index.add_pack(&pack(number, 0..100)).unwrap_or_else(|e| panic!("{e}")));
-            if number % 4 == 3 {
-                assert_eq!(index.places(&id(7)).map(|p| p.len()).ok(), Some(packs.len()));
-                index.flush().unwrap_or_else(|e| panic!("{e}"));
-            }
-        }
-        // Newest first, before and after segments were merged.
-        let found = index.places(&id(7)).unwrap_or_else(|e| panic!("{e}"));
-        packs.reverse();
-        assert_eq!(found.iter().map(|place| place.pack).collect::<Vec<_>>(), packs);
-        assert_eq!(index.find(&id(7), |pack| pack == packs[39]).ok().flatten().map(|p| p.pack), Some(packs[39]));
-    }
-
-    #[test]
-    fn a_damaged_index_begins_anew() {
-        let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
-        let path = dir.path().join("index");
-        let mut index = open(&path);
-        index.add_pack(&pack(1, 0..10)).unwrap_or_else(|e| panic!("{e}"));
-        index.flush().unwrap_or_else(|e| panic!("{e}"));
-        let before = index.id().to_owned();
-        drop(index);
-        std::fs::write(path.join("packs"), b"short").unwrap_or_else(|e| panic!("{e}"));
-        let index = open(&path);
-        assert_eq!(index.pack_count(), 0);
-        assert_ne!(index.id(), before);
-    }
-}
+mod tests;

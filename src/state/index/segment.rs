@@ -1,12 +1,17 @@
-//! A sorted run of chunks on disk, with the first key of each page in memory.
+//! A sorted run of chunks on disk, with the first key and the checksum of each page in memory.
+//!
+//! A chunk that is found where it does not lie would be missing from a snapshot, so a page is held against its checksum before
+//! anything that stands in it counts. One that is not found is stored again, so a page without the key is not.
 
 use std::cmp::Reverse;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::meta::give_up;
 use super::{PackNumber, Place};
+use crate::crypto::hash::{CHECKSUM_BYTES, checksum};
 use crate::model::ids::ChunkId;
 use crate::state::StateError;
 
@@ -14,6 +19,9 @@ use crate::state::StateError;
 const RECORD_BYTES: usize = ChunkId::BYTES + 8;
 /// Records of one page: 4 KiB, what the system reads at once.
 const PAGE_RECORDS: u64 = 128;
+const PAGE_BYTES: usize = PAGE_RECORDS as usize * RECORD_BYTES;
+/// Of each page, in a file beside: the prefix of its first id, its checksum.
+const FENCE_BYTES: usize = 8 + CHECKSUM_BYTES;
 
 /// One chunk and its place.
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +66,8 @@ pub struct Segment {
     records: u64,
     /// The prefix of the first id of each page: 8 bytes for 4 KiB, so 6 MiB for 100 million chunks.
     fences: Vec<u64>,
+    /// The checksum of each page: as much again.
+    sums: Vec<[u8; CHECKSUM_BYTES]>,
 }
 
 impl Segment {
@@ -67,11 +77,20 @@ impl Segment {
         let length = file.metadata().map_err(StateError::io(path))?.len();
         let fences_path = fences_path(path);
         let bytes = std::fs::read(&fences_path).map_err(StateError::io(&fences_path))?;
-        if length != records * RECORD_BYTES as u64 || bytes.len() as u64 != records.div_ceil(PAGE_RECORDS) * 8 {
+        let pages = records.div_ceil(PAGE_RECORDS);
+        if length != records * RECORD_BYTES as u64
+            || bytes.len() as u64 != pages * FENCE_BYTES as u64 + CHECKSUM_BYTES as u64
+        {
             return Err(StateError::invalid(path, "not as long as it was"));
         }
-        let fences = bytes.chunks_exact(8).map(prefix).collect();
-        Ok(Self { path: path.to_owned(), file, records, fences })
+        let (rows, sum) = bytes.split_at(bytes.len() - CHECKSUM_BYTES);
+        if checksum(rows) != sum {
+            return Err(StateError::invalid(&fences_path, "damaged"));
+        }
+        let (rows, _) = rows.as_chunks::<FENCE_BYTES>();
+        let fences = rows.iter().map(|row| prefix(row)).collect();
+        let sums = rows.iter().filter_map(|row| row.last_chunk().copied()).collect();
+        Ok(Self { path: path.to_owned(), file, records, fences, sums })
     }
 
     pub const fn records(&self) -> u64 {
@@ -86,21 +105,26 @@ impl Segment {
     ) -> Result<Self, StateError> {
         let create = |path: &Path| OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path);
         let mut output = BufWriter::with_capacity(1 << 18, create(path).map_err(StateError::io(path))?);
-        let mut fences = Vec::with_capacity(usize::try_from(records.div_ceil(PAGE_RECORDS)).unwrap_or(0));
+        let mut fences = Vec::with_capacity(usize::try_from(records.div_ceil(PAGE_RECORDS)).unwrap_or(0) * FENCE_BYTES);
+        let mut page = Vec::with_capacity(PAGE_BYTES);
         let mut written = 0_u64;
-        for record in source {
-            let record = record?;
-            if written.is_multiple_of(PAGE_RECORDS) {
-                fences.push(prefix(&record.id.0));
-            }
-            output.write_all(&record.encode()).map_err(StateError::io(path))?;
+        let mut source = source.peekable();
+        while let Some(record) = source.next() {
+            page.extend_from_slice(&record?.encode());
             written += 1;
+            if page.len() == PAGE_BYTES || source.peek().is_none() {
+                fences.extend_from_slice(&page[..8]);
+                fences.extend_from_slice(&checksum(&page));
+                output.write_all(&page).map_err(StateError::io(path))?;
+                page.clear();
+            }
         }
-        let fence_bytes: Vec<u8> = fences.iter().flat_map(|f: &u64| f.to_be_bytes()).collect();
+        let sum = checksum(&fences);
+        fences.extend_from_slice(&sum);
         let finish = || -> io::Result<()> {
             output.into_inner().map_err(io::IntoInnerError::into_error)?.sync_data()?;
             let mut file = create(&fences_path(path))?;
-            file.write_all(&fence_bytes)?;
+            file.write_all(&fences)?;
             file.sync_data()
         };
         finish().map_err(StateError::io(path))?;
@@ -132,49 +156,65 @@ impl Segment {
         let wanted = prefix(&id.0);
         // The last page that begins below the key may hold it, and every page that begins with it.
         let first = self.fences.partition_point(|fence| *fence < wanted).saturating_sub(1);
-        let mut page = [0; PAGE_RECORDS as usize * RECORD_BYTES];
+        let mut page = [0; PAGE_BYTES];
         for number in first..self.fences.len() {
             if self.fences[number] > wanted {
                 break;
             }
-            let start = number as u64 * PAGE_RECORDS;
-            let records = PAGE_RECORDS.min(self.records - start);
-            let bytes = &mut page[..records as usize * RECORD_BYTES];
-            self.file.read_exact_at(bytes, start * RECORD_BYTES as u64).map_err(StateError::io(&self.path))?;
+            let bytes = self.page(number, &mut page)?;
             let (rows, _) = bytes.as_chunks::<RECORD_BYTES>();
             let from = rows.partition_point(|row| row[..24] < id.0[..]);
-            for row in rows[from..].iter().take_while(|row| row[..24] == id.0[..]) {
-                found(Record::decode(row).place);
+            let mut rows = rows[from..].iter().take_while(|row| row[..24] == id.0[..]).peekable();
+            if rows.peek().is_some() {
+                self.check(number, bytes)?;
             }
+            rows.for_each(|row| found(Record::decode(row).place));
         }
         Ok(())
     }
+
+    /// Reads a page, which is not checked yet.
+    fn page<'a>(&self, number: usize, buffer: &'a mut [u8; PAGE_BYTES]) -> Result<&'a [u8], StateError> {
+        let start = number as u64 * PAGE_RECORDS;
+        let bytes = &mut buffer[..PAGE_RECORDS.min(self.records - start) as usize * RECORD_BYTES];
+        self.file.read_exact_at(bytes, start * RECORD_BYTES as u64).map_err(|e| give_up(&self.path, e))?;
+        Ok(bytes)
+    }
+
+    fn check(&self, number: usize, page: &[u8]) -> Result<(), StateError> {
+        if self.sums.get(number) == Some(&checksum(page)) {
+            return Ok(());
+        }
+        Err(give_up(&self.path, format!("page {number} is damaged")))
+    }
 }
 
-/// One input of a merge.
-struct Run {
-    path: PathBuf,
-    reader: BufReader<File>,
-    left: u64,
+/// One input of a merge, page by page.
+struct Run<'a> {
+    segment: &'a Segment,
+    page: [u8; PAGE_BYTES],
+    /// Records that were taken.
+    taken: u64,
     next: Option<Record>,
 }
 
-impl Run {
-    fn open(segment: &Segment) -> Result<Self, StateError> {
-        let file = File::open(&segment.path).map_err(StateError::io(&segment.path))?;
-        let reader = BufReader::with_capacity(1 << 16, file);
-        let mut run = Self { path: segment.path.clone(), reader, left: segment.records, next: None };
+impl<'a> Run<'a> {
+    fn open(segment: &'a Segment) -> Result<Self, StateError> {
+        let mut run = Self { segment, page: [0; PAGE_BYTES], taken: 0, next: None };
         run.advance()?;
         Ok(run)
     }
 
     fn advance(&mut self) -> Result<(), StateError> {
         self.next = None;
-        if self.left > 0 {
-            let mut bytes = [0; RECORD_BYTES];
-            self.reader.read_exact(&mut bytes).map_err(StateError::io(&self.path))?;
-            self.left -= 1;
-            self.next = Some(Record::decode(&bytes));
+        if self.taken < self.segment.records {
+            let (number, row) = ((self.taken / PAGE_RECORDS) as usize, (self.taken % PAGE_RECORDS) as usize);
+            if row == 0 {
+                let page = self.segment.page(number, &mut self.page)?;
+                self.segment.check(number, page)?;
+            }
+            self.next = Some(Record::decode(&self.page[row * RECORD_BYTES..][..RECORD_BYTES]));
+            self.taken += 1;
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::CaptureConfig;
+use crate::crypto::hash::{CHECKSUM_BYTES, checksum};
 use crate::model::path::EntryPath;
 use crate::source::Source;
 use crate::state::file_cache::{CachedEntry, FileCacheReader, FileCacheWriter};
@@ -62,7 +63,8 @@ impl FileCachePlace {
     /// # Errors
     /// When it cannot be written; then the next push reads every file again.
     pub fn finish(self, placed: &[PackNumber]) -> Result<(), StateError> {
-        let bytes: Vec<u8> = placed.iter().flat_map(|pack| pack.to_le_bytes()).collect();
+        let mut bytes: Vec<u8> = placed.iter().flat_map(|pack| pack.to_le_bytes()).collect();
+        bytes.extend_from_slice(&checksum(&bytes));
         // Both files must belong together; in between there is no cache.
         self.writer.remove_old();
         write_durably(&self.blocks_path, &bytes)?;
@@ -80,11 +82,18 @@ pub fn open(
     let cutter = config.cutter.describe();
     let context = format!("{}\n{}\n{}-{}", writer.index_id(), context, cutter.min_bytes, cutter.max_bytes);
     let blocks_path = blocks_path(path);
-    let blocks = read_if_there(&blocks_path, BLOCKS_MAX_BYTES).ok().flatten().unwrap_or_default();
-    let blocks = blocks.as_chunks::<4>().0.iter().map(|bytes| PackNumber::from_le_bytes(*bytes)).collect();
+    let blocks = read_blocks(&blocks_path).unwrap_or_default();
     let known = Known { reader: FileCacheReader::open(path, &context), blocks, live: writer.live().to_vec() };
     let writer = FileCacheWriter::create(path, &context)?;
     Ok(Some((known, FileCachePlace { writer, blocks_path })))
+}
+
+/// The table as it was written; none when it is not there or rotted: then no entry that needs it counts.
+fn read_blocks(path: &Path) -> Option<Vec<PackNumber>> {
+    let bytes = read_if_there(path, BLOCKS_MAX_BYTES).ok().flatten()?;
+    let (blocks, sum) = bytes.split_last_chunk::<CHECKSUM_BYTES>()?;
+    let numbers = || blocks.as_chunks::<4>().0.iter().map(|bytes| PackNumber::from_le_bytes(*bytes)).collect();
+    (checksum(blocks) == *sum).then(numbers)
 }
 
 fn blocks_path(path: &Path) -> PathBuf {

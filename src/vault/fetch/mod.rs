@@ -126,6 +126,7 @@ impl ChunkReader {
             match self.packs.read_at(&place) {
                 Ok(bytes) => return Ok(bytes),
                 Err(VaultError::Store(e)) if e.is_store_wide() => return Err(e.into()),
+                Err(error @ VaultError::State(_)) => return Err(error),
                 Err(error) => problem = error,
             }
         }
@@ -207,7 +208,8 @@ impl ChunkReader {
 
     /// Tries the other places of a chunk whose block could not be had.
     fn elsewhere<T>(&self, id: &ChunkId, tried: PackNumber, error: VaultError) -> Result<Got<T>, VaultError> {
-        if matches!(&error, VaultError::Store(e) if e.is_store_wide()) {
+        // What rotted on this machine says nothing about the vault.
+        if matches!(&error, VaultError::Store(e) if e.is_store_wide()) || matches!(&error, VaultError::State(_)) {
             return Err(error);
         }
         for place in self.index.places(id)? {

@@ -15,6 +15,7 @@ use crate::format::pack::block_offsets;
 use crate::format::table::{Table, TableBlock};
 use crate::model::limits::{PATCH_PREFIX_MAX_BYTES, SUFFIX_MAX};
 use crate::model::name::ObjectName;
+use crate::state::StateError;
 use crate::state::index::{ChunkIndex, PackInfo, PackNumber, Place};
 use crate::store::{Store, StoreError};
 use crate::vault::{VaultError, in_object};
@@ -133,6 +134,9 @@ impl PackReader {
                 for (_, guard) in blocks {
                     let error = match &error {
                         VaultError::Store(e) => VaultError::Store(e.clone()),
+                        VaultError::State(StateError::Rotten { path, why }) => {
+                            StateError::Rotten { path: path.clone(), why: why.clone() }.into()
+                        }
                         VaultError::Damaged { object, why } => VaultError::damaged(object, why),
                         _ => VaultError::damaged(&object, &text),
                     };

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::pack::DecodeJob;
+use crate::state::StateError;
 use crate::vault::VaultError;
 
 /// Slots are numbered as they are ordered.
@@ -21,6 +22,7 @@ enum State {
 enum Failure {
     Damaged(String, String),
     Store(crate::store::StoreError),
+    Rotten(std::path::PathBuf, String),
     Other(String),
 }
 
@@ -29,6 +31,7 @@ impl Failure {
         match error {
             VaultError::Damaged { object, why } => Self::Damaged(object, why),
             VaultError::Store(error) => Self::Store(error),
+            VaultError::State(StateError::Rotten { path, why }) => Self::Rotten(path, why),
             other => Self::Other(other.to_string()),
         }
     }
@@ -37,6 +40,7 @@ impl Failure {
         match self {
             Self::Damaged(object, why) => VaultError::damaged(object, why),
             Self::Store(error) => VaultError::Store(error.clone()),
+            Self::Rotten(path, why) => StateError::Rotten { path: path.clone(), why: why.clone() }.into(),
             Self::Other(text) => VaultError::damaged("a block", text),
         }
     }

@@ -156,7 +156,7 @@ impl Orders<'_> {
             let mark = match content.next(&self.reader.chunks) {
                 Ok(Some(id)) => return Ok(Some(Order::Chunk(id))),
                 Ok(None) => Mark::End,
-                Err(error @ (VaultError::Store(_) | VaultError::Interrupted)) => return Err(error),
+                Err(error @ (VaultError::Store(_) | VaultError::State(_) | VaultError::Interrupted)) => return Err(error),
                 Err(error) => Mark::Lost(error),
             };
             self.content = None;
@@ -171,7 +171,7 @@ impl Orders<'_> {
             }
             let extents = match self.reader.extents_of(content) {
                 Ok(extents) => extents.unwrap_or_else(|| vec![(0, content.size)]),
-                Err(VaultError::Store(error)) => return Err(error.into()),
+                Err(error @ (VaultError::Store(_) | VaultError::State(_))) => return Err(error),
                 Err(error) => {
                     let finding = Finding::new(FindingKind::Damage, format!("/{}", entry.path), error);
                     return Ok(Some(Order::Mark(Mark::Note(finding))));

@@ -3,33 +3,26 @@
 //! It counts what every pack is needed for, so that the inventory lists each needed object and nothing is deduplicated
 //! against a hole: a chunk counts as known only when its pack is present in every copy that this push writes to.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::codec::Compressor;
 use crate::crypto::hash::ChunkKey;
-use crate::crypto::seal::{Recipient, seal};
-use crate::format::frame::{padded_size, padding};
-use crate::format::inventory::Line;
-use crate::format::manifest::Manifest;
+use crate::crypto::seal::Recipient;
 use crate::format::table::{PackKind, TableBlock};
 use crate::model::ids::ChunkId;
-use crate::model::limits::{INDEX_OBJECTS_MAX, SEALED_MIN_BYTES};
 use crate::model::name::{ObjectName, Sealed};
 use crate::state::index::{ChunkIndex, PackNumber};
 use crate::state::journal::{Entry, Journal};
 use crate::vault::VaultError;
 use crate::vault::courier::Courier;
-use crate::vault::index_sync::{OBJECT_TARGET_BYTES, entry_bytes, seal_index};
-use crate::vault::inventory::{Inventory, InventoryBuilder, Use};
 use crate::vault::list_stream::ChunkSink;
 use crate::vault::packer::{BlockSerial, PackSink, Packer, PackerConfig, SealedPack};
 use crate::vault::patch_plan::BlockPlan;
 use crate::vault::thin::is_thin;
 
-/// zstd level of the manifest: it is small.
-const MANIFEST_LEVEL: i32 = 9;
+mod closure;
+mod objects;
 
 /// Chunks of some packs that count as absent although they are there: by pack, the ordinals of each stretch of them.
 pub type Absent = Vec<(PackNumber, Range<u32>)>;
@@ -156,7 +149,7 @@ impl<'a> SnapshotWriter<'a> {
             return Ok((ChunkRef::New(*serial), false));
         }
         let live = &core.live;
-        if let Some(place) = core.index.find(&id, |pack| live[pack as usize])?
+        if let Some(place) = core.index.find(&id, |pack| live.get(pack as usize).copied().unwrap_or(false))?
             && !absent.iter().any(|(pack, ordinals)| *pack == place.pack && ordinals.contains(&place.ordinal))
         {
             core.needed[place.pack as usize] += bytes.len() as u64;
@@ -197,7 +190,7 @@ impl<'a> SnapshotWriter<'a> {
     /// When packing or sending fails.
     pub fn finish_packs(&mut self) -> Result<(), VaultError> {
         self.packer.finish(&mut self.core)?;
-        self.need_bases()?;
+        self.core.need_bases()?;
         debug_assert!(self.core.pending.is_empty());
         Ok(())
     }
@@ -261,151 +254,6 @@ impl<'a> SnapshotWriter<'a> {
         let number = |n: usize| u32::try_from(n).map_err(VaultError::internal);
         Ok(number(first)?..number(first + count)?)
     }
-
-    /// Counts as needed every pack that a needed patch is built on, and so on down.
-    ///
-    /// # Errors
-    /// When the index cannot be read or knows a base no more.
-    fn need_bases(&mut self) -> Result<(), VaultError> {
-        let core = &mut self.core;
-        let mut open: Vec<PackNumber> = core.needed_packs().collect();
-        while let Some(number) = open.pop() {
-            if core.index.pack(number)?.kind != PackKind::Patch {
-                continue;
-            }
-            for base in &core.index.table(number)?.base_packs {
-                let base = core.index.number_of(base).filter(|base| core.live[*base as usize]);
-                let base = base.ok_or_else(|| VaultError::internal("a pack is in use whose patch bases are not there"))?;
-                if core.needed[base as usize] == 0 {
-                    core.needed[base as usize] = 1;
-                    open.push(base);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes index objects for needed packs that no object in `usable` lists, and merges objects when they are many.
-    /// Gives the objects that the snapshot needs.
-    ///
-    /// # Errors
-    /// When sealing or sending fails.
-    pub fn write_indexes(&mut self, usable: &dyn Fn(&Sealed) -> bool) -> Result<BTreeSet<Sealed>, VaultError> {
-        let mut by_object: BTreeMap<Sealed, Vec<PackNumber>> = BTreeMap::new();
-        let mut unlisted = Vec::new();
-        for pack in self.core.needed_packs() {
-            match self.core.index.object_of(pack)?.filter(|object| usable(object)) {
-                Some(object) => by_object.entry(object).or_default().push(pack),
-                None => unlisted.push(pack),
-            }
-        }
-        let over = (by_object.len() + 1).saturating_sub(INDEX_OBJECTS_MAX);
-        if over > 0 {
-            // The smallest half gives way to one: so merges are rare, and large objects are seldom written again.
-            let mut sizes: Vec<(u64, Sealed)> = Vec::new();
-            for (object, packs) in &by_object {
-                let bytes = packs.iter().map(|pack| entry_bytes(self.core.index, *pack)).sum::<Result<u64, _>>()?;
-                sizes.push((bytes, *object));
-            }
-            sizes.sort();
-            for (_, object) in sizes.iter().take(INDEX_OBJECTS_MAX / 2 + over) {
-                unlisted.extend(by_object.remove(object).unwrap_or_default());
-                self.core.index.retire_object(object);
-            }
-        }
-        let mut objects: BTreeSet<Sealed> = by_object.into_keys().collect();
-        for group in group_by_size(self.core.index, &unlisted)? {
-            let sealed = seal_index(self.core.index, &group, &self.config.index_recipients)?;
-            let name = ObjectName::Index(sealed.name);
-            self.core.index.set_object(&sealed.name, &group)?;
-            self.core.deliver(&name, sealed.bytes)?;
-            self.core.journal.append(&Entry::Index(sealed.name))?;
-            objects.insert(sealed.name);
-        }
-        self.core.index.flush()?;
-        // Whoever restores knows these objects and nothing else: a pack that none of them lists would be lost.
-        for pack in self.core.needed_packs() {
-            if !self.core.index.object_of(pack)?.is_some_and(|object| objects.contains(&object)) {
-                return Err(VaultError::internal("a needed pack is in no index object of the snapshot"));
-            }
-        }
-        Ok(objects)
-    }
-
-    /// Seals and sends the manifest.
-    ///
-    /// # Errors
-    /// When it is too large, or sending fails.
-    pub fn write_manifest(&mut self, manifest: &Manifest) -> Result<ObjectName, VaultError> {
-        let json = manifest.encode().map_err(VaultError::internal)?;
-        let frame = Compressor::new().compress(&json, MANIFEST_LEVEL).map_err(VaultError::internal)?;
-        let length = frame.len() as u64;
-        let fill = padding(length, padded_size(length, SEALED_MIN_BYTES)).map_err(VaultError::internal)?;
-        let sealed = seal(&[&frame, &fill], &self.config.packer.recipients).map_err(VaultError::internal)?;
-        let name = ObjectName::Manifest(sealed.name);
-        self.core.deliver(&name, sealed.bytes)?;
-        Ok(name)
-    }
-
-    /// Writes the inventory: every needed pack, and `others`.
-    ///
-    /// # Errors
-    /// When a page of `base`, the pages of earlier inventories, cannot be had by `load`, or sending fails.
-    pub fn write_inventory(
-        &mut self,
-        others: &BTreeSet<Line>,
-        base: &[Sealed],
-        load: &mut dyn FnMut(&Sealed) -> Result<Vec<Line>, VaultError>,
-    ) -> Result<Inventory, VaultError> {
-        let mut listed_packs = vec![false; self.core.needed.len()];
-        let mut listed_others: BTreeSet<Line> = BTreeSet::new();
-        let mut builder = InventoryBuilder::default();
-        for page in base {
-            let lines = load(page)?;
-            let core = &self.core;
-            builder.consider(
-                *page,
-                &lines,
-                |line| match &line.name {
-                    ObjectName::Pack(pack) => core.use_of(pack),
-                    _ if others.contains(line) => Use::Needed,
-                    _ => Use::Spare,
-                },
-                |line| match &line.name {
-                    ObjectName::Pack(pack) => {
-                        if let Some(number) = core.index.number_of(pack) {
-                            listed_packs[number as usize] = true;
-                        }
-                    }
-                    _ => {
-                        listed_others.insert(line.clone());
-                    }
-                },
-            );
-        }
-        // What a page lists counts as needed, and so does what it is built on.
-        let mut rest = self.core.bases_of_listed(&listed_packs)?;
-        rest.extend(self.core.needed_packs().filter(|number| !listed_packs[*number as usize]));
-        let index = &*self.core.index;
-        let mut failed = None;
-        let packs = rest.into_iter().filter_map(|number| match index.pack(number) {
-            Ok(info) => Some(Line { hash: info.pack.hash, name: ObjectName::Pack(info.pack) }),
-            Err(error) => {
-                failed = Some(error);
-                None
-            }
-        });
-        let others = others.difference(&listed_others).cloned();
-        builder.add_rest(others.chain(packs))?;
-        if let Some(error) = failed {
-            return Err(error.into());
-        }
-        let inventory = builder.finish(load)?;
-        for page in inventory.fresh.iter().chain([&inventory.root]) {
-            self.core.deliver(&ObjectName::Inventory(page.name), page.bytes.clone())?;
-        }
-        Ok(inventory)
-    }
 }
 
 impl ChunkSink for SnapshotWriter<'_> {
@@ -419,38 +267,6 @@ impl ChunkSink for SnapshotWriter<'_> {
 impl Core<'_> {
     fn needed_packs(&self) -> impl Iterator<Item = PackNumber> + use<'_> {
         (0_u32..).zip(&self.needed).filter(|(_, bytes)| **bytes > 0).map(|(number, _)| number)
-    }
-
-    /// What a pack of an earlier page is to this snapshot. A patch that is listed brings its bases with it, so they must be
-    /// known and there.
-    fn use_of(&self, pack: &Sealed) -> Use {
-        let Some(number) = self.index.number_of(pack) else { return Use::Unfit };
-        if self.needed[number as usize] > 0 {
-            return Use::Needed;
-        }
-        match self.index.pack(number) {
-            Ok(info) if info.kind != PackKind::Patch || self.live[number as usize] => Use::Spare,
-            _ => Use::Unfit,
-        }
-    }
-
-    /// The packs, themselves not listed, that listed patches are built on, and so on down.
-    fn bases_of_listed(&self, listed: &[bool]) -> Result<BTreeSet<PackNumber>, VaultError> {
-        let mut open: Vec<PackNumber> = (0..).zip(listed).filter(|(_, listed)| **listed).map(|(number, _)| number).collect();
-        let mut bases = BTreeSet::new();
-        while let Some(number) = open.pop() {
-            if self.index.pack(number)?.kind != PackKind::Patch {
-                continue;
-            }
-            for base in &self.index.table(number)?.base_packs {
-                let base = self.index.number_of(base);
-                let base = base.ok_or_else(|| VaultError::internal("a page lists a patch whose bases are not known"))?;
-                if !listed[base as usize] && bases.insert(base) {
-                    open.push(base);
-                }
-            }
-        }
-        Ok(bases)
     }
 
     fn deliver(&mut self, name: &ObjectName, bytes: Vec<u8>) -> Result<(), VaultError> {
@@ -489,22 +305,4 @@ impl PackSink for Core<'_> {
         self.journal.append(&Entry::Pack(indexed))?;
         Ok(())
     }
-}
-
-/// Splits packs into groups whose tables fit into one index object.
-fn group_by_size(index: &ChunkIndex, packs: &[PackNumber]) -> Result<Vec<Vec<PackNumber>>, VaultError> {
-    let mut groups: Vec<Vec<PackNumber>> = Vec::new();
-    let mut bytes = 0;
-    for pack in packs {
-        let more = entry_bytes(index, *pack)?;
-        if groups.is_empty() || bytes + more > OBJECT_TARGET_BYTES {
-            groups.push(Vec::new());
-            bytes = 0;
-        }
-        bytes += more;
-        if let Some(group) = groups.last_mut() {
-            group.push(*pack);
-        }
-    }
-    Ok(groups)
 }

@@ -1,0 +1,133 @@
+//! What this push may build on: packs that the index knows and every copy holds, pages of earlier inventories.
+
+use std::collections::BTreeSet;
+
+use super::Prepared;
+use crate::crypto::identity::Identity;
+use crate::format::inventory::Line;
+use crate::format::table::PackKind;
+use crate::ledger::Standing;
+use crate::model::name::{ObjectName, Sealed};
+use crate::ops::OpError;
+use crate::ops::suspicion::suspects;
+use crate::state::index::ChunkIndex;
+use crate::state::journal::Entry;
+use crate::vault::VaultError;
+use crate::vault::index_sync::import;
+use crate::vault::inventory::{PageCache, each_line, page_names};
+
+impl Prepared {
+    /// Pages of the newest inventories of which every line lies in every copy, and nothing is found against it: only such can
+    /// be used again. A page that cannot be read is made anew.
+    pub fn sound_pages(&self, cache: &PageCache) -> Result<Vec<Sealed>, VaultError> {
+        let store = self.sides[0].named.store.as_ref();
+        let suspects = found_objects(self);
+        let sound = |line: &Line| match &line.name {
+            ObjectName::Pack(pack) => self.may_refer_to(&line.name) && !suspects.contains(pack),
+            // They are remembered here and checked when a copy is opened.
+            ObjectName::Trust { .. } => true,
+            name => self.may_refer_to(name),
+        };
+        let mut pages = BTreeSet::new();
+        for snapshot in self.newest_of_each_series() {
+            match page_names(cache, store, &snapshot.body.inventory) {
+                Ok(names) => pages.extend(names),
+                Err(VaultError::Damaged { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let mut found = Vec::new();
+        for page in pages.into_iter().filter(|page| self.may_refer_to(&ObjectName::Inventory(*page))) {
+            match cache.read(store, &page) {
+                Ok(lines) if lines.iter().all(sound) => found.push(page),
+                Ok(_) | Err(VaultError::Damaged { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Imports the index objects of the newest snapshots, and the packs that a push which died had already sent.
+pub fn refresh_index(
+    index: &mut ChunkIndex,
+    prepared: &Prepared,
+    pages: &PageCache,
+    journal: &[Entry],
+    identities: &[Identity],
+) -> Result<(), OpError> {
+    let store = prepared.sides[0].named.store.as_ref();
+    let mut objects: BTreeSet<Sealed> = BTreeSet::new();
+    for snapshot in prepared.newest_of_each_series() {
+        each_line(pages, store, &snapshot.body.inventory, &mut |line| {
+            if let ObjectName::Index(object) = &line.name {
+                objects.insert(*object);
+            }
+        })?;
+    }
+    for entry in journal {
+        match entry {
+            Entry::Index(object) => {
+                objects.insert(*object);
+            }
+            Entry::Pack(pack) if prepared.may_refer_to(&ObjectName::Pack(pack.pack)) => {
+                index.add_pack(pack)?;
+            }
+            Entry::Pack(_) => {}
+        }
+    }
+    for object in objects {
+        if prepared.may_refer_to(&ObjectName::Index(object)) {
+            import(index, store, &object, identities)?;
+        }
+    }
+    index.flush()?;
+    Ok(())
+}
+
+/// By pack number: present in every copy with its size, worth building on, and nothing found against it.
+pub fn live_packs(index: &ChunkIndex, prepared: &Prepared, thin: &BTreeSet<Sealed>) -> Result<Vec<bool>, OpError> {
+    let suspects = found_objects(prepared);
+    let mut live = vec![false; index.pack_count() as usize];
+    index.each_pack(&mut |number, info| {
+        let present = prepared.sides.iter().all(|side| side.presence.has_pack(&info.pack));
+        let goes = prepared.doomed.contains(&ObjectName::Pack(info.pack));
+        live[number as usize] = present && !goes && !suspects.contains(&info.pack) && !thin.contains(&info.pack);
+    })?;
+    drop_what_lies_on_holes(index, &mut live)?;
+    Ok(live)
+}
+
+/// A patch without its bases is no better than a pack that is gone.
+fn drop_what_lies_on_holes(index: &ChunkIndex, live: &mut [bool]) -> Result<(), OpError> {
+    let mut patches = Vec::new();
+    index.each_pack(&mut |number, info| {
+        if info.kind == PackKind::Patch && live[number as usize] {
+            patches.push(number);
+        }
+    })?;
+    loop {
+        let before = patches.len();
+        let mut standing = Vec::new();
+        for number in patches {
+            let table = index.table(number)?;
+            let stands = |base| index.number_of(base).is_some_and(|base| live[base as usize]);
+            live[number as usize] = table.base_packs.iter().all(stands);
+            if live[number as usize] {
+                standing.push(number);
+            }
+        }
+        // What fell may have carried others; the depth is bounded, and so are the rounds.
+        if standing.len() == before {
+            return Ok(());
+        }
+        patches = standing;
+    }
+}
+
+/// Packs of any copy that a verification by anyone trusted speaks against.
+fn found_objects(prepared: &Prepared) -> BTreeSet<Sealed> {
+    let records = prepared.sides.iter().flat_map(|side| &side.records.checked);
+    let found = suspects(records, |record| record.standing == Standing::Trusted).into_values().flatten();
+    found.filter_map(|name| if let ObjectName::Pack(pack) = name { Some(pack) } else { None }).collect()
+}

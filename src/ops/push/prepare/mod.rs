@@ -1,0 +1,296 @@
+//! Before the first byte is read: what lies in which store, what is known, what must be caught up.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::catch_up::catch_up;
+use super::{NamedStore, PushPlan, ROOM_MIN_BYTES, mend, missed_finding};
+use crate::format::inventory::Line;
+use crate::format::record::{Head, RecordKind};
+use crate::ledger::{Scribe, Trust};
+use crate::model::finding::{Finding, FindingKind};
+use crate::model::ids::{Token, WriterId};
+use crate::model::name::{Area, ObjectName, Sealed};
+use crate::model::size::human_size;
+use crate::ops::context::Context;
+use crate::ops::{Env, OpError};
+use crate::store::StoreError;
+use crate::vault::VaultError;
+use crate::vault::copy::Copy;
+use crate::vault::inventory::PageCache;
+use crate::vault::presence::Presence;
+use crate::vault::pruned::Pruned;
+use crate::vault::snapshots::{Records, Snapshot};
+
+mod known;
+mod own;
+mod second_look;
+
+pub use known::{live_packs, refresh_index};
+pub use own::deliver_all;
+use own::{adopt_own, check_enrolled, deliver_own};
+
+/// What is listed of each copy.
+const AREAS: [Area; 6] = [Area::Root, Area::Keys, Area::Packs, Area::Indexes, Area::Manifests, Area::Inventories];
+
+/// Pushes that tell how much room one takes: a week of nights.
+const PUSHES_REMEMBERED: usize = 7;
+
+/// One copy that this push writes to.
+pub struct Side {
+    pub named: NamedStore,
+    pub copy: Copy,
+    pub presence: Presence,
+    pub records: Records,
+    pub pruned: Pruned,
+    pub caught_up_objects: u64,
+    /// Plain files that were gone when this push began.
+    pub lost: BTreeSet<ObjectName>,
+    /// Free bytes, where the store tells.
+    pub free_bytes: Option<u64>,
+}
+
+/// All copies that this push writes to.
+pub struct Prepared {
+    pub sides: Vec<Side>,
+    pub missed: Vec<(String, StoreError)>,
+    pub findings: Vec<Finding>,
+    /// The newest record of each writer on any copy.
+    pub heads: BTreeMap<WriterId, Head>,
+    /// Every snapshot on any copy, oldest first.
+    pub snapshots: Vec<Snapshot>,
+    /// What a pending prune plan of any copy names: it counts as absent.
+    pub doomed: Doomed,
+}
+
+/// Objects that prune may remove at any time.
+#[derive(Debug, Default)]
+pub struct Doomed {
+    names: BTreeSet<ObjectName>,
+    /// The plans and removals that were seen.
+    records: BTreeSet<ObjectName>,
+}
+
+impl Doomed {
+    /// Whether nothing may be built on this object.
+    pub fn contains(&self, name: &ObjectName) -> bool {
+        self.names.contains(name)
+    }
+}
+
+impl Prepared {
+    /// The newest trust that any copy knows.
+    pub fn trust(&self) -> &Trust {
+        let newest = self.sides.iter().map(|side| &side.copy.trust).max_by_key(|trust| trust.head().seq);
+        // There is at least one side.
+        newest.unwrap_or(&self.sides[0].copy.trust)
+    }
+
+    /// What every snapshot needs beside its own objects, as the newest trust has it.
+    pub fn plain_lines(&self) -> Vec<Line> {
+        let newest = self.trust().head();
+        let side = self.sides.iter().find(|side| side.copy.trust.head() == newest);
+        side.unwrap_or(&self.sides[0]).copy.plain_lines()
+    }
+
+    /// Whether every copy holds the object.
+    pub fn has_everywhere(&self, name: &ObjectName) -> bool {
+        self.sides.iter().all(|side| side.presence.has(name))
+    }
+
+    /// Whether every copy holds the object and none is about to lose it.
+    pub fn may_refer_to(&self, name: &ObjectName) -> bool {
+        self.has_everywhere(name) && !self.doomed.contains(name)
+    }
+
+    /// The newest snapshot of each series that goes from no copy: what a new one has most in common with.
+    pub fn newest_of_each_series(&self) -> Vec<&Snapshot> {
+        let mut newest: BTreeMap<Token, &Snapshot> = BTreeMap::new();
+        for snapshot in self.snapshots.iter().filter(|snapshot| !self.doomed.contains(&snapshot.body.inventory)) {
+            newest.insert(snapshot.body.series, snapshot);
+        }
+        newest.into_values().filter(|snapshot| self.has_everywhere(&snapshot.body.inventory)).collect()
+    }
+
+    /// The inventory roots of the newest snapshots.
+    pub fn inventory_roots(&self) -> Vec<Sealed> {
+        let roots = self.newest_of_each_series().into_iter().map(|snapshot| snapshot.body.inventory.clone());
+        roots.filter_map(|name| if let ObjectName::Inventory(sealed) = name { Some(sealed) } else { None }).collect()
+    }
+}
+
+/// Opens every copy, adopts own records, brings copies that were away up to date.
+pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env: &Env<'_>) -> Result<Prepared, OpError> {
+    let mut prepared = Prepared {
+        sides: Vec::new(),
+        missed: Vec::new(),
+        findings: Vec::new(),
+        heads: BTreeMap::new(),
+        snapshots: Vec::new(),
+        doomed: Doomed::default(),
+    };
+    for (name, error) in &plan.missed {
+        prepared.findings.push(missed(name, error));
+    }
+    open_sides(plan, context, &mut prepared)?;
+    read_records(&mut prepared, context)?;
+    if prepared.sides.is_empty() {
+        return Err(none_left(plan, &prepared));
+    }
+    for side in &prepared.sides {
+        prepared.findings.extend(side.records.findings.iter().filter(|f| f.kind.is_alarm()).cloned());
+        for (writer, head) in side.records.heads() {
+            let slot = prepared.heads.entry(writer).or_insert(head);
+            if slot.seq < head.seq {
+                *slot = head;
+            }
+        }
+    }
+    adopt_own(scribe, &prepared)?;
+    check_enrolled(scribe, prepared.trust())?;
+    deliver_own(context, &mut prepared)?;
+    catch_up(&mut prepared, context, env)?;
+    mend::plain_files(&mut prepared);
+    mend::trust_records(&mut prepared);
+    if prepared.sides.is_empty() {
+        return Err(none_left(plan, &prepared));
+    }
+    prepared.doomed = doomed(&prepared, context)?;
+    let mut snapshots: Vec<Snapshot> = prepared.sides.iter().flat_map(|side| side.records.snapshots()).collect();
+    snapshots.sort_by_key(|snapshot| (snapshot.time, snapshot.head.seq, snapshot.id));
+    snapshots.dedup_by_key(|snapshot| snapshot.id);
+    prepared.snapshots = snapshots;
+    warn_of_little_room(&mut prepared);
+    Ok(prepared)
+}
+
+/// What to say when no store is left to push to.
+fn none_left(plan: &PushPlan, prepared: &Prepared) -> OpError {
+    let all = plan.missed.iter().chain(&prepared.missed);
+    let text: Vec<String> = all.clone().map(|(name, error)| format!("{name}: {error}")).collect();
+    let gravest = all.clone().map(|(_, error)| error).find(|error| error.is_host_key());
+    let full = all.map(|(_, error)| error).find(|error| matches!(error, StoreError::Full { .. }));
+    gravest.or(full).cloned().unwrap_or_else(|| StoreError::Unreachable(text.join("; "))).into()
+}
+
+/// Goes on without a copy.
+pub fn drop_side(prepared: &mut Prepared, number: usize, error: StoreError) {
+    let side = prepared.sides.remove(number);
+    prepared.findings.push(missed(&side.named.name, &error));
+    prepared.missed.push((side.named.name, error));
+}
+
+/// Reads the records of every copy; one that went out of reach meanwhile is left out.
+fn read_records(prepared: &mut Prepared, context: &mut Context) -> Result<(), OpError> {
+    let mut number = 0;
+    while let Some(side) = prepared.sides.get_mut(number) {
+        match context.read_records(&mut side.copy) {
+            Ok(records) => {
+                side.pruned = Pruned::of(&records, &side.presence);
+                side.records = records;
+                number += 1;
+            }
+            Err(VaultError::Store(error)) if stops_one_store(&error) => drop_side(prepared, number, error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn missed(name: &str, error: &StoreError) -> Finding {
+    if error.is_host_key() { Finding::new(FindingKind::Trust, name, error) } else { missed_finding(name, error) }
+}
+
+/// Opens all copies at once; one that is out of reach is left out.
+fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Result<(), OpError> {
+    let opened: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = plan
+            .stores
+            .iter()
+            .map(|named| {
+                scope.spawn(move || {
+                    let store = std::sync::Arc::clone(&named.store);
+                    // Both wait for the line and not for one another.
+                    let (copy, presence) = std::thread::scope(|scope| {
+                        let presence = scope.spawn(|| list_with_room(named, ROOM_MIN_BYTES));
+                        let copy = context.open_copy(store, &plan.pin);
+                        (copy, presence.join().unwrap_or_else(|_| Err(StoreError::Protocol("a thread failed".into()))))
+                    });
+                    let (copy, presence) = (copy?, presence?);
+                    // Nothing depends on it; a failure shows when the store is written.
+                    let _ = named.store.sweep(&Area::Packs.leaf_dirs());
+                    Ok::<_, VaultError>((copy, presence))
+                })
+            })
+            .collect();
+        threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(VaultError::internal("a thread failed")))).collect()
+    });
+    for (named, outcome) in plan.stores.iter().zip(opened) {
+        match outcome {
+            Ok((copy, (presence, free_bytes))) => {
+                let (records, pruned) = (Records::default(), Pruned::default());
+                let (caught_up_objects, lost) = (0, BTreeSet::new());
+                let named = named.clone();
+                prepared.sides.push(Side { named, copy, presence, records, pruned, caught_up_objects, lost, free_bytes });
+            }
+            Err(VaultError::Store(error)) if stops_one_store(&error) => {
+                prepared.findings.push(missed(&named.name, &error));
+                prepared.missed.push((named.name.clone(), error));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Lists a copy, and asks at the same time whether it has room for so much more.
+fn list_with_room(named: &NamedStore, bytes: u64) -> Result<(Presence, Option<u64>), StoreError> {
+    let store = named.store.as_ref();
+    let (presence, room) = std::thread::scope(|scope| {
+        let room = scope.spawn(|| store.room());
+        let presence = Presence::read(store, &AREAS);
+        (presence, room.join().unwrap_or(Ok(None)))
+    });
+    match room {
+        Ok(Some(free)) if free < bytes => {
+            Err(StoreError::Full { name: named.name.clone(), why: format!("{} are free", human_size(free)) })
+        }
+        room => Ok((presence?, room.ok().flatten())),
+    }
+}
+
+/// Says so when a store has less room than one of the last pushes took.
+fn warn_of_little_room(prepared: &mut Prepared) {
+    let newest = prepared.snapshots.iter().rev().take(PUSHES_REMEMBERED);
+    let Some(usual) = newest.map(|snapshot| snapshot.body.new_bytes).max() else { return };
+    for side in &prepared.sides {
+        if let Some(free) = side.free_bytes.filter(|free| *free < usual) {
+            let message = format!("{} are free, and one of the last pushes took {}", human_size(free), human_size(usual));
+            prepared.findings.push(Finding::new(FindingKind::Notice, &side.named.name, message));
+        }
+    }
+}
+
+/// Whether the other stores go on without this one.
+const fn stops_one_store(error: &StoreError) -> bool {
+    match error {
+        StoreError::Interrupted => false,
+        StoreError::Full { .. } => true,
+        error => error.is_store_wide(),
+    }
+}
+
+/// Reads the pending prune plans of every copy.
+fn doomed(prepared: &Prepared, context: &Context) -> Result<Doomed, OpError> {
+    let pages = PageCache::open(&context.state.cache().join("inventories"))?;
+    let mut doomed = Doomed::default();
+    for side in &prepared.sides {
+        doomed.names.extend(side.pruned.doomed(&pages, side.named.store.as_ref())?);
+        let prune = side.records.checked.iter().filter(|record| is_prune(&record.statement.kind));
+        doomed.records.extend(prune.map(|record| record.name.clone()));
+    }
+    Ok(doomed)
+}
+
+const fn is_prune(kind: &RecordKind) -> bool {
+    matches!(kind, RecordKind::PrunePlan | RecordKind::PruneDone)
+}
