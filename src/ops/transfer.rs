@@ -114,8 +114,9 @@ impl Transfer<'_> {
         };
         done.snapshots = self.wanted_snapshots(&target_records, &presence)?;
         let wanted = self.wanted_objects(&done.snapshots, &pages, &mut done.findings)?;
-        let own =
-            own_records(context, &self.from.trust, &|_| false)?.into_iter().map(|(record, _)| record).collect::<Vec<_>>();
+        let known = |name: &ObjectName| target.as_ref().is_some_and(|copy| holds(copy, name)) || holds(self.from, name);
+        let own: Vec<Checked> =
+            own_records(context, &self.from.trust, &known)?.into_iter().map(|(record, _)| record).collect();
         let doubts = self.doubts(&wanted, &presence, &target_records, &own, set_back.is_some(), &pages)?;
         let looked = self.examine(doubts.to_read, "reading what lies there", env)?;
         done.count(&looked);
@@ -310,7 +311,14 @@ impl Transfer<'_> {
         let (sent, problems) = copy_objects(from, to, missing.to_vec(), env.cancel, &told)?;
         done.sent = sent;
         let broken: BTreeSet<String> = problems.iter().map(|finding| finding.subject.clone()).collect();
-        done.findings.extend(problems);
+        let needed: BTreeSet<String> = done.snapshots.iter().map(|snapshot| snapshot.body.manifest.to_string()).collect();
+        done.findings.extend(problems.into_iter().map(|mut problem| {
+            // Shared pages list it, and the snapshot that it describes was dropped.
+            if problem.subject.starts_with(Area::Manifests.dir()) && !needed.contains(&problem.subject) {
+                problem.kind = FindingKind::Notice;
+            }
+            problem
+        }));
         let arrived: Vec<Line> = missing.iter().filter(|line| !broken.contains(&line.name.to_string())).cloned().collect();
         let healed = arrived.iter().filter(|line| damaged.contains(line)).map(|line| line.name.to_string());
         done.healed.extend(healed);

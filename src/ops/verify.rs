@@ -238,6 +238,11 @@ fn open_all(
             // Neither a stop nor what rotted on this machine says anything about the copy.
             Err(error @ (VaultError::Interrupted | VaultError::State(_))) => return Err(error.into()),
             Err(VaultError::Store(error)) if error.is_store_wide() => return Err(error.into()),
+            // Of another epoch than this identity opens: that is no damage, and it was not looked into.
+            Err(error @ VaultError::NoVault(_)) => {
+                let message = format!("was not opened: {error}");
+                all.findings.push(Finding::new(FindingKind::Behind, format!("snapshot {}", snapshot.id.short()), message));
+            }
             Err(error) => {
                 let mut finding = Finding::new(FindingKind::Damage, format!("snapshot {}", snapshot.id.short()), error);
                 finding.snapshots = vec![snapshot.id.short()];

@@ -103,10 +103,12 @@ fn a_damaged_manifest_is_named_for_its_own_snapshot_and_for_nobody_once_that_is_
     // A snapshot that was dropped needs nothing, whatever shared pages list.
     plan(world, &["--keep-last", "2"]);
     apply(world);
-    if world.vault.join(&manifest).exists() {
-        flip(&world.vault.join(&manifest), 100);
-    }
+    assert!(world.vault.join(&manifest).exists(), "no page is shared: this tests nothing");
+    flip(&world.vault.join(&manifest), 100);
     world.run(args!["verify", "--depth", "sealed"]).ok();
+    let copy = world.path("copy");
+    world.run(args!["sync", &copy, "--from", &world.vault, "--plain-directory"]).ok();
+    world.run(args!["verify", "--from", &copy, "--depth", "sealed"]).ok();
     history.assert_restores(22..24);
 }
 

@@ -151,8 +151,9 @@ fn after_a_new_epoch_the_old_identity_opens_what_was_and_the_new_one_what_comes(
         restore(&store, &ids[0], new, Some(&kept));
         restore(&store, &ids[1], new, Some(&tree.root));
         restore(&store, &ids[1], old, None);
-        let verify = args!["verify", "--from", &store, "--depth", "opened", "--identity", new];
-        world.run(verify).ok();
+        let verify = |identity| args!["verify", "--from", &store, "--depth", "opened", "--identity", identity];
+        world.run(verify(new)).ok();
+        world.run(verify(old)).exits(3).says("was not opened").says("epoch 2");
     }
     world.run(args!["keys", "print"]).ok().says("epoch 2 opens for").says(&recipient(old));
 }
