@@ -15,7 +15,7 @@ use crate::model::time::{Clock, SystemClock};
 use crate::ops::OpError;
 use crate::ops::context::{NamedStore, VaultPin};
 use crate::store::directory::DirectoryStore;
-use crate::store::sftp::{Rate, RateLimit, SftpOptions, SftpStore};
+use crate::store::sftp::{Rate, RateLimit, SftpOptions, SftpStore, Times};
 use crate::store::{Location, PruneStore, StoreError, WriteOnceStore};
 
 /// Whether a store's directory may be made.
@@ -25,6 +25,8 @@ pub enum Opening {
     Existing,
     /// It is made when it is missing.
     Create,
+    /// It must be there, and a server that does not answer at first is waited for: for work that nobody watches.
+    Awaited,
 }
 
 /// A store by its name in the configuration, or by its address.
@@ -51,13 +53,42 @@ pub fn resolve(session: &Session, text: &str) -> Result<(String, StoreConfig), O
 pub fn open_store(name: &str, config: &StoreConfig, opening: Opening) -> Result<NamedStore, StoreError> {
     let store: Arc<dyn WriteOnceStore> = match &config.location {
         Some(Location::Directory(path)) => match opening {
-            Opening::Existing => Arc::new(DirectoryStore::open(path)?),
+            Opening::Existing | Opening::Awaited => Arc::new(DirectoryStore::open(path)?),
             Opening::Create => Arc::new(DirectoryStore::create(path)?),
         },
-        Some(Location::Sftp(location)) => Arc::new(SftpStore::connect(location, sftp_options(name, config))?),
+        Some(Location::Sftp(location)) => {
+            let options = sftp_options(name, config);
+            let options = if opening == Opening::Awaited { awaiting(name, options) } else { options };
+            Arc::new(SftpStore::connect(location, options)?)
+        }
         Some(Location::Memory) | None => return Err(StoreError::Unreachable(format!("store {name:?} has no url"))),
     };
     Ok(NamedStore { name: name.to_owned(), store })
+}
+
+/// Several stores, as far as they can be opened.
+#[derive(Default)]
+pub struct Opened {
+    /// Those that can.
+    pub stores: Vec<NamedStore>,
+    /// The others by name, and why they cannot.
+    pub missed: Vec<(String, StoreError)>,
+}
+
+/// Opens the stores of these names or addresses: one that cannot be had does not keep the others away.
+///
+/// # Errors
+/// When one of them is unknown.
+pub fn open_stores(wanted: &[String], opening: Opening, session: &Session) -> Result<Opened, OpError> {
+    let mut opened = Opened::default();
+    for text in wanted {
+        let (name, config) = resolve(session, text)?;
+        match open_store(&name, &config, opening) {
+            Ok(store) => opened.stores.push(store),
+            Err(error) => opened.missed.push((name, error)),
+        }
+    }
+    Ok(opened)
 }
 
 /// Opens a store from which objects may be removed. Only prune does.
@@ -79,6 +110,7 @@ fn sftp_options(name: &str, config: &StoreConfig) -> SftpOptions {
         // Nobody who gives up on a silent server sooner wants to wait longer for one that is not there.
         times.connect = times.connect.min(times.silence);
         times.login = times.login.min(times.silence);
+        times.first_contact = times.first_contact.min(times.silence);
         times.retry_budget = times.retry_budget.min(times.silence);
     }
     SftpOptions {
@@ -91,6 +123,17 @@ fn sftp_options(name: &str, config: &StoreConfig) -> SftpOptions {
         times,
         ..default
     }
+}
+
+/// The same for work that nobody watches: a server that is just starting, or a network that is not up yet, is waited for as
+/// long as one that goes away later, and what is waited for is said at once.
+fn awaiting(name: &str, options: SftpOptions) -> SftpOptions {
+    let name = name.to_owned();
+    let tell = move |error: &StoreError, most: Duration| {
+        let _ = writeln!(std::io::stderr().lock(), "farkeep: {name}: {error}; trying again for {} s", most.as_secs());
+    };
+    let times = Times { first_contact: options.times.retry_budget, ..options.times };
+    SftpOptions { waiting: Some(Arc::new(tell)), times, ..options }
 }
 
 /// How fast a store may be sent to right now. A pause is announced once, since nothing else tells it from a stuck line.

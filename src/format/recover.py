@@ -5,7 +5,7 @@ Python 3.8 or newer, standard library only. Every object is held against the has
 file against the hash of its content before it gets its name. What is damaged is named; the rest is restored.
 Exit codes: 0 all restored, 4 something was damaged or missing, 1 nothing could be done.
 """
-import argparse, base64, functools, json, os, re, shutil, stat, struct, subprocess, sys, tempfile
+import argparse, base64, datetime, functools, glob, json, os, re, shutil, stat, struct, subprocess, sys, tempfile
 
 damaged = []                                                    # what was found wrong, in words
 BAD = (ValueError, OSError, LookupError, TypeError, AttributeError, RecursionError, StopIteration, struct.error)
@@ -28,8 +28,7 @@ def stored(name):
     for suffix in [""] + [".%d" % n for n in range(1, 10)]:
         try:
             data = open(name + suffix, "rb").read(int(size) + 1)
-        except OSError:
-            continue
+        except OSError: continue
         if len(data) == int(size) and b3(data) == want: return data
     raise ValueError(name + ": missing, or its bytes are not what its name says")
 
@@ -233,8 +232,9 @@ def restore_entry(vault, entry, root, options, dirs, links):
         finish(vault, entry, place, options)
 
 def show(snapshots):
-    for time, _, ident, writer, series, _, words in snapshots:
-        print(ident[:16], time, words, "series", series, "writer", writer)
+    for time, _, ident, writer, series, manifest, words in snapshots:
+        date = datetime.datetime.fromtimestamp(min(max(time, 0), 2 ** 37), datetime.timezone.utc).isoformat()[:19] + "Z"
+        print(ident[:16], date, words if glob.glob(manifest + "*") else "DROPPED", "series", series, "writer", writer)
 
 def restore(vault, options):
     found = [s for s in vault.snapshots() if s[2].startswith(options.snap or "")]

@@ -163,6 +163,8 @@ pub fn ls(
     let selection = path.map_or_else(Selection::all, |path| Selection::of_path(path.clone()));
     let base = path.map_or(0, EntryPath::depth);
     let mut found = false;
+    // The last directory of the wanted depth, with an entry of its own or without.
+    let mut open: Option<EntryPath> = None;
     for member in &reader.manifest.members {
         reader.each_entry(member, &selection, |entry| {
             env.check_cancel()?;
@@ -171,13 +173,18 @@ pub fn ls(
                 return Ok(());
             }
             found = true;
-            let shown = match depth {
-                Depth::All => true,
-                // A directory is listed by what lies in it, anything else by itself.
-                Depth::Children => entry.path.depth() == base + 1 || (at_path && entry.kind != EntryKind::Directory),
-            };
-            if shown {
+            // A directory is listed by what lies in it, anything else by itself.
+            let is_child = entry.path.depth() == base + 1 || (at_path && entry.kind != EntryKind::Directory);
+            if depth == Depth::All || is_child {
                 each(listed(&entry));
+            } else if let Some(child) = ancestor(&entry.path, base + 1)
+                && open.as_ref() != Some(&child)
+            {
+                each(implied(&child));
+                open = Some(child);
+            }
+            if is_child {
+                open = Some(entry.path);
             }
             Ok(())
         })?;
@@ -185,6 +192,31 @@ pub fn ls(
     match (found, path) {
         (false, Some(path)) => Err(VaultError::NoEntry(format!("/{path}: not in this snapshot")).into()),
         _ => Ok(snapshot.id),
+    }
+}
+
+/// The directory that holds `path`, so many components deep; none when `path` itself is no deeper.
+fn ancestor(path: &EntryPath, depth: usize) -> Option<EntryPath> {
+    let mut at = path.parent()?;
+    while at.depth() > depth {
+        at = at.parent()?;
+    }
+    (at.depth() == depth).then_some(at)
+}
+
+/// A directory that has no entry: that of what an engine made. A restore makes it for its owner alone.
+fn implied(path: &EntryPath) -> ListedEntry {
+    ListedEntry {
+        path: format!("/{path}"),
+        kind: EntryKind::Directory.word(),
+        mode: 0o700,
+        user: "0".into(),
+        group: "0".into(),
+        size: 0,
+        mtime_ns: "0".into(),
+        target: None,
+        hash: None,
+        snapshot: None,
     }
 }
 

@@ -88,7 +88,7 @@ impl Hooks {
                 }
                 Ok(ended) => hook_error(place, argv, &format!("ended with {}", ended.status), &ended.stderr),
                 Err(SourceError::Interrupted) => VaultError::Interrupted,
-                Err(error) => VaultError::Source { member: place.to_owned(), source: error },
+                Err(error) => VaultError::Hook { place: place.to_owned(), source: error },
             };
             // What could not be undone is told with what went wrong.
             let undone = entered.leave(false);
@@ -243,7 +243,7 @@ fn name(argv: &[String]) -> &str {
 fn hook_error(place: &str, argv: &[String], why: &str, stderr: &str) -> VaultError {
     let why = if stderr.is_empty() { why.to_owned() } else { format!("{why}: {stderr}") };
     let source = SourceError::Command { command: format!("hook {}", name(argv)), why };
-    VaultError::Source { member: place.to_owned(), source }
+    VaultError::Hook { place: place.to_owned(), source }
 }
 
 fn run(place: &str, argv: &[String], timeout: Option<u64>, stop: &'static AtomicBool) -> Result<Ended, SourceError> {

@@ -75,6 +75,17 @@ pub enum SourceError {
     Interrupted,
 }
 
+impl SourceError {
+    /// What is wrong, for somebody who was told already that it is in this member.
+    #[must_use]
+    pub fn within(&self, member: &str) -> String {
+        match self {
+            Self::Expectation { what, why } if what == member => why.clone(),
+            other => other.to_string(),
+        }
+    }
+}
+
 /// An entry that a source has found and not yet loaded.
 pub struct Found {
     /// Where it lies.

@@ -6,9 +6,11 @@
 use std::path::{Path, PathBuf};
 
 use crate::crypto::CryptoError;
+use crate::crypto::hash::checksum;
 use crate::crypto::identity::Identity;
 use crate::crypto::secret::VaultSecret;
 use crate::crypto::sign::SigningKey;
+use crate::model::ids::to_hex;
 use crate::state::{StateDir, StateError, read_if_there, write_durably};
 
 const AGENT_FILE: &str = "agent-writer";
@@ -101,18 +103,54 @@ impl KeyDir {
     /// When the file cannot be read or holds no secret.
     pub fn secret(&self, generation: u32) -> Result<Option<VaultSecret>, StateError> {
         let Some((path, text)) = self.read(&format!("secret-{generation}"))? else { return Ok(None) };
-        VaultSecret::from_text(&text).map(Some).map_err(|e| bad(&path, &e))
+        // Any 64 digits are a secret. One that is wrong in a digit would name every chunk so that no reader finds it right.
+        let (secret, sum) = text.split_once('\n').unwrap_or((&text, ""));
+        if !sum.is_empty() && sum.trim_end() != to_hex(&checksum(secret.as_bytes())) {
+            let why = "damaged: nothing is pushed with it, since nobody could restore that; bring it back from a copy of this \
+                       directory";
+            return Err(StateError::invalid(&path, why));
+        }
+        VaultSecret::from_text(secret).map(Some).map_err(|e| bad(&path, &e))
     }
 
-    /// Keeps the vault secret of a generation.
+    /// Keeps the vault secret of a generation, with a checksum beneath it.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn keep_secret(&self, generation: u32, secret: &VaultSecret) -> Result<(), StateError> {
-        write_durably(&self.dir.join(format!("secret-{generation}")), secret.to_text().as_bytes())
+        let mut text = secret.to_text();
+        let sum = to_hex(&checksum(text.trim_end().as_bytes()));
+        text.push_str(&format!("{sum}\n"));
+        write_durably(&self.dir.join(format!("secret-{generation}")), text.as_bytes())
     }
 }
 
 fn bad(path: &Path, error: &CryptoError) -> StateError {
     StateError::invalid(path, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::VaultId;
+
+    #[test]
+    fn a_secret_that_rotted_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = KeyDir::of(&StateDir::open(dir.path(), VaultId([1; 16])).unwrap());
+        let secret = VaultSecret::from_text(&"07".repeat(32)).unwrap();
+        keys.keep_secret(1, &secret).unwrap();
+        assert_eq!(keys.secret(1).unwrap().unwrap().to_text(), secret.to_text());
+        let path = keys.dir.join("secret-1");
+        let bytes = std::fs::read(&path).unwrap();
+        for at in 0..bytes.len() - 1 {
+            let mut rotten = bytes.clone();
+            rotten[at] ^= 1;
+            std::fs::write(&path, rotten).unwrap();
+            assert!(keys.secret(1).is_err(), "byte {at}");
+        }
+        // As it was written before there were checksums.
+        std::fs::write(&path, &bytes[..65]).unwrap();
+        assert!(keys.secret(1).unwrap().is_some());
+    }
 }

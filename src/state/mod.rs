@@ -44,7 +44,7 @@ pub enum StateError {
         why: String,
     },
     /// A file of a cache is not as it was written. It was put aside: the next attempt makes it anew.
-    #[error("{path}: {why}; the vault is not concerned: the next attempt makes this file anew from it")]
+    #[error("{path}: {why}; this machine's cache rotted, not the vault: the same command again makes it anew")]
     Rotten {
         /// The file.
         path: PathBuf,

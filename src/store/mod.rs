@@ -78,6 +78,15 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// What is wrong, for somebody who was told already when it is that the store cannot be reached.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Unreachable(why) => why.clone(),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether the same call could succeed on a new connection.
     #[must_use]
     pub const fn is_transient(&self) -> bool {

@@ -125,7 +125,9 @@ impl SnapshotReader {
                 }
                 above = parent.parent();
             }
-            let Some(first) = chunk_of(&chunks, path) else { continue };
+            // What an engine made has no entry for the directory that all of it lies in: it begins below that path.
+            let begins_below = || chunks.first().is_some_and(|chunk| chunk.first.is_at_or_below(path));
+            let Some(first) = chunk_of(&chunks, path).or_else(|| begins_below().then_some(0)) else { continue };
             for (number, chunk) in chunks.iter().enumerate().skip(first) {
                 if number > first && !chunk.first.is_at_or_below(path) {
                     break;
@@ -168,9 +170,10 @@ impl SnapshotReader {
     /// When it does not exist, or the catalogue cannot be read.
     pub fn entry(&self, path: &EntryPath) -> Result<Entry, VaultError> {
         let selection = Selection::of_path(path.clone());
-        let mut found = None;
+        let (mut found, mut has_more_below) = (None, false);
         for member in &self.manifest.members {
             self.each_entry(member, &selection, |entry| {
+                has_more_below |= entry.path != *path && entry.path.is_at_or_below(path);
                 if entry.path == *path {
                     found = Some(entry);
                 }
@@ -180,7 +183,8 @@ impl SnapshotReader {
                 break;
             }
         }
-        found.ok_or_else(|| VaultError::NoEntry(format!("/{path}: not in this snapshot")))
+        let why = if has_more_below { "is a dir, not a file" } else { "not in this snapshot" };
+        found.ok_or_else(|| VaultError::NoEntry(format!("/{path}: {why}")))
     }
 
     /// The file that an entry stands for: itself, or the first name of a hard link.

@@ -51,10 +51,18 @@ pub enum VaultError {
     #[error(transparent)]
     State(#[from] StateError),
     /// A source failed: the job has no snapshot.
-    #[error("source {member:?}: {source}")]
+    #[error("source {member:?}: {}", source.within(member))]
     Source {
         /// The member.
         member: String,
+        /// Why.
+        source: SourceError,
+    },
+    /// A hook failed.
+    #[error("{place}: {}", source.within(place))]
+    Hook {
+        /// What it belongs to: a job, a source, a restore.
+        place: String,
         /// Why.
         source: SourceError,
     },

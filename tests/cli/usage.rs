@@ -90,6 +90,36 @@ fn a_copy_that_is_not_there_is_named() {
 }
 
 #[test]
+fn a_server_that_refuses_is_given_up_soon_and_named_once() {
+    let world = pushed();
+    crate::world::sshd::KeyPair::new(world.dir.path(), "key");
+    let port = crate::world::sshd::free_port();
+    let (key, host_key) = (world.path("key"), format!("SHA256:{}", "A".repeat(43)));
+    let gone = |more: &str| {
+        let (url, key) = (format!("sftp://x@127.0.0.1:{port}/vault"), key.display());
+        format!("[store.gone]\nurl = \"{url}\"\nhost_key = \"{host_key}\"\nssh_key = \"{key}\"\n{more}\n")
+    };
+    world.agent.configure(&gone(""));
+    let run = world.run(args!["ls", "latest", "--from", "gone", "--identity", &world.identity, "-v"]).exits(5);
+    // The waits double from a quarter of a second: seconds hold four of them, a minute eight at least.
+    let waits = run.err.matches("will try again").count();
+    assert!((1..=4).contains(&waits), "{waits} waits: {}", run.err);
+    let said = run.err.lines().last().unwrap();
+    assert_eq!(said.matches("unreachable").count() + said.matches("127.0.0.1").count(), 2, "{said}");
+
+    // A push that nobody watches waits longer, and says at once for what.
+    world.agent.reconfigure(|text| text.replace(&gone(""), &gone("timeout = \"1s\"")));
+    let push = world.run(args!["push", world.path("data"), "--to", "gone"]).exits(5).says("gone: store unreachable");
+    assert_eq!(push.err.matches("trying again for").count(), 1, "{}", push.err);
+    let said = push.err.lines().last().unwrap();
+    assert_eq!(said.matches("unreachable").count(), 1, "{said}");
+    let push = world.run(args!["push", world.path("data")]).exits(3).says("gone: MISSED\n");
+    assert_eq!(push.out.matches("refused").count(), 1, "{}", push.out);
+    let status = world.run(args!["status"]).ok().says("gone: NOT REACHED\n");
+    assert_eq!(status.out.matches("refused").count(), 1, "{}", status.out);
+}
+
+#[test]
 fn addresses_that_lead_nowhere_are_named() {
     let world = pushed();
     let wrong = [

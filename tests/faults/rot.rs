@@ -2,7 +2,7 @@
 //! else could not restore.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::rounds;
 use crate::world::{Random, World, args, assert_same, files_below, flip};
@@ -100,4 +100,47 @@ fn a_byte_that_turned_over_in_the_cache_costs_no_snapshot() {
         nights.push_and_restore_elsewhere(&format!("round {round}, byte {at} of {}", file.display()));
         nights.pass();
     }
+}
+
+/// Turns over every hundredth byte of the files whose path holds `part`.
+fn spoil(cache: &Path, part: &str) {
+    for file in files_below(cache).iter().filter(|path| path.to_string_lossy().contains(part)) {
+        for at in (0..fs::metadata(file).unwrap().len()).step_by(100) {
+            flip(file, at);
+        }
+    }
+}
+
+#[test]
+fn an_index_that_is_found_damaged_on_the_way_is_made_anew_at_once() {
+    let mut nights = Nights::new(12);
+    for night in 0..2 {
+        nights.push_and_restore_elsewhere(&format!("night {night}"));
+        nights.pass();
+    }
+    let cache = nights.world.agent.state.join("cache");
+    spoil(&cache, "/index/tables");
+    nights.world.run(args!["push", nights.data()]).ok().says("made anew");
+    nights.pass();
+    // Pages are looked at when a chunk is found in them.
+    spoil(&cache, "/index/segment-");
+    nights.push_and_restore_elsewhere("segments");
+    nights.pass();
+    nights.push_and_restore_elsewhere("the night after");
+}
+
+#[test]
+fn an_index_of_a_reader_that_rotted_is_no_damage_of_the_vault() {
+    let mut nights = Nights::new(13);
+    for _ in 0..2 {
+        nights.world.push(nights.data());
+        nights.pass();
+    }
+    let world = &nights.world;
+    world.verify("opened");
+    spoil(&world.agent.state.join("cache"), "/read-index/tables");
+    let verify = || world.run(args!["verify", "--depth", "opened", "--identity", &world.identity]);
+    let found = verify().exits(1);
+    found.says("read-index").never_says("snapshot ");
+    verify().ok();
 }

@@ -1,8 +1,7 @@
 //! Our age files by Debian's age, our signatures by ssh-keygen, and the reverse.
 
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use farkeep::crypto::identity::Identity;
 use farkeep::crypto::open::open;
@@ -11,7 +10,7 @@ use farkeep::crypto::sign::{SigningKey, VerifyingKey};
 
 use crate::rounds;
 use crate::world::sshd::scratch;
-use crate::world::tools::{must, must_bytes};
+use crate::world::tools::{must, must_bytes, ssh_keygen_verifies};
 use crate::world::{Random, needs};
 
 const STEP: u64 = 64 * 1024;
@@ -68,8 +67,9 @@ fn what_we_sign_ssh_keygen_verifies_and_the_reverse() {
         let length = random.below(60_000) as usize;
         let line: String = (0..length).map(|_| char::from(b' ' + random.below(95) as u8)).collect::<String>() + "\n";
         let armor = our_key.sign("farkeep-record@v1", &line).unwrap();
-        let verify =
-            |line: &str, namespace: &str| verifies(dir.path(), &our_key.verifier().to_openssh(), line, &armor, namespace);
+        let verify = |line: &str, namespace: &str| {
+            ssh_keygen_verifies(dir.path(), &our_key.verifier().to_openssh(), line, &armor, namespace)
+        };
         assert!(verify(&line, "farkeep-record@v1"), "round {round}");
         assert!(!verify(&line, "farkeep-trust@v1") && !verify(&format!("{line}x"), "farkeep-record@v1"), "round {round}");
 
@@ -87,22 +87,4 @@ fn what_we_sign_ssh_keygen_verifies_and_the_reverse() {
         assert!(their_key.verify("farkeep-record@v1", &line[1..], &armor).is_err(), "round {round}");
         assert!(our_key.verifier().verify("farkeep-record@v1", &line, &armor).is_err(), "round {round}");
     }
-}
-
-fn verifies(dir: &Path, key: &str, line: &str, armor: &str, namespace: &str) -> bool {
-    let (signature, signers) = (dir.join("signature"), dir.join("signers"));
-    fs::write(&signature, armor).unwrap();
-    fs::write(&signers, format!("us {key}\n")).unwrap();
-    let mut child = Command::new("ssh-keygen")
-        .args(["-Y", "verify", "-I", "us", "-n", namespace, "-f"])
-        .args([&signers])
-        .arg("-s")
-        .arg(&signature)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    std::io::Write::write_all(&mut child.stdin.take().unwrap(), line.as_bytes()).unwrap();
-    child.wait().unwrap().success()
 }

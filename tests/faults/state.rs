@@ -145,10 +145,7 @@ fn torn_objects_are_not_believed_either() {
 
 #[test]
 fn caches_can_be_deleted_at_any_time() {
-    let world = World::new();
-    let tree = world.tree("data");
-    tree.ordinary(60, 1);
-    world.push(&tree.root);
+    let (world, tree) = World::pushed(60);
     for round in 0..3 {
         let cache = world.agent.state.join("cache");
         let files = files_below(&cache);
@@ -166,10 +163,7 @@ fn caches_can_be_deleted_at_any_time() {
 
 #[test]
 fn state_from_an_old_backup_goes_on_where_the_vault_is() {
-    let world = World::new();
-    let tree = world.tree("data");
-    tree.ordinary(40, 1);
-    world.push(&tree.root);
+    let (world, tree) = World::pushed(40);
     let old = world.path("old state");
     copy(&world.agent.state, &old);
     for night in 0..3 {
@@ -189,10 +183,7 @@ fn state_from_an_old_backup_goes_on_where_the_vault_is() {
 
 #[test]
 fn an_old_state_and_a_vault_that_lost_objects_together() {
-    let world = World::new();
-    let tree = world.tree("data");
-    tree.ordinary(40, 1);
-    world.push(&tree.root);
+    let (world, tree) = World::pushed(40);
     let old = world.path("old state");
     copy(&world.agent.state, &old);
     tree.noise("second", 100_000, 1);
@@ -209,10 +200,7 @@ fn an_old_state_and_a_vault_that_lost_objects_together() {
 
 #[test]
 fn a_machine_that_lost_its_state_says_what_it_lacks() {
-    let world = World::new();
-    let tree = world.tree("data");
-    tree.ordinary(10, 1);
-    world.push(&tree.root);
+    let (world, tree) = World::pushed(10);
     fs::remove_dir_all(&world.agent.state).unwrap();
     let before = files_below(&world.vault);
     world.run(args!["push", &tree.root]).exits(1).says("agent");

@@ -183,6 +183,20 @@ fn every_command_line_of_the_readme_is_understood() {
 }
 
 #[test]
+fn the_map_of_the_tests_has_every_directory_and_every_story() {
+    let page = Text::read("tests/README.md").content;
+    let rows: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let entries = |dir: &str| -> Vec<PathBuf> {
+        std::fs::read_dir(repository().join(dir)).unwrap().map(|entry| entry.unwrap().path()).collect()
+    };
+    let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+    let directories = entries("tests").into_iter().filter(|path| path.is_dir()).map(|path| format!("{}/", name(&path)));
+    let stories = entries("tests/stories").into_iter().map(|path| name(&path)).filter(|name| name != "main.rs");
+    let missing: Vec<String> = directories.chain(stories).filter(|name| !rows.contains(&name.as_str())).collect();
+    none("tests that tests/README.md does not name", &missing);
+}
+
+#[test]
 fn the_recovery_script_is_short_and_stands_alone() {
     needs!("python3");
     let script = Text::read("src/format/recover.py");

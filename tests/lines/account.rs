@@ -8,9 +8,9 @@ use farkeep::store::sftp::SftpStore;
 use farkeep::store::{Durability, Store, StoreError, WriteOnceStore};
 
 use crate::raw::{self, Answer, FLAG_APPEND, FLAG_CREATE, FLAG_EXCL, FLAG_READ, FLAG_TRUNC, FLAG_WRITE, Raw, fields};
-use crate::world::server::{Server, missing};
+use crate::world::server::Server;
 use crate::world::sshd::{KeyPair, location, noise, options};
-use crate::world::{args, assert_same, skipped};
+use crate::world::{args, assert_same, needs};
 
 const VICTIM: &str = "/vault/packs/00/victim";
 
@@ -29,9 +29,7 @@ fn raw(server: &Server) -> Raw {
 
 #[test]
 fn the_agent_and_the_reader_work() {
-    if let Some(why) = missing() {
-        return skipped(&why);
-    }
+    needs!(server);
     let server = Server::start();
     let store = writer(&server);
     store.make_dirs(&["packs".into(), "packs/00".into()]).unwrap_or_else(|e| panic!("what is there needs no mkdir: {e}"));
@@ -59,9 +57,7 @@ fn the_agent_and_the_reader_work() {
 
 #[test]
 fn a_thief_of_the_key_changes_nothing() {
-    if let Some(why) = missing() {
-        return skipped(&why);
-    }
+    needs!(server);
     let server = Server::start();
     let content = noise(100_000, 9);
     writer(&server).put("packs/00/victim", &content).unwrap();
@@ -94,9 +90,7 @@ fn a_thief_of_the_key_changes_nothing() {
 
 #[test]
 fn a_vault_under_attack_goes_on_working() {
-    if let Some(why) = missing() {
-        return skipped(&why);
-    }
+    needs!(server);
     let server = Server::start();
     let world = server.world();
     let tree = world.tree("data");

@@ -7,9 +7,9 @@ use farkeep::model::name::ObjectName;
 
 use crate::proxy::{Harm, Proxy, Way};
 use crate::world::background::until;
-use crate::world::server::{Server, missing};
+use crate::world::server::Server;
 use crate::world::sshd::Served;
-use crate::world::{Running, World, args, assert_same, bytes_below, files_below, skipped};
+use crate::world::{Running, Tree, World, args, assert_same, bytes_below, files_below, needs};
 
 /// The size of a full pack, nearly.
 const PACK: u64 = 16 << 20;
@@ -30,18 +30,22 @@ fn restored(world: &World, tree: &Path) {
     world.run(args!["ledger", "verify"]).ok();
 }
 
-#[test]
-fn killed_sessions_cost_the_packs_in_flight_and_no_more() {
-    if let Some(why) = missing() {
-        return skipped(&why);
-    }
+/// A push of four packs over one connection, of which two have arrived.
+fn half_pushed(seed: u64) -> (Server, World, Tree, Running) {
     let server = Server::start();
     let world = server.world();
     world.agent.reconfigure(|text| text.replace("ssh_key", "connections = 1\nssh_key"));
     let tree = world.tree("data");
-    tree.noise("large", 64 << 20, 1);
+    tree.noise("large", 64 << 20, seed);
     let push = Running::start(&world.agent, args!["push", &tree.root, "--json"]);
     until("two packs have arrived", || whole_packs(&server.vault()).len() >= 2);
+    (server, world, tree, push)
+}
+
+#[test]
+fn killed_sessions_cost_the_packs_in_flight_and_no_more() {
+    needs!(server);
+    let (server, world, tree, push) = half_pushed(1);
     assert!(server.sshd.kill_sessions() > 0, "the push was too quick to be harmed");
     let done = push.wait().ok().json();
     // One connection has two channels, with a pack on each.
@@ -53,16 +57,8 @@ fn killed_sessions_cost_the_packs_in_flight_and_no_more() {
 
 #[test]
 fn a_killed_push_is_taken_up_by_the_next() {
-    if let Some(why) = missing() {
-        return skipped(&why);
-    }
-    let server = Server::start();
-    let world = server.world();
-    world.agent.reconfigure(|text| text.replace("ssh_key", "connections = 1\nssh_key"));
-    let tree = world.tree("data");
-    tree.noise("large", 64 << 20, 2);
-    let push = Running::start(&world.agent, args!["push", &tree.root]);
-    until("two packs have arrived", || whole_packs(&server.vault()).len() >= 2);
+    needs!(server);
+    let (server, world, tree, push) = half_pushed(2);
     assert!(push.kill(), "the push was too quick to be killed");
     assert!(world.snapshots().is_empty());
     let arrived = whole_packs(&server.vault());

@@ -4,10 +4,10 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::world::server::{Server, missing};
+use crate::world::server::Server;
 use crate::world::sshd::{KeyPair, scratch};
 use crate::world::tools::must;
-use crate::world::{Run, World, args, files_below, skipped};
+use crate::world::{Run, World, args, files_below, needs};
 
 /// The account that the recipe makes, in the words of its block.
 const RECIPE: &str =
@@ -31,9 +31,7 @@ fn account(options: &str) -> Server {
 
 #[test]
 fn the_recipe_is_write_once_and_everybody_is_told() {
-    if let Some(why) = missing() {
-        return skipped(&why);
-    }
+    needs!(server);
     let server = Server::start();
     let world = server.world();
     let tree = world.tree("data");
@@ -60,9 +58,7 @@ fn the_recipe_is_write_once_and_everybody_is_told() {
 
 #[test]
 fn a_plain_account_is_mutable_and_is_left_as_it_was() {
-    if let Some(why) = missing() {
-        return skipped(&why);
-    }
+    needs!(server);
     let server = account("");
     let world = server.world();
     let before = files_below(&server.vault());
@@ -79,9 +75,7 @@ fn a_plain_account_is_mutable_and_is_left_as_it_was() {
 
 #[test]
 fn a_black_list_without_the_umask_is_mutable() {
-    if let Some(why) = missing() {
-        return skipped(&why);
-    }
+    needs!(server);
     // Owners may set the mode back unless that is refused; here it is, and what farkeep stores is safe by its own mode.
     let black = "-P remove,rename,posix-rename,setstat,fsetstat,lsetstat,rmdir,hardlink,symlink,copy-data,mkdir";
     let server = account(black);
@@ -99,9 +93,7 @@ fn a_black_list_without_the_umask_is_mutable() {
 
 #[test]
 fn an_account_that_can_only_litter_is_append_weak() {
-    if let Some(why) = missing() {
-        return skipped(&why);
-    }
+    needs!(server);
     let server = account("-u 0237 -P remove,rename,posix-rename,setstat,fsetstat,lsetstat,rmdir");
     let found = probe(&server.world(), 3);
     assert_eq!(found["verdict"], "append-weak", "{found}");
@@ -110,9 +102,7 @@ fn an_account_that_can_only_litter_is_append_weak() {
 
 #[test]
 fn forwarded_ports_and_keys_that_can_be_added_are_found() {
-    if let Some(why) = missing() {
-        return skipped(&why);
-    }
+    needs!(server);
     let server = Server::start_changed(|block| block.replace("AllowTcpForwarding no", "AllowTcpForwarding yes"));
     let world = server.world();
     let found = probe(&world, 3);
@@ -137,9 +127,7 @@ fn forwarded_ports_and_keys_that_can_be_added_are_found() {
 
 #[test]
 fn an_account_with_a_shell_is_mutable() {
-    if let Some(why) = missing() {
-        return skipped(&why);
-    }
+    needs!(server);
     let confined =
         |line: &&str| !line.contains("ChrootDirectory") && !line.contains("ForceCommand") && !line.contains(" no");
     let server = Server::start_changed(|block| block.lines().filter(confined).map(|line| format!("{line}\n")).collect());
@@ -190,9 +178,7 @@ fn a_directory_is_said_to_be_one_and_a_reader_cannot_be_probed() {
     assert_eq!((&found["verdict"], &found["attacks"]), (&Value::Null, &json!(0)));
     world.run(args!["probe"]).ok().says("a directory of this machine");
     world.run(args!["probe", "nowhere"]).exits(2);
-    if let Some(why) = missing() {
-        return skipped(&why);
-    }
+    needs!(server);
     let server = Server::start();
     let world = server.world();
     let reader = server.reader(&world);

@@ -4,16 +4,13 @@
 use std::fs;
 use std::process::Command;
 
-use crate::world::server::missing;
 use crate::world::sshd::{KeyPair, SSHD, scratch};
 use crate::world::tools::must;
-use crate::world::{World, args, skipped};
+use crate::world::{World, args, needs};
 
 #[test]
 fn sshd_reads_the_recipe_as_it_is_meant() {
-    if let Some(why) = missing() {
-        return skipped(&why);
-    }
+    needs!(server);
     let world = World::bare();
     world.agent.configure("[store.server]\nurl = \"sftp://bk-archive@backup.example.org/copies/vault\"");
     let printed = world.run(args!["sshd-config"]).ok().out;

@@ -43,6 +43,12 @@ fn any_snapshot_and_any_part_of_it_is_restored() {
     let ids: Vec<&str> = listed.lines().map(|line| line.split_whitespace().next().unwrap()).collect();
     let ours: Vec<String> = world.snapshots().iter().map(|s| s["id"].as_str().unwrap()[..16].to_owned()).collect();
     assert_eq!(ids, ours);
+    let starts = |text: &str| -> Vec<String> {
+        let lines = text.lines().map(|line| line.split_whitespace().take(2).collect::<Vec<_>>());
+        lines.map(|words| format!("{:.8} {}", words[0], words[1])).collect()
+    };
+    let shown = world.run(args!["snapshots"]).ok().out;
+    assert_eq!(starts(&listed), starts(&shown)[..ours.len()], "ids and times as `farkeep snapshots` shows them");
     let restore = |into: &Path, more: Vec<std::ffi::OsString>| {
         let mut all = args!["restore", "--identity", &world.identity, "--into", into];
         all.extend(more);

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use crate::world::tools::must;
+use crate::world::tools::{must, ssh_keygen_verifies};
 use crate::world::{Random, World, needs};
 use crate::{busy, epoch, opened};
 
@@ -97,22 +97,8 @@ fn ssh_keygen_verifies_every_record() {
 
 /// `ssh-keygen -Y verify` with the key that the signature names as the only one allowed.
 fn verifies(world: &World, line: &str, armor: &str, namespace: &str) -> bool {
-    let (signature, signers) = (world.path("signature"), world.path("signers"));
-    fs::write(&signature, armor).unwrap();
     let key = farkeep::crypto::sign::signer(armor).unwrap().to_openssh();
-    fs::write(&signers, format!("who {key}\n")).unwrap();
-    let mut child = Command::new("ssh-keygen")
-        .args(["-Y", "verify", "-I", "who", "-n", namespace, "-f"])
-        .arg(&signers)
-        .arg("-s")
-        .arg(&signature)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    std::io::Write::write_all(&mut child.stdin.take().unwrap(), line.as_bytes()).unwrap();
-    child.wait().unwrap().success()
+    ssh_keygen_verifies(world.dir.path(), &key, line, armor, namespace)
 }
 
 #[test]

@@ -72,6 +72,20 @@ impl Gate {
     }
 }
 
+/// Two nights, the second with other data, and a push of the first one's data that has begun: with what it will push, and
+/// somebody who prunes meanwhile.
+fn begun() -> (Gate, Vec<u8>, Machine, Running) {
+    let gate = Gate::new();
+    let first = gate.dump(1);
+    gate.world.push("dump");
+    gate.dump(2);
+    gate.world.push("dump");
+    let pruner = gate.pruner();
+    fs::write(&gate.data, &first).unwrap();
+    let push = gate.begin();
+    (gate, first, pruner, push)
+}
+
 #[test]
 fn what_a_pending_plan_names_is_packed_again() {
     let world = World::new();
@@ -97,14 +111,7 @@ fn what_a_pending_plan_names_is_packed_again() {
 
 #[test]
 fn a_push_that_was_at_work_when_the_plan_came_begins_again() {
-    let gate = Gate::new();
-    let first = gate.dump(1);
-    gate.world.push("dump");
-    gate.dump(2);
-    gate.world.push("dump");
-    let pruner = gate.pruner();
-    fs::write(&gate.data, &first).unwrap();
-    let push = gate.begin();
+    let (gate, first, pruner, push) = begun();
     pruner.run(args!["prune", "plan", "--keep-last", "1"]).ok().says("1 snapshot to drop");
     gate.let_go();
     push.wait().ok();
@@ -114,14 +121,7 @@ fn a_push_that_was_at_work_when_the_plan_came_begins_again() {
 
 #[test]
 fn a_push_under_whose_hands_objects_go_begins_again() {
-    let gate = Gate::new();
-    let first = gate.dump(1);
-    gate.world.push("dump");
-    gate.dump(2);
-    gate.world.push("dump");
-    let pruner = gate.pruner();
-    fs::write(&gate.data, &first).unwrap();
-    let push = gate.begin();
+    let (gate, first, pruner, push) = begun();
     pruner.run(args!["prune", "plan", "--keep-last", "1"]).ok();
     pruner.run(args!["prune", "apply", "--now"]).ok().says("1 snapshot dropped");
     gate.let_go();

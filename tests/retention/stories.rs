@@ -235,6 +235,9 @@ fn recovery_without_farkeep_does_not_stumble_over_what_was_dropped() {
         command.arg(world.vault.join("recover.py")).args(more).current_dir(&world.vault);
         command.output().unwrap()
     };
-    let help = script(&["--help"]);
-    assert!(help.status.success(), "{}", String::from_utf8_lossy(&help.stderr));
+    let listed = script(&["list", "--identity", world.identity.to_str().unwrap()]);
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    let lines: Vec<String> = String::from_utf8_lossy(&listed.stdout).lines().map(str::to_owned).collect();
+    let dropped: Vec<bool> = lines.iter().map(|line| line.contains(" DROPPED ")).collect();
+    assert_eq!(dropped, [true, true, false], "{lines:#?}");
 }

@@ -53,7 +53,32 @@ fn a_dump_that_ends_with_an_error_after_half_of_it_makes_no_snapshot() {
 fn an_empty_dump_with_exit_code_0_makes_no_snapshot() {
     let world = good();
     configure(&world, &["true"], "");
-    fails(&world, "gave no output");
+    fails(&world, "source \"db\": gave no output");
+}
+
+#[test]
+fn the_place_of_a_dump_is_a_directory_to_every_command() {
+    let world = good();
+    let identity = &world.identity;
+    let names = |args: Vec<std::ffi::OsString>| {
+        let mut all = args;
+        all.extend(args!["--identity", identity]);
+        world.run(all).ok().out
+    };
+    let dump = "/@db/stdout\n";
+    assert_eq!(names(args!["ls", "latest"]), "/tmp/\n/@db/\n");
+    for path in ["@db", "@db/", "/@db", "/@db/stdout"] {
+        assert_eq!(names(args!["ls", "latest", path]), dump, "{path}");
+        let found = names(args!["find", if path == "@db" { "/@db" } else { path }]);
+        assert!(found.ends_with(dump), "{path}: {found}");
+        let back = world.path("back");
+        names(args!["restore", "latest", path, "--into", &back]);
+        assert_eq!(fs::read(back.join("@db/stdout")).unwrap(), fs::read(world.path("dump")).unwrap());
+        assert!(fs::read_dir(&back).unwrap().count() == 1, "{path}: more than the dump was restored");
+        fs::remove_dir_all(back).unwrap();
+    }
+    world.run(args!["cat", "latest", "@db", "--identity", identity]).exits(1).says("/@db: is a dir, not a file");
+    world.run(args!["ls", "latest", "@d", "--identity", identity]).exits(1).says("not in this snapshot");
 }
 
 #[test]

@@ -75,7 +75,7 @@ fn a_hook_that_fails_keeps_the_backup_from_being_made_and_is_undone() {
         &hooked.hook("job-before", ""),
         &hooked.hook("source-before", "echo no such unit >&2; exit 5"),
     );
-    hooked.push().exits(1).says("no such unit").says("source db");
+    hooked.push().exits(1).says("no such unit").says("farkeep: source db: hook ");
     let inner = ["source-before", "source-failed", "source-always"];
     assert_eq!(hooked.words(), [&["job-before"], &inner[..], &["job-always", "job-failed"]].concat());
     assert_eq!(snapshots(&hooked.world), 0);

@@ -89,7 +89,9 @@ fn harmed(served: &Served, silence: Duration, harm: impl Fn(usize) -> Harm + Sen
     let mut options = served.options(&served.writer);
     options.times.silence = silence;
     options.times.login = silence * 2;
-    options.times.retry_budget = Duration::from_secs(3);
+    // A read that is cut many times goes on, however slow the machine is.
+    options.times.retry_budget = Duration::from_secs(60);
+    options.times.first_contact = options.times.retry_budget;
     options.times.retry_wait = Duration::from_millis(2);
     let store = SftpStore::connect(&location, options).unwrap();
     (proxy, store)

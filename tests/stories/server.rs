@@ -3,17 +3,15 @@
 use std::fs;
 use std::process::Command;
 
-use crate::world::server::{Server, missing};
+use crate::world::server::Server;
 use crate::world::tools::must;
-use crate::world::{World, args, assert_same, bytes_below, files_below, needs, skipped};
+use crate::world::{World, args, assert_same, bytes_below, files_below, needs};
 
 #[test]
 fn a_whole_tree_goes_to_the_server_and_comes_back() {
     needs!(root);
     needs!("rsync", "setfacl", "setcap");
-    if let Some(why) = missing() {
-        return skipped(&why);
-    }
+    needs!(server);
     let server = Server::start();
     let world = server.world();
     let tree = world.tree("data");
@@ -50,9 +48,7 @@ fn a_whole_tree_goes_to_the_server_and_comes_back() {
 
 #[test]
 fn what_arrived_on_the_server_is_read_only_from_birth() {
-    if let Some(why) = missing() {
-        return skipped(&why);
-    }
+    needs!(server);
     let server = Server::start();
     let world = server.world();
     let tree = world.tree("data");
@@ -64,9 +60,7 @@ fn what_arrived_on_the_server_is_read_only_from_birth() {
 
 #[test]
 fn with_a_wrong_host_key_nothing_is_sent() {
-    if let Some(why) = missing() {
-        return skipped(&why);
-    }
+    needs!(server);
     let server = Server::start();
     let world = server.world();
     let tree = world.tree("data");

@@ -46,6 +46,11 @@ macro_rules! needs {
             return $crate::world::skipped("root is needed");
         }
     };
+    (server) => {
+        if let Some(why) = $crate::world::server::missing() {
+            return $crate::world::skipped(&why);
+        }
+    };
     ($($tool:literal),+) => {
         $(if let Some(why) = $crate::world::missing_tool($tool) {
             return $crate::world::skipped(&why);
@@ -82,6 +87,15 @@ impl World {
         fs::create_dir(dir.path().join("operator")).unwrap();
         let (identity, vault) = (dir.path().join("operator/identity"), dir.path().join("vault"));
         Self { dir, agent, identity, vault }
+    }
+
+    /// A vault in one directory with one snapshot of a tree of so many ordinary files.
+    pub fn pushed(files: usize) -> (Self, Tree) {
+        let world = Self::new();
+        let tree = world.tree("data");
+        tree.ordinary(files, 1);
+        world.push(&tree.root);
+        (world, tree)
     }
 
     /// Several directories as stores `a`, `b`, ... of one vault.

@@ -1,8 +1,8 @@
 //! Programs of the system that tests use, and the word for a test that cannot run here.
 
 use std::io::Write;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 pub fn is_root() -> bool {
     rustix::process::getuid().is_root()
@@ -25,6 +25,25 @@ pub fn skipped(why: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
     let _ = writeln!(std::io::stdout().lock(), "\nSKIPPED: {test}: {why}");
+}
+
+/// What `ssh-keygen -Y verify` says of a signature when this key is the only one allowed. Its files go into `dir`.
+pub fn ssh_keygen_verifies(dir: &Path, key: &str, line: &str, armor: &str, namespace: &str) -> bool {
+    let (signature, signers) = (dir.join("signature"), dir.join("signers"));
+    std::fs::write(&signature, armor).unwrap();
+    std::fs::write(&signers, format!("who {key}\n")).unwrap();
+    let mut child = Command::new("ssh-keygen")
+        .args(["-Y", "verify", "-I", "who", "-n", namespace, "-f"])
+        .arg(&signers)
+        .arg("-s")
+        .arg(&signature)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(line.as_bytes()).unwrap();
+    child.wait().unwrap().success()
 }
 
 /// A command that must succeed; gives its output.

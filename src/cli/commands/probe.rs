@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::cli::wire::{Opening, open_store, resolve};
+use crate::cli::wire::{Opened, Opening, open_stores};
 use crate::cli::{Outcome, Session, render};
 use crate::ops::OpError;
 use crate::ops::probe::{ProbePlan, ProbeReceipt, StoreProbe, probe};
@@ -25,14 +25,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
     if wanted.is_empty() {
         return Err(OpError::Usage("no store: name one, or write [store.NAME] into the configuration".into()));
     }
-    let (mut stores, mut missed) = (Vec::new(), Vec::new());
-    for text in &wanted {
-        let (name, config) = resolve(session, text)?;
-        match open_store(&name, &config, Opening::Existing) {
-            Ok(store) => stores.push(store),
-            Err(error) => missed.push((name, error)),
-        }
-    }
+    let Opened { stores, missed } = open_stores(&wanted, Opening::Existing, session)?;
     let plan = ProbePlan { vault: session.config.vault, stores, missed };
     let receipt = probe(&plan, &session.env())?;
     session.progress.clear();

@@ -59,11 +59,16 @@ pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
     };
     let receipt = sync(&plan, &session.env())?;
     session.progress.clear();
-    let is_drive = to.location.as_ref().is_some_and(|location| location.directory().is_some());
-    Ok(Outcome::new(receipt.exit(), describe(&receipt, is_drive), &receipt))
+    // Asked anew: where a plain directory is allowed, a drive is allowed as well.
+    let target = to.location.as_ref().and_then(|location| location.directory());
+    let promise = target.map(|dir| match check_drive(dir, source_dir) {
+        Ok(()) => "safe to unplug",
+        Err(_) => "durable, and read back: no drive, so there is nothing to unplug",
+    });
+    Ok(Outcome::new(receipt.exit(), describe(&receipt, promise), &receipt))
 }
 
-fn describe(receipt: &SyncReceipt, is_drive: bool) -> String {
+fn describe(receipt: &SyncReceipt, promise: Option<&str>) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
@@ -80,8 +85,8 @@ fn describe(receipt: &SyncReceipt, is_drive: bool) -> String {
         let _ = writeln!(text, "  {} damaged there and whole now", render::count(receipt.healed.len() as u64, "object"));
     }
     render::findings(&mut text, &receipt.findings);
-    if is_drive && receipt.safe {
-        let _ = writeln!(text, "safe to unplug");
+    if let Some(promise) = promise.filter(|_| receipt.safe) {
+        let _ = writeln!(text, "{promise}");
     }
     text
 }

@@ -190,10 +190,11 @@ pub fn push(plan: &PushPlan, env: &Env<'_>) -> Result<PushReceipt, OpError> {
     loop {
         let outcome = match push_once(plan, &mut context, env) {
             // The index was given up and nothing was committed: once more, with one that is made anew from the vault.
-            Err(OpError::Vault(VaultError::State(error @ StateError::Rotten { .. }))) if !rotten => {
+            Err(OpError::Vault(VaultError::State(StateError::Rotten { path, why }))) if !rotten => {
                 rotten = true;
                 env.step("the chunk index on this machine is damaged: it is made anew, and the push begins again");
-                noticed.push(Finding::new(FindingKind::Notice, "chunk index", error));
+                let message = format!("damaged on this machine, and made anew from the vault: {}: {why}", path.display());
+                noticed.push(Finding::new(FindingKind::Notice, "chunk index", message));
                 continue;
             }
             outcome => outcome?,

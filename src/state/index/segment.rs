@@ -1,13 +1,15 @@
 //! A sorted run of chunks on disk, with the first key and the checksum of each page in memory.
 //!
 //! A chunk that is found where it does not lie would be missing from a snapshot, so a page is held against its checksum before
-//! anything that stands in it counts. One that is not found is stored again, so a page without the key is not.
+//! anything that stands in it counts, once in the life of a process. A chunk that is not found is stored again, so a page
+//! without it is not checked.
 
 use std::cmp::Reverse;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::meta::give_up;
 use super::{PackNumber, Place};
@@ -68,6 +70,8 @@ pub struct Segment {
     fences: Vec<u64>,
     /// The checksum of each page: as much again.
     sums: Vec<[u8; CHECKSUM_BYTES]>,
+    /// By page: whether it was found right.
+    sound: Vec<AtomicBool>,
 }
 
 impl Segment {
@@ -90,7 +94,8 @@ impl Segment {
         let (rows, _) = rows.as_chunks::<FENCE_BYTES>();
         let fences = rows.iter().map(|row| prefix(row)).collect();
         let sums = rows.iter().filter_map(|row| row.last_chunk().copied()).collect();
-        Ok(Self { path: path.to_owned(), file, records, fences, sums })
+        let sound = rows.iter().map(|_| AtomicBool::new(false)).collect();
+        Ok(Self { path: path.to_owned(), file, records, fences, sums, sound })
     }
 
     pub const fn records(&self) -> u64 {
@@ -165,8 +170,9 @@ impl Segment {
             let (rows, _) = bytes.as_chunks::<RECORD_BYTES>();
             let from = rows.partition_point(|row| row[..24] < id.0[..]);
             let mut rows = rows[from..].iter().take_while(|row| row[..24] == id.0[..]).peekable();
-            if rows.peek().is_some() {
+            if rows.peek().is_some() && !self.sound[number].load(Ordering::Relaxed) {
                 self.check(number, bytes)?;
+                self.sound[number].store(true, Ordering::Relaxed);
             }
             rows.for_each(|row| found(Record::decode(row).place));
         }

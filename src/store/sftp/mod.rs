@@ -42,7 +42,7 @@ mod upload;
 mod watchdog;
 mod wire;
 
-pub use options::{AskPassphrase, CONNECTIONS_DEFAULT, CONNECTIONS_MAX, Rate, RateLimit, SftpOptions, Times};
+pub use options::{AskPassphrase, CONNECTIONS_DEFAULT, CONNECTIONS_MAX, Rate, RateLimit, SftpOptions, Times, Waiting};
 
 use job::Job;
 use listing::Listing;
@@ -108,7 +108,7 @@ impl SftpStore {
             options,
             runtime: Some(runtime),
         };
-        Budget::new(&store.options.times).spend(|| store.with_session(async |_| Ok(())))?;
+        Budget::of_first_contact(&store.options).spend(|| store.with_session(async |_| Ok(())))?;
         Ok(store)
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::watchdog::Patience;
 use crate::crypto::identity::Passphrase;
+use crate::store::StoreError;
 
 /// Connections at once. OpenSSH's window is 2 MiB a channel and Linux's send buffer 4 MiB a connection, so one connection
 /// carries 2 MiB per round trip: four carry 1 Gbit/s over 50 ms.
@@ -17,6 +18,8 @@ pub const CONNECTIONS_MAX: usize = 8;
 
 /// Asks for the passphrase of a key file; none gives up on that key.
 pub type AskPassphrase = Arc<dyn Fn(&Path) -> Option<Passphrase> + Send + Sync>;
+/// Hears that the first contact failed, why, and for how long it is tried again.
+pub type Waiting = Arc<dyn Fn(&StoreError, Duration) + Send + Sync>;
 /// How fast bytes may move right now. Asked again and again, so that it may depend on the time of day.
 pub type RateLimit = Arc<dyn Fn() -> Rate + Send + Sync>;
 
@@ -55,6 +58,8 @@ pub struct SftpOptions {
     pub upload_limit: Option<RateLimit>,
     /// Limit of what is received.
     pub download_limit: Option<RateLimit>,
+    /// Told once when the first contact is tried again.
+    pub waiting: Option<Waiting>,
     /// Every wait.
     pub times: Times,
 }
@@ -75,7 +80,10 @@ pub struct Times {
     pub keepalive: Duration,
     /// Bytes per second, on average over one operation, below which a link counts as broken.
     pub slowest_bytes_per_sec: u64,
-    /// How long a read, or the making of a connection, is tried again altogether after transient failures.
+    /// How long the first contact is tried again altogether: long enough for a server that drops one connection of many
+    /// (sshd's MaxStartups), not so long that somebody who mistyped a port has to wait.
+    pub first_contact: Duration,
+    /// How long a read, or the making of a further connection, is tried again altogether after transient failures.
     pub retry_budget: Duration,
     /// The first wait between two tries; it doubles from there.
     pub retry_wait: Duration,
@@ -90,6 +98,7 @@ impl Default for Times {
             unacknowledged: Duration::from_secs(45),
             keepalive: Duration::from_secs(15),
             slowest_bytes_per_sec: 1024,
+            first_contact: Duration::from_secs(5),
             retry_budget: Duration::from_secs(60),
             retry_wait: Duration::from_millis(250),
         }
@@ -114,6 +123,7 @@ impl Default for SftpOptions {
             connections: CONNECTIONS_DEFAULT,
             upload_limit: None,
             download_limit: None,
+            waiting: None,
             times: Times::default(),
         }
     }

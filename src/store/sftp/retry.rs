@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::options::Times;
+use super::options::{SftpOptions, Times, Waiting};
 use crate::store::StoreError;
 
 /// The longest wait between two tries.
@@ -12,11 +12,19 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 pub struct Budget {
     until: Instant,
     wait: Duration,
+    /// Told before the first wait.
+    waiting: Option<Waiting>,
 }
 
 impl Budget {
     pub fn new(times: &Times) -> Self {
-        Self { until: Instant::now() + times.retry_budget, wait: times.retry_wait }
+        Self { until: Instant::now() + times.retry_budget, wait: times.retry_wait, waiting: None }
+    }
+
+    /// The budget of a store's first contact.
+    pub fn of_first_contact(options: &SftpOptions) -> Self {
+        let until = Instant::now() + options.times.first_contact;
+        Self { until, wait: options.times.retry_wait, waiting: options.waiting.clone() }
     }
 
     /// Waits before the next try, or gives the error back when it would not help or the budget is used up.
@@ -26,6 +34,9 @@ impl Budget {
     pub fn wait(&mut self, error: StoreError) -> Result<(), StoreError> {
         if !error.is_transient() || Instant::now() + self.wait > self.until {
             return Err(error);
+        }
+        if let Some(tell) = self.waiting.take() {
+            tell(&error, self.until.saturating_duration_since(Instant::now()));
         }
         tracing::info!(%error, wait_ms = self.wait.as_millis(), "will try again");
         std::thread::sleep(self.wait);

@@ -86,7 +86,7 @@ pub async fn connect(host: &str, port: u16, times: &Times) -> Result<(Stream, Se
     let unreachable = |why: String| StoreError::Unreachable(format!("{host} port {port}: {why}"));
     let work = async {
         let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.take(ADDRESSES_MAX).collect();
-        race(addresses).await
+        race(host, addresses).await
     };
     let timed_out = |_| unreachable(format!("no answer for {} s", times.connect.as_secs_f32()));
     let stream =
@@ -95,20 +95,22 @@ pub async fn connect(host: &str, port: u16, times: &Times) -> Result<(Stream, Se
     Ok((Stream { inner: stream, young_bytes: YOUNG_BYTES }, severed))
 }
 
-async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+async fn race(host: &str, addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut tries = JoinSet::new();
     for (number, address) in addresses.into_iter().enumerate() {
         let delay = NEXT_ADDRESS_AFTER * u32::try_from(number).unwrap_or(u32::MAX);
         tries.spawn(async move {
             tokio::time::sleep(delay).await;
-            TcpStream::connect(address).await.map_err(|e| io::Error::new(e.kind(), format!("{address}: {e}")))
+            TcpStream::connect(address).await.map_err(|e| (address, e))
         });
     }
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     while let Some(outcome) = tries.join_next().await {
         match outcome {
             Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(e)) => last = e,
+            // The caller names the host: an address that it was given is not said twice.
+            Ok(Err((address, e))) if address.ip().to_string() == host => last = e,
+            Ok(Err((address, e))) => last = io::Error::new(e.kind(), format!("{address}: {e}")),
             Err(e) => last = io::Error::other(e),
         }
     }

@@ -24,9 +24,11 @@ use crate::state::index::{ChunkIndex, PackNumber, Place};
 use crate::store::Store;
 use crate::vault::VaultError;
 
+mod listed;
 mod pack;
 mod slot;
 
+pub use listed::Listed;
 use pack::{DecodeJob, FetchJob, PackReader, TableMap};
 use slot::{Slot, SlotGuard};
 
@@ -114,6 +116,14 @@ impl ChunkReader {
     pub fn new(store: Arc<dyn Store>, index: Arc<ChunkIndex>, identities: Vec<Identity>, key: ChunkKey) -> Self {
         let decoders = std::thread::available_parallelism().map_or(2, usize::from);
         Self { packs: PackReader::new(store, Arc::clone(&index), identities, key), index, decoders }
+    }
+
+    /// Whether the index objects of the snapshot list all that a chunk needs.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn lists(&self, id: &ChunkId, listed: &mut Listed) -> Result<bool, VaultError> {
+        listed.has(&self.index, id)
     }
 
     /// One chunk, by itself.

@@ -12,7 +12,7 @@ use crate::model::ids::ObjectHash;
 use crate::model::path::EntryPath;
 use crate::vault::VaultError;
 use crate::vault::catalogue_reader::{RefStream, SnapshotReader};
-use crate::vault::fetch::{Ahead, Got, Order};
+use crate::vault::fetch::{Ahead, Got, Listed, Order};
 use crate::vault::snapshots::Snapshot;
 
 /// Files of which it is remembered that they were right, so that later snapshots need not be read whole: 16 bytes each.
@@ -87,7 +87,7 @@ pub fn check(
                 }
             }
         });
-        let mut orders = Orders { reader, entries, known: &known, content: None };
+        let mut orders = Orders { reader, entries, known: &known, listed: Listed::default(), content: None };
         let mut file: Option<File> = None;
         reader.chunks.stream(
             Ahead::CONTENT,
@@ -147,6 +147,7 @@ struct Orders<'a> {
     reader: &'a SnapshotReader,
     entries: crossbeam_channel::Receiver<Result<Entry, VaultError>>,
     known: &'a Seen,
+    listed: Listed,
     content: Option<RefStream>,
 }
 
@@ -166,8 +167,14 @@ impl Orders<'_> {
             let Ok(entry) = self.entries.recv() else { return Ok(None) };
             let entry = entry?;
             let EntryKind::File(content) = &entry.kind else { continue };
-            if matches!(entry.flaw, Some(Flaw::Unreadable(_))) || self.known.has(content) {
+            if matches!(entry.flaw, Some(Flaw::Unreadable(_))) {
                 continue;
+            }
+            if self.known.has(content) {
+                match self.unlisted(&entry.path, content)? {
+                    None => continue,
+                    Some(finding) => return Ok(Some(Order::Mark(Mark::Note(finding)))),
+                }
             }
             let extents = match self.reader.extents_of(content) {
                 Ok(extents) => extents.unwrap_or_else(|| vec![(0, content.size)]),
@@ -181,6 +188,24 @@ impl Orders<'_> {
             let digest = Seen::digest(content);
             let begin = Begin { path: entry.path, size: content.size, hash: content.hash, extents, digest };
             return Ok(Some(Order::Mark(Mark::Begin(Box::new(begin)))));
+        }
+    }
+}
+
+impl Orders<'_> {
+    /// A content that was read with another snapshot is not read again; but that one found it with its own index objects, and
+    /// this one's must say as well where all of it lies.
+    fn unlisted(&mut self, path: &EntryPath, content: &Content) -> Result<Option<Finding>, VaultError> {
+        let mut chunks = RefStream::of_file(content);
+        let damage = |why: &dyn std::fmt::Display| Some(Finding::new(FindingKind::Damage, format!("/{path}"), why));
+        loop {
+            match chunks.next(&self.reader.chunks) {
+                Ok(Some(id)) if self.reader.chunks.lists(&id, &mut self.listed)? => {}
+                Ok(Some(id)) => return Ok(damage(&format!("no index of this snapshot lists all that chunk {id} needs"))),
+                Ok(None) => return Ok(None),
+                Err(error @ (VaultError::Store(_) | VaultError::State(_) | VaultError::Interrupted)) => return Err(error),
+                Err(error) => return Ok(damage(&error)),
+            }
         }
     }
 }

@@ -166,7 +166,7 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
 /// What to say when no store is left to push to.
 fn none_left(plan: &PushPlan, prepared: &Prepared) -> OpError {
     let all = plan.missed.iter().chain(&prepared.missed);
-    let text: Vec<String> = all.clone().map(|(name, error)| format!("{name}: {error}")).collect();
+    let text: Vec<String> = all.clone().map(|(name, error)| format!("{name}: {}", error.reason())).collect();
     let gravest = all.clone().map(|(_, error)| error).find(|error| error.is_host_key());
     let full = all.map(|(_, error)| error).find(|error| matches!(error, StoreError::Full { .. }));
     gravest.or(full).cloned().unwrap_or_else(|| StoreError::Unreachable(text.join("; "))).into()
