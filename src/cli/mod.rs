@@ -80,6 +80,9 @@ enum Command {
     Custodian(commands::custodian::Args),
     /// Keep a snapshot whatever the rules say
     Hold(commands::prune::HoldArgs),
+    /// Decide whom the root trusts and whom backups are sealed to
+    #[command(subcommand)]
+    Keys(commands::keys::Args),
     /// Enrol external drives, bring their copies up to date, keep their register
     #[command(subcommand)]
     Drive(commands::drive::Args),
@@ -172,6 +175,7 @@ fn dispatch(command: &Command, global: &Global) -> Result<Outcome, OpError> {
         Command::Prune(args) => commands::prune::run(args, session),
         Command::Custodian(args) => commands::custodian::run(args, session),
         Command::Hold(args) => commands::prune::run_hold(args, session),
+        Command::Keys(args) => commands::keys::run(args, session),
         Command::Drive(args) => commands::drive::run(args, session),
         Command::Snapshots(args) => commands::browse::run_snapshots(args, session),
         Command::Ls(args) => commands::browse::run_ls(args, session),
@@ -199,6 +203,7 @@ const fn command_name(command: &Command) -> &'static str {
         Command::Prune(_) => "prune",
         Command::Custodian(_) => "custodian",
         Command::Hold(_) => "hold",
+        Command::Keys(_) => "keys",
         Command::Drive(_) => "drive",
         Command::Snapshots(_) => "snapshots",
         Command::Ls(_) => "ls",

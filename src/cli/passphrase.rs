@@ -7,7 +7,8 @@ use clap::Args;
 
 use super::can_ask;
 use crate::crypto::CryptoError;
-use crate::crypto::identity::{Identity, IdentityFile, Passphrase, is_protected, read_identity_file};
+use crate::crypto::identity::{Identity, IdentityFile, Passphrase, is_protected, open_with_passphrase, read_identity_file};
+use crate::crypto::sign::SigningKey;
 use crate::ops::OpError;
 
 /// A passphrase or identity file larger than this is something else.
@@ -80,6 +81,38 @@ impl PassphraseArgs {
     }
 }
 
+impl PassphraseArgs {
+    /// Reads a private key that signs, as `init` writes the root's; a passphrase is asked for where it is needed.
+    pub fn signing_key(&self, path: &Path, flag: &str) -> Result<SigningKey, OpError> {
+        let shown = format!("{flag} {}", path.display());
+        let wrong = |e: &dyn std::fmt::Display| OpError::Usage(format!("{shown}: {e}"));
+        let mut content = zeroize::Zeroizing::new(Vec::new());
+        let file = std::fs::File::open(path).map_err(|e| wrong(&e))?;
+        file.take(FILE_MAX_BYTES).read_to_end(&mut content).map_err(|e| wrong(&e))?;
+        if is_protected(&content) {
+            let passphrase = self.of(&shown)?;
+            content = open_with_passphrase(&content, &passphrase).map_err(|e| match e {
+                CryptoError::Passphrase => OpError::NotDone(format!("{shown}: wrong passphrase")),
+                other => wrong(&other),
+            })?;
+        }
+        let text = std::str::from_utf8(&content).map_err(|_| wrong(&"not text"))?;
+        SigningKey::from_openssh(text).map_err(|e| wrong(&e))
+    }
+
+    /// The passphrase of something that has one.
+    fn of(&self, shown: &str) -> Result<Passphrase, OpError> {
+        match self.given()? {
+            Some(given) => Ok(given),
+            None if can_ask() => ask(&format!("passphrase of {shown}: ")),
+            None => {
+                let why = "is protected by a passphrase: --passphrase-fd or --passphrase-file hands it in";
+                Err(OpError::Usage(format!("{shown}: {why}")))
+            }
+        }
+    }
+}
+
 impl IdentityArgs {
     /// Reads the identity files; passphrases are asked for where they are needed.
     pub fn read(&self) -> Result<Vec<IdentityFile>, OpError> {
@@ -93,18 +126,8 @@ impl IdentityArgs {
         file.take(FILE_MAX_BYTES)
             .read_to_end(&mut content)
             .map_err(|e| OpError::Usage(format!("identity file {shown}: {e}")))?;
-        let passphrase = if is_protected(&content) {
-            match self.passphrase.given()? {
-                Some(given) => Some(given),
-                None if can_ask() => Some(ask(&format!("passphrase of {shown}: "))?),
-                None => {
-                    let why = "is protected by a passphrase: --passphrase-fd or --passphrase-file hands it in";
-                    return Err(OpError::Usage(format!("identity file {shown}: {why}")));
-                }
-            }
-        } else {
-            None
-        };
+        let passphrase =
+            if is_protected(&content) { Some(self.passphrase.of(&format!("identity file {shown}"))?) } else { None };
         read_identity_file(&content, passphrase.as_ref()).map_err(|e| match e {
             CryptoError::Passphrase => OpError::NotDone(format!("identity file {shown}: wrong passphrase")),
             other => OpError::Usage(format!("identity file {shown}: {other}")),

@@ -62,9 +62,9 @@ class Vault:
     def snapshots(self):
         """(time, number, id, writer, series, manifest, the rest in words) of each; nobody's signature is checked here."""
         found = {}
-        for name in sorted(os.listdir("ledger")):
+        record_name = r"(?<![^/])(([0-9a-f]{32})-(\d+)-([0-9a-f]{64})\.rec(?:\.\d)?)(?![^/])"
+        for name, writer, seq, ident in re.findall(record_name, "/".join(sorted(os.listdir("ledger")))):
             try:
-                writer, seq, ident = re.fullmatch(r"([0-9a-f]{32})-(\d+)-([0-9a-f]{64})\.rec(?:\.\d)?", name).groups()
                 line = open("ledger/" + name, "rb").readline(65536)
                 if b3(line) != ident: raise ValueError("its statement was changed")
                 record = json.loads(line)

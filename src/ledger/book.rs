@@ -126,8 +126,14 @@ impl Book {
 /// by others and are not there.
 #[must_use]
 pub fn chain_findings(records: &[Checked]) -> Vec<Finding> {
+    chain_findings_with(records, &[])
+}
+
+/// As [`chain_findings`], with records that lie only on this machine: they fill chains, and cite what lies elsewhere.
+#[must_use]
+pub fn chain_findings_with(records: &[Checked], local: &[Checked]) -> Vec<Finding> {
     let mut chains: BTreeMap<WriterId, BTreeMap<u64, Vec<&Checked>>> = BTreeMap::new();
-    for record in records {
+    for record in records.iter().chain(local) {
         let here = chains.entry(record.statement.writer).or_default().entry(record.head.seq).or_default();
         if !here.iter().any(|other| other.head == record.head) {
             here.push(record);

@@ -34,6 +34,9 @@ impl FindingKind {
     }
 }
 
+/// Snapshots that a finding names in words; the rest is counted.
+const SNAPSHOTS_SHOWN: usize = 20;
+
 /// One thing found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
@@ -59,9 +62,14 @@ impl Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.subject, self.message)?;
-        if !self.snapshots.is_empty() {
-            write!(f, " (needed by {})", self.snapshots.join(", "))?;
+        if self.snapshots.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let shown = &self.snapshots[..self.snapshots.len().min(SNAPSHOTS_SHOWN)];
+        write!(f, " (needed by {}", shown.join(", "))?;
+        match self.snapshots.len() - shown.len() {
+            0 => write!(f, ")"),
+            more => write!(f, " and {more} more)"),
+        }
     }
 }

@@ -94,7 +94,7 @@ impl Context {
     /// # Errors
     /// As [`read_records`](Self::read_records).
     pub fn read_stored_records(&mut self, copy: &mut Copy) -> Result<Records, VaultError> {
-        let records = RecordReader::new(None).read_all(copy)?;
+        let records = RecordReader::afresh(&self.state.cache()).read_all(copy)?;
         records.unfit.iter().for_each(|name| copy.book.forget(name));
         copy.advance_ratchet(&mut self.ratchet, &self.state, &records.seen())?;
         Ok(records)

@@ -4,6 +4,7 @@
 //! the next `farkeep sync` if not.
 
 use super::context::Context;
+use super::delivery::deliver_missing;
 use super::{Env, OpError};
 use crate::crypto::seal::seal;
 use crate::format::body::{RestoreDetail, RestoreIntentBody, RestoreOutcomeBody};
@@ -13,7 +14,6 @@ use crate::ledger::{Scribe, Signed};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::SnapshotId;
 use crate::state::keys::Role;
-use crate::store::deliver::{RetryPolicy, deliver};
 use crate::vault::VaultError;
 use crate::vault::copy::Copy;
 use crate::vault::snapshots::Records;
@@ -133,9 +133,9 @@ impl<'a> Custody<'a> {
         Ok(self.findings)
     }
 
-    /// Sends own records that the copy lacks, in sequence, up to and with `signed`.
+    /// Sends own records that the copy lacks, `signed` among them.
     fn deliver(&mut self, signed: &Signed) {
-        let outcome = deliver_missing(&self.scribe, self.copy, &signed.name);
+        let outcome = deliver_missing(self.context, self.copy, &signed.name);
         if let Err(error) = outcome
             && self.findings.is_empty()
         {
@@ -161,25 +161,6 @@ pub(super) fn adopt_own(scribe: &mut Scribe, copy: &Copy, records: &Records) -> 
     for record in own {
         let bytes = crate::vault::replicate::read_record(copy.store.as_ref(), &record.name)?;
         scribe.adopt(&record.name, &bytes)?;
-    }
-    Ok(())
-}
-
-/// Delivers own records that the copy did not list when it was opened.
-///
-/// # Errors
-/// The first that it refuses.
-pub fn deliver_missing(scribe: &Scribe, copy: &Copy, last: &crate::model::name::ObjectName) -> Result<(), VaultError> {
-    use crate::model::name::ObjectName;
-    for name in scribe.names()? {
-        let ObjectName::Record { writer, seq, statement } = &name else { continue };
-        let here = copy.book.has(writer, &Head { seq: *seq, hash: *statement });
-        if !here {
-            deliver(copy.store.as_ref(), &name, &scribe.read(&name)?, RetryPolicy::ONCE)?;
-        }
-        if name == *last {
-            break;
-        }
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 //!
 //! The records of a copy and those that lie only on this machine are read together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -16,7 +16,7 @@ use crate::format::body::{
 use crate::format::drive::{DriveBody, DriveEvent, ExportBody};
 use crate::format::record::{Head, RecordKind};
 use crate::format::wire::from_base64;
-use crate::ledger::book::chain_findings;
+use crate::ledger::book::chain_findings_with;
 use crate::ledger::{Checked, Standing, check};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{ObjectHash, WriterId};
@@ -84,7 +84,7 @@ pub fn read(plan: &ReadPlan, env: &Env<'_>) -> Result<Ledger, OpError> {
     let (opened, rolled_back) = plan.open_for_audit(env)?;
     let mut checked = opened.records.checked.clone();
     let mut findings = opened.records.findings.clone();
-    let mut local: Vec<ObjectName> = Vec::new();
+    let mut local: Vec<Checked> = Vec::new();
     for scribe in opened.context.scribes(opened.copy.vault())? {
         for name in scribe.names()? {
             let ObjectName::Record { writer, seq, statement } = &name else { continue };
@@ -95,23 +95,24 @@ pub fn read(plan: &ReadPlan, env: &Env<'_>) -> Result<Ledger, OpError> {
             let bytes = scribe.read(&name)?;
             match check(&opened.copy.trust, &name.to_string(), &bytes) {
                 Ok(record) => {
-                    checked.push(record);
                     if *seq <= delivered {
                         let message = "is missing in the copy, which held it: somebody removed it";
                         findings.push(Finding::new(FindingKind::Trust, &name, message));
                     }
-                    local.push(name);
+                    local.push(record);
                 }
                 Err(error) => findings.push(Finding::new(FindingKind::Trust, &name, error)),
             }
         }
     }
-    findings.extend(chain_findings(&checked));
+    findings.extend(chain_findings_with(&checked, &local));
     findings.extend(rolled_back.iter().map(|error| Finding::new(FindingKind::Trust, opened.copy.name(), error)));
     if !local.is_empty() {
         let message = format!("{} records lie only on this machine; the next `farkeep sync` delivers them", local.len());
         findings.push(Finding::new(FindingKind::Notice, "ledger", message));
     }
+    let only_here: BTreeSet<ObjectName> = local.iter().map(|record| record.name.clone()).collect();
+    checked.extend(local);
     checked.sort_by_key(|record| (record.statement.time, record.statement.writer, record.head.seq));
     let epochs = if plan.identities.is_empty() { None } else { Some(unlock(&opened.copy, &plan.identities)?.epochs) };
     let restores: BTreeMap<ObjectHash, RestoreIntentBody> = checked
@@ -123,7 +124,7 @@ pub fn read(plan: &ReadPlan, env: &Env<'_>) -> Result<Ledger, OpError> {
         .iter()
         .map(|record| {
             let detail = epochs.as_ref().and_then(|epochs| open_detail(record, epochs));
-            shown(record, detail, &restores, !local.contains(&record.name))
+            shown(record, detail, &restores, !only_here.contains(&record.name))
         })
         .collect();
     Ok(Ledger { store: opened.copy.name(), records, findings })

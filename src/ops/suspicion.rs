@@ -31,7 +31,8 @@ pub fn suspects<'a>(records: impl Iterator<Item = &'a Checked>, counts: impl Fn(
 }
 
 /// Whether `later` was signed by somebody who had seen `record`. Clocks are not asked.
-fn knew(later: &Checked, record: &Checked) -> bool {
+#[must_use]
+pub fn knew(later: &Checked, record: &Checked) -> bool {
     let (writer, seq) = (record.statement.writer, record.head.seq);
     if later.statement.writer == writer {
         return later.head.seq > seq;

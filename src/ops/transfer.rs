@@ -4,17 +4,17 @@
 //! was cut off in between holds no snapshot that it cannot give back, and the next run goes on where it stopped. Nothing is
 //! ever removed or changed: where a damaged object has its name, the good one lies under a suffix.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::context::{Context, NamedStore, VaultPin, open_pinned};
+use super::delivery::{Delivery, Snapshots, holds, in_order, own_records};
 use super::suspicion::suspects;
 use super::{Env, Event, OpError};
 use crate::crypto::hash::hash;
 use crate::format::header::Header;
 use crate::format::inventory::Line;
-use crate::format::record::Head;
-use crate::ledger::{LedgerError, Scribe, check};
+use crate::ledger::{Checked, LedgerError, check};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::limits::RECORD_MAX_BYTES;
 use crate::model::name::{Area, ObjectName};
@@ -114,7 +114,10 @@ impl Transfer<'_> {
         };
         done.snapshots = self.wanted_snapshots(&target_records, &presence)?;
         let wanted = self.wanted_objects(&done.snapshots, &pages, &mut done.findings)?;
-        let doubts = self.doubts(&wanted, &presence, &target_records, set_back.is_some(), &pages)?;
+        let known = |name: &ObjectName| target.as_ref().is_some_and(|copy| holds(copy, name)) || holds(self.from, name);
+        let own: Vec<Checked> =
+            own_records(context, &self.from.trust, &known)?.into_iter().map(|(record, _)| record).collect();
+        let doubts = self.doubts(&wanted, &presence, &target_records, &own, set_back.is_some(), &pages)?;
         let looked = self.examine(doubts.to_read, "reading what lies there", env)?;
         done.count(&looked);
         let damaged: BTreeSet<Line> = looked.wrong.into_iter().map(|(line, _)| line).collect();
@@ -235,6 +238,7 @@ impl Transfer<'_> {
         wanted: &[Line],
         presence: &Presence,
         target: &Records,
+        own: &[Checked],
         set_back: bool,
         pages: &PageCache,
     ) -> Result<Doubts, OpError> {
@@ -246,7 +250,7 @@ impl Transfer<'_> {
                 sound.insert(line.name.clone());
             });
         }
-        let spoken_against = self.spoken_against(target);
+        let spoken_against = self.spoken_against(target, own);
         let lost = wanted.iter().any(|line| sound.contains(&line.name) && !presence.has(&line.name));
         let everything = self.looking == Looking::All || set_back || lost || !spoken_against.is_empty();
         // A torn write in a directory can have the right size; a server has answered for each of its objects.
@@ -256,11 +260,12 @@ impl Transfer<'_> {
         Ok(Doubts { to_read, everything })
     }
 
-    /// Objects of the target that stand under suspicion.
-    fn spoken_against(&self, target: &Records) -> BTreeSet<ObjectName> {
+    /// Objects of the target that stand under suspicion, also where that word could not be left there.
+    fn spoken_against(&self, target: &Records, own: &[Checked]) -> BTreeSet<ObjectName> {
         let name = self.to.store.location().to_string();
         // Whose word it is does not matter: it is only looked at again.
-        suspects(target.checked.iter(), |_| true).remove(&name).unwrap_or_default()
+        let all = target.checked.iter().chain(&self.records.checked).chain(own);
+        suspects(all, |_| true).remove(&name).unwrap_or_default()
     }
 
     fn examine(&self, lines: Vec<Line>, step: &str, env: &Env<'_>) -> Result<Examined, OpError> {
@@ -306,7 +311,14 @@ impl Transfer<'_> {
         let (sent, problems) = copy_objects(from, to, missing.to_vec(), env.cancel, &told)?;
         done.sent = sent;
         let broken: BTreeSet<String> = problems.iter().map(|finding| finding.subject.clone()).collect();
-        done.findings.extend(problems);
+        let needed: BTreeSet<String> = done.snapshots.iter().map(|snapshot| snapshot.body.manifest.to_string()).collect();
+        done.findings.extend(problems.into_iter().map(|mut problem| {
+            // Shared pages list it, and the snapshot that it describes was dropped.
+            if problem.subject.starts_with(Area::Manifests.dir()) && !needed.contains(&problem.subject) {
+                problem.kind = FindingKind::Notice;
+            }
+            problem
+        }));
         let arrived: Vec<Line> = missing.iter().filter(|line| !broken.contains(&line.name.to_string())).cloned().collect();
         let healed = arrived.iter().filter(|line| damaged.contains(line)).map(|line| line.name.to_string());
         done.healed.extend(healed);
@@ -343,13 +355,15 @@ impl Transfer<'_> {
         let mut names = Vec::new();
         for stored in self.from.book.names() {
             if let Ok((name @ ObjectName::Record { .. }, _)) = ObjectName::parse_stored(stored)
-                && (!holds(target, &name) || torn.contains(&name))
+                && (!target.is_some_and(|copy| holds(copy, &name)) || torn.contains(&name))
             {
                 names.push(name);
             }
         }
-        // By writer and number: a chain arrives from its beginning.
-        names.sort();
+        // A chain arrives from its beginning, and before each record what it cites.
+        let order = in_order(self.records.checked.clone()).into_iter().map(|record| record.name);
+        let place: BTreeMap<ObjectName, usize> = order.zip(0..).collect();
+        names.sort_by_key(|name| (place.get(name).copied().unwrap_or(usize::MAX), name.clone()));
         names.dedup();
         let mut arrived = Vec::new();
         for name in names {
@@ -364,9 +378,7 @@ impl Transfer<'_> {
         }
         let mut names = arrived;
         done.healed.extend(names.iter().filter(|name| torn.contains(*name)).map(ToString::to_string));
-        for scribe in context.scribes(self.from.vault())? {
-            names.extend(self.send_own(&scribe, target)?);
-        }
+        names.extend(self.send_own(target, context)?);
         done.records = names.len() as u64;
         for name in &names {
             read_record(to, name)?;
@@ -375,16 +387,16 @@ impl Transfer<'_> {
     }
 
     /// Own records that the target lacks and the source does not hold either: of a station that could only read.
-    fn send_own(&self, scribe: &Scribe, target: Option<&Copy>) -> Result<Vec<ObjectName>, OpError> {
-        let mut sent = Vec::new();
-        for name in scribe.names()? {
-            if holds(target, &name) || holds(Some(self.from), &name) {
-                continue;
-            }
-            deliver(self.to.store.as_ref(), &name, &scribe.read(&name)?, RetryPolicy::DEFAULT).map_err(VaultError::from)?;
-            sent.push(name);
-        }
-        Ok(sent)
+    fn send_own(&self, target: Option<&Copy>, context: &Context) -> Result<Vec<ObjectName>, OpError> {
+        let delivery = Delivery {
+            context,
+            trust: &self.from.trust,
+            store: self.to.store.as_ref(),
+            policy: RetryPolicy::DEFAULT,
+            snapshots: Snapshots::Whole,
+        };
+        let held = |name: &ObjectName| target.is_some_and(|copy| holds(copy, name)) || holds(self.from, name);
+        Ok(delivery.run(&held)?.sent.into_iter().map(|record| record.name).collect())
     }
 }
 
@@ -393,11 +405,6 @@ struct Doubts {
     to_read: Vec<Line>,
     /// Something is amiss there: records are read too.
     everything: bool,
-}
-
-fn holds(copy: Option<&Copy>, name: &ObjectName) -> bool {
-    let ObjectName::Record { writer, seq, statement } = name else { return false };
-    copy.is_some_and(|copy| copy.book.has(writer, &Head { seq: *seq, hash: *statement }))
 }
 
 /// Records of a copy of which no file holds the statement that their name promises, truly signed.

@@ -238,6 +238,11 @@ fn open_all(
             // Neither a stop nor what rotted on this machine says anything about the copy.
             Err(error @ (VaultError::Interrupted | VaultError::State(_))) => return Err(error.into()),
             Err(VaultError::Store(error)) if error.is_store_wide() => return Err(error.into()),
+            // Of another epoch than this identity opens: that is no damage, and it was not looked into.
+            Err(error @ VaultError::NoVault(_)) => {
+                let message = format!("was not opened: {error}");
+                all.findings.push(Finding::new(FindingKind::Behind, format!("snapshot {}", snapshot.id.short()), message));
+            }
             Err(error) => {
                 let mut finding = Finding::new(FindingKind::Damage, format!("snapshot {}", snapshot.id.short()), error);
                 finding.snapshots = vec![snapshot.id.short()];
@@ -295,7 +300,7 @@ fn record(plan: &VerifyPlan, found: &Opened, receipt: &VerifyReceipt, env: &Env<
         let context = found.context.record_context(env, found.copy.trust.head(), found.records.heads());
         last = Some(scribe.write(RecordKind::Verify, &body, context)?.name);
     }
-    Ok(last.is_some_and(|name| super::custody::deliver_missing(&scribe, &found.copy, &name).is_ok()))
+    Ok(last.is_some_and(|name| super::delivery::deliver_missing(&found.context, &found.copy, &name).is_ok()))
 }
 
 /// Objects that stand under suspicion and that no snapshot needs any more were not read with the others: they are now, so

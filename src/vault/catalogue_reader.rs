@@ -22,7 +22,7 @@ use crate::vault::fetch::{Ahead, ChunkReader, Got, Order};
 use crate::vault::index_sync::import;
 use crate::vault::objects::read_object;
 use crate::vault::snapshots::Snapshot;
-use crate::vault::unlock::Unlocked;
+use crate::vault::unlock::{Unlocked, shut};
 use crate::vault::{VaultError, in_object};
 
 /// A list stream that is held in memory whole: extents or attributes of one file.
@@ -44,6 +44,10 @@ impl SnapshotReader {
     /// # Errors
     /// When its manifest or an index object is missing or damaged, or the identities do not open them.
     pub fn open(copy: &Copy, snapshot: &Snapshot, unlocked: &Unlocked, cache: &Path) -> Result<Self, VaultError> {
+        // Its manifest is sealed to the newest of its epochs.
+        if let Some(epoch) = snapshot.body.epochs.last().filter(|epoch| !unlocked.by_epoch.contains_key(epoch)) {
+            return Err(shut(copy, *epoch));
+        }
         let store: Arc<dyn Store> = Arc::clone(&copy.store) as Arc<dyn Store>;
         let manifest = read_manifest(store.as_ref(), &snapshot.body.manifest, &unlocked.epochs)?;
         let mut objects = BTreeSet::new();

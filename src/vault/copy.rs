@@ -1,6 +1,6 @@
 //! One copy of a vault: its store, its verified trust, and the names of its records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::crypto::hash::hash;
@@ -32,6 +32,8 @@ pub struct Copy {
     pub book: Book,
     /// The trust records that the chain is made of, as stored.
     trust_records: Vec<(ObjectName, Vec<u8>)>,
+    /// Those of them that do not lie in it.
+    lost_trust: BTreeSet<ObjectName>,
     header_bytes: Vec<u8>,
 }
 
@@ -50,10 +52,13 @@ impl Copy {
         })?;
         let header = Header::decode(&header_bytes).map_err(super::in_object(&ObjectName::Header))?;
         let mut book = Book::default();
-        let mut trust_names = Vec::new();
+        let (mut trust_names, mut trust_listed) = (Vec::new(), BTreeSet::new());
         for (name, bytes) in names {
             match ObjectName::parse_stored(&name) {
-                Ok((ObjectName::Trust { .. }, _)) if trust_names.len() < TRUST_RECORDS_MAX => trust_names.push(name),
+                Ok((trust @ ObjectName::Trust { .. }, _)) if trust_names.len() < TRUST_RECORDS_MAX => {
+                    trust_listed.insert((trust, bytes));
+                    trust_names.push(name);
+                }
                 Ok(_) => book.add_listed(&name, bytes),
                 Err(_) => {}
             }
@@ -67,7 +72,10 @@ impl Copy {
         records.dedup();
         let trust = Trust::verify(header.vault, pin, &records)?;
         let trust_records = chain_records(&trust, records);
-        let mut copy = Self { store, header, trust, book, trust_records, header_bytes };
+        let lies_there = |(name, bytes): &&(ObjectName, Vec<u8>)| trust_listed.contains(&(name.clone(), bytes.len() as u64));
+        let lost = trust_records.iter().filter(|record| !lies_there(record));
+        let lost_trust = lost.map(|(name, _)| name.clone()).collect();
+        let mut copy = Self { store, header, trust, book, trust_records, lost_trust, header_bytes };
         copy.check_header()?;
         Ok(copy)
     }
@@ -115,6 +123,11 @@ impl Copy {
     #[must_use]
     pub fn trust_records(&self) -> &[(ObjectName, Vec<u8>)] {
         &self.trust_records
+    }
+
+    /// The trust records of the chain that do not lie in this copy, or not with their size: this machine remembers them.
+    pub fn lost_trust(&self) -> impl Iterator<Item = &(ObjectName, Vec<u8>)> {
+        self.trust_records.iter().filter(|(name, _)| self.lost_trust.contains(name))
     }
 
     /// Holds this copy against what was seen before: an older trust chain is refused, and so is a store whose records went

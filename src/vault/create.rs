@@ -27,6 +27,16 @@ pub const AGENT_KINDS: [RecordKind; 3] = [RecordKind::Snapshot, RecordKind::Veri
 pub const CUSTODIAN_KINDS: [RecordKind; 5] =
     [RecordKind::PrunePlan, RecordKind::PruneDone, RecordKind::Hold, RecordKind::Verify, RecordKind::Heartbeat];
 
+/// The kinds of records that an enrolled station may sign: what was done on it and with drives.
+pub const STATION_KINDS: [RecordKind; 6] = [
+    RecordKind::RestoreIntent,
+    RecordKind::RestoreOutcome,
+    RecordKind::Verify,
+    RecordKind::Drill,
+    RecordKind::Drive,
+    RecordKind::Export,
+];
+
 /// Everything that `init` makes.
 pub struct NewVault {
     /// Its id.

@@ -34,7 +34,8 @@ pub struct Pruned {
     /// Plans, each writer's in order.
     pub plans: Vec<Plan>,
     done: Vec<PruneDoneBody>,
-    /// Snapshots that another copy dropped and of which this one holds nothing: it never had them, or was made after.
+    /// Snapshots that another copy dropped and of which this one has no inventory: it never had them, or was made after.
+    /// A manifest proves nothing: pages that other snapshots share list it, and it lies wherever those lie.
     absent: BTreeSet<SnapshotId>,
 }
 
@@ -75,7 +76,7 @@ impl Pruned {
         pruned.plans.dedup_by_key(|plan| plan.head);
         if !elsewhere.is_empty() {
             let gone = |s: &Snapshot| elsewhere.iter().any(|range| range.contains(&s.writer, s.head.seq));
-            let here = |s: &Snapshot| presence.has(&s.body.inventory) || presence.has(&s.body.manifest);
+            let here = |s: &Snapshot| presence.has(&s.body.inventory);
             pruned.absent = records.snapshots().iter().filter(|s| gone(s) && !here(s)).map(|s| s.id).collect();
         }
         pruned

@@ -1,14 +1,14 @@
 //! The records of a copy, read and checked; the snapshots among them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::format::body::SnapshotBody;
 use crate::format::record::{Head, RecordKind};
-use crate::ledger::{Checked, Standing, check};
+use crate::ledger::{Checked, Standing, Trust, check};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{SnapshotId, WriterId};
-use crate::model::limits::{HEADS_MAX, RECORD_MAX_BYTES};
+use crate::model::limits::{HEADS_MAX, RECORD_MAX_BYTES, SUFFIX_MAX};
 use crate::model::name::ObjectName;
 use crate::model::time::Timestamp;
 use crate::state::{make_private_dir, read_if_there, write_cached};
@@ -57,7 +57,7 @@ impl Records {
 
     /// A file that is no record while the record itself lies beside it, under a suffix, is what a broken upload left.
     fn pardon_debris(&mut self) {
-        let whole: std::collections::BTreeSet<&ObjectName> = self.checked.iter().map(|record| &record.name).collect();
+        let whole: BTreeSet<&ObjectName> = self.checked.iter().map(|record| &record.name).collect();
         for finding in &mut self.findings {
             let is_whole = |stored: &str| ObjectName::parse_stored(stored).is_ok_and(|(name, _)| whole.contains(&name));
             let unread = finding.kind == FindingKind::Damage;
@@ -66,6 +66,24 @@ impl Records {
                 finding.message = "debris of an upload that broke off; the record lies beside it, whole".to_owned();
             }
         }
+    }
+
+    /// One notice for each writer that nobody enrolled and that says only what it did, however much it did.
+    fn tell_of_strangers(&mut self) {
+        let mut strangers: BTreeMap<WriterId, (String, BTreeSet<u64>, BTreeSet<String>)> = BTreeMap::new();
+        for record in self.checked.iter().filter(|record| is_harmless_stranger(record)) {
+            let slot = strangers.entry(record.statement.writer).or_default();
+            slot.0.clone_from(&record.writer_name);
+            slot.1.insert(record.head.seq);
+            slot.2.insert(record.statement.kind.to_string());
+        }
+        let notices = strangers.into_iter().map(|(writer, (name, heads, kinds))| {
+            let (count, kinds) = (heads.len(), Vec::from_iter(kinds).join(", "));
+            let records = if count == 1 { "record".to_owned() } else { format!("records ({count})") };
+            let message = format!("{kinds} {records} by a writer that is not enrolled ({name})");
+            Finding::new(FindingKind::Notice, format!("ledger/{writer}-*.rec"), message)
+        });
+        self.findings.extend(notices);
     }
 
     /// The newest trusted record of each writer: what the next record says that it has seen. What a station signs that
@@ -117,6 +135,8 @@ fn snapshot_of(record: &Checked) -> Option<Snapshot> {
 #[derive(Debug)]
 pub struct RecordReader {
     cache: Option<PathBuf>,
+    /// Whether what lies there is read in place of what the copy holds.
+    believes: bool,
 }
 
 impl RecordReader {
@@ -124,7 +144,13 @@ impl RecordReader {
     #[must_use]
     pub fn new(cache: Option<&Path>) -> Self {
         let cache = cache.map(|dir| dir.join("records")).filter(|dir| make_private_dir(dir).is_ok());
-        Self { cache }
+        Self { cache, believes: true }
+    }
+
+    /// Every byte is read from the copy; what is right is kept in `cache`, so that it can be carried to other copies.
+    #[must_use]
+    pub fn afresh(cache: &Path) -> Self {
+        Self { believes: false, ..Self::new(Some(cache)) }
     }
 
     /// Reads and checks every record of the copy.
@@ -167,6 +193,7 @@ impl RecordReader {
             }
         }
         records.pardon_debris();
+        records.tell_of_strangers();
         Ok(records)
     }
 
@@ -174,7 +201,10 @@ impl RecordReader {
         let mut results: Vec<Option<Result<Vec<u8>, StoreError>>> = Vec::with_capacity(names.len());
         let mut wanted = Vec::new();
         for name in names {
-            let cached = self.path(name).and_then(|path| read_if_there(&path, RECORD_MAX_BYTES).ok().flatten());
+            let cached = self
+                .path(name)
+                .filter(|_| self.believes)
+                .and_then(|path| read_if_there(&path, RECORD_MAX_BYTES).ok().flatten());
             // What the folder holds counts only when it is the record that its name promises, and when this copy holds as
             // many bytes: of two copies one can hold the record and the other what an upload left of it.
             let cached = cached.filter(|bytes| {
@@ -205,6 +235,16 @@ impl RecordReader {
         Some(self.cache.as_ref()?.join(name.strip_prefix("ledger/")?))
     }
 
+    /// A record that was read before, from whatever copy: whole and truly signed.
+    #[must_use]
+    pub fn remembered(&self, name: &ObjectName, trust: &Trust) -> Option<(Checked, Vec<u8>)> {
+        (0..=SUFFIX_MAX).find_map(|suffix| {
+            let stored = name.with_suffix(suffix);
+            let bytes = read_if_there(&self.path(&stored)?, RECORD_MAX_BYTES).ok().flatten()?;
+            Some((check(trust, &stored, &bytes).ok()?, bytes))
+        })
+    }
+
     /// Keeps a record that need not be read again.
     pub fn keep(&self, name: &str, bytes: &[u8]) {
         if let Some(path) = self.path(name)
@@ -215,26 +255,30 @@ impl RecordReader {
     }
 }
 
-/// A record that does not count is reported: a refused one as an alarm, one of a station that nobody enrolled as a notice.
+/// A station that nobody enrolled may say what it did; it may not make or unmake anything.
+fn is_harmless_stranger(checked: &Checked) -> bool {
+    checked.standing == Standing::NotEnrolled
+        && matches!(
+            checked.statement.kind,
+            RecordKind::RestoreIntent
+                | RecordKind::RestoreOutcome
+                | RecordKind::Verify
+                | RecordKind::Drill
+                | RecordKind::Drive
+                | RecordKind::Export
+        )
+}
+
+/// A record that does not count is an alarm, unless it only says what somebody did.
 fn standing_finding(checked: &Checked) -> Option<Finding> {
     match &checked.standing {
         Standing::Trusted => None,
         Standing::Refused(why) => Some(Finding::new(FindingKind::Trust, &checked.name, why)),
+        Standing::NotEnrolled if is_harmless_stranger(checked) => None,
         Standing::NotEnrolled => {
-            let message =
-                format!("{} record by a writer that is not enrolled ({})", checked.statement.kind, checked.writer_name);
-            // A station that nobody enrolled may say what it did; it may not make or unmake anything.
-            let says_only = matches!(
-                checked.statement.kind,
-                RecordKind::RestoreIntent
-                    | RecordKind::RestoreOutcome
-                    | RecordKind::Verify
-                    | RecordKind::Drill
-                    | RecordKind::Drive
-                    | RecordKind::Export
-            );
-            let kind = if says_only { FindingKind::Notice } else { FindingKind::Trust };
-            Some(Finding::new(kind, &checked.name, message))
+            let (kind, writer) = (&checked.statement.kind, &checked.writer_name);
+            let message = format!("{kind} record by a writer that is not enrolled ({writer})");
+            Some(Finding::new(FindingKind::Trust, &checked.name, message))
         }
     }
 }

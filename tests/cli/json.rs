@@ -43,6 +43,7 @@ fn every_command_prints_what_is_documented() {
     read_back(&schema, &world);
     keep_in_order(&schema, &world);
     let_go(&schema, &world);
+    trust(&schema, &world);
     by_themselves(&schema, &world);
     a_server(&schema, &world);
     fail(&schema, &world);
@@ -171,6 +172,20 @@ fn let_go(schema: &Schema, world: &World) {
     let left = result(schema, world.run(args!["snapshots", "--json"]), 0, "snapshots", "snapshots");
     assert_eq!(left["dropped"].as_array().unwrap().len(), dropped);
     result(schema, world.run(args!["custodian", &world.vault, "--json"]), 0, "custodian", "custodian");
+}
+
+fn trust(schema: &Schema, world: &World) {
+    let root = world.identity.with_extension("root");
+    let change = |what: Vec<std::ffi::OsString>| {
+        let run = world.run([args!["keys", "--json"], what, args!["--root", &root]].concat());
+        result(schema, run, 0, "keys", "trusted")
+    };
+    change(args!["enrol", "station", "--name", "desk"]);
+    assert_eq!(change(args!["retire", "desk"])["seq"], 3);
+    assert_eq!(change(args!["new-epoch"])["epoch"]["n"], 2);
+    let printed = result(schema, world.run(args!["keys", "print", "--json"]), 0, "keys", "keys");
+    assert_eq!(printed["epochs"].as_array().unwrap().len(), 2);
+    world.run(args!["push", world.path("data")]).ok();
 }
 
 fn by_themselves(schema: &Schema, world: &World) {

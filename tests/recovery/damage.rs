@@ -166,3 +166,15 @@ fn a_torn_upload_beside_the_whole_object_does_not_matter() {
     let (run, files) = scene.restore(&vault, &scene.world.path("from torn"));
     assert_eq!((run.code, files), (0, scene.source.len()), "{}", run.err);
 }
+
+#[test]
+fn what_a_killed_push_left_in_the_ledger_is_passed_over() {
+    needs!("age", "zstd", "b3sum", "python3");
+    let scene = Scene::new();
+    let copy = scene.copy("debris");
+    for name in ["tmp-4711-0", "tmp-record.rec", "notes\n.txt"] {
+        fs::write(copy.join("ledger").join(name), "cut sh").unwrap();
+    }
+    let (run, right) = scene.restore(&copy, &scene.world.path("back"));
+    assert_eq!((run.ok().err.as_str(), right), ("", scene.source.len()));
+}

@@ -9,6 +9,7 @@
     reason = "tests"
 )]
 
+mod copies;
 mod crash;
 mod history;
 mod intruder;

@@ -97,7 +97,8 @@ fn needs_of(vault: &Path) -> BTreeMap<String, BTreeSet<String>> {
         let root = statement["body"]["inventory"].as_str().unwrap().to_owned();
         let mut all = vec![root.clone(), statement["body"]["manifest"].as_str().unwrap().to_owned()];
         for page in lines(&root) {
-            all.extend(lines(&page));
+            // A page lists the manifests of others that it was made for: each snapshot needs its own.
+            all.extend(lines(&page).into_iter().filter(|line| !line.starts_with("manifests/")));
             all.push(page);
         }
         for object in all {

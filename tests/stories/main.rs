@@ -10,6 +10,7 @@
     reason = "tests"
 )]
 
+mod citations;
 mod copies;
 mod damage;
 mod deletions;
@@ -23,5 +24,6 @@ mod pushes;
 mod readers;
 mod restores;
 mod server;
+mod trust;
 #[path = "../world/mod.rs"]
 mod world;

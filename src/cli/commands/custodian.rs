@@ -22,9 +22,8 @@ pub struct Args {
     /// The copy: a directory, or a store of the configuration
     #[arg(value_name = "PATH")]
     store: String,
-    /// The key that signs here, in OpenSSH form and without a passphrase: `init --custodian` took its public half
-    #[arg(long, value_name = "FILE")]
-    key: Option<PathBuf>,
+    #[command(flatten)]
+    key: CustodianKey,
     /// Read so much of the stored bytes that, run regularly, every one is read within this time
     #[arg(long, value_name = "TIME", default_value = "30d")]
     within: String,
@@ -33,13 +32,37 @@ pub struct Args {
     wait: String,
 }
 
+/// The key of a custodian, where it was made by hand.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct CustodianKey {
+    /// The custodian's key that signs here, in OpenSSH form and without a passphrase: `init --custodian` or `keys enrol` took its
+    /// public half; it is kept in the state directory
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+}
+
+impl CustodianKey {
+    /// Takes the key into the state directory, where the chain that it signs lies too.
+    pub fn keep(&self, session: &Session, pin: &VaultPin) -> Result<(), OpError> {
+        let Some(path) = &self.key else { return Ok(()) };
+        let wrong = |e: &dyn std::fmt::Display| OpError::Usage(format!("--key {}: {e}", path.display()));
+        let vault = pin.vault.ok_or_else(|| wrong(&"the configuration does not name the vault's id"))?;
+        let text = zeroize::Zeroizing::new(std::fs::read_to_string(path).map_err(|e| wrong(&e))?);
+        let key = SigningKey::from_openssh(&text).map_err(|e| wrong(&e))?;
+        let keys = KeyDir::of(&StateDir::open(&session.state_root, vault)?);
+        match keys.writer(Role::Custodian)? {
+            Some(known) if known.verifier() == key.verifier() => Ok(()),
+            Some(_) => Err(wrong(&"another custodian's key lies in the state directory already")),
+            None => Ok(keys.keep_writer(Role::Custodian, &key)?),
+        }
+    }
+}
+
 /// Runs it.
 pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
     let pin = configured_pin(session)?;
     let secs = |flag: &str, text: &str| parse_duration_secs(text).map_err(|e| OpError::Usage(format!("{flag}: {e}")));
-    if let Some(path) = &args.key {
-        keep_key(session, &pin, path)?;
-    }
+    args.key.keep(session, &pin)?;
     let (name, config) = resolve(session, &args.store)?;
     let plan = CustodianPlan {
         rules: rules(session, config.keep.as_ref(), &Names::default())?,
@@ -52,20 +75,6 @@ pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
     let receipt = custodian(&plan, &session.env())?;
     session.progress.clear();
     Ok(Outcome::new(receipt.exit(), describe(&receipt), &receipt))
-}
-
-/// Takes the key into the state directory, where the chain that it signs lies too.
-fn keep_key(session: &Session, pin: &VaultPin, path: &std::path::Path) -> Result<(), OpError> {
-    let wrong = |e: &dyn std::fmt::Display| OpError::Usage(format!("--key {}: {e}", path.display()));
-    let vault = pin.vault.ok_or_else(|| wrong(&"the configuration does not name the vault's id"))?;
-    let text = zeroize::Zeroizing::new(std::fs::read_to_string(path).map_err(|e| wrong(&e))?);
-    let key = SigningKey::from_openssh(&text).map_err(|e| wrong(&e))?;
-    let keys = KeyDir::of(&StateDir::open(&session.state_root, vault)?);
-    match keys.writer(Role::Custodian)? {
-        Some(known) if known.verifier() == key.verifier() => Ok(()),
-        Some(_) => Err(wrong(&"another custodian's key lies in the state directory already")),
-        None => Ok(keys.keep_writer(Role::Custodian, &key)?),
-    }
 }
 
 fn describe(receipt: &CustodianReceipt) -> String {

@@ -159,7 +159,7 @@ fn new_name(taken: &[(String, StoreConfig)]) -> String {
 }
 
 /// Public keys of other operators: one file each in `keys/recipients` beside the configuration.
-fn read_recipients(session: &Session) -> Result<Vec<(String, Recipient)>, OpError> {
+pub(super) fn read_recipients(session: &Session) -> Result<Vec<(String, Recipient)>, OpError> {
     let dir = session.config_dir().join("keys/recipients");
     let Ok(entries) = std::fs::read_dir(&dir) else { return Ok(Vec::new()) };
     let mut found = Vec::new();

@@ -5,6 +5,7 @@ pub mod cat;
 pub mod custodian;
 pub mod drive;
 pub mod init;
+pub mod keys;
 pub mod ledger;
 pub mod manual;
 pub mod probe;

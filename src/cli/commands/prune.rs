@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::tz::TimeZone;
 
+use super::custodian::CustodianKey;
 use super::restore::{CopyArgs, SnapshotArgs};
 use crate::cli::config::KeepConfig;
 use crate::cli::passphrase::IdentityArgs;
@@ -40,6 +41,8 @@ pub struct PlanArgs {
     /// The root to trust: a file .root.pub or its fingerprint [default: the configuration]
     #[arg(long, value_name = "ROOTKEY")]
     trust: Option<String>,
+    #[command(flatten)]
+    key: CustodianKey,
     /// Say of every snapshot what becomes of it, and why
     #[arg(long)]
     explain: bool,
@@ -125,6 +128,8 @@ pub struct ApplyArgs {
     /// The root to trust: a file .root.pub or its fingerprint [default: the configuration]
     #[arg(long, value_name = "ROOTKEY")]
     trust: Option<String>,
+    #[command(flatten)]
+    key: CustodianKey,
     /// Do not wait: only where nobody pushes meanwhile
     #[arg(long)]
     now: bool,
@@ -140,6 +145,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
 
 fn run_plan(args: &PlanArgs, session: &Session) -> Result<Outcome, OpError> {
     let pin = pin(session, args.trust.as_deref(), &[])?;
+    args.key.keep(session, &pin)?;
     let text = only_store(session, args.store.as_deref())?;
     let (name, config) = resolve(session, &text)?;
     let names = commands::known_names(session, &pin);
@@ -232,6 +238,7 @@ fn describe_plan(receipt: &PlanReceipt, args: &PlanArgs) -> String {
 
 fn run_apply(args: &ApplyArgs, session: &Session) -> Result<Outcome, OpError> {
     let pin = pin(session, args.trust.as_deref(), &[])?;
+    args.key.keep(session, &pin)?;
     let (wanted, planned_for) = match &args.plan {
         Some(text) if Path::new(text).is_file() => match read_plan_file(Path::new(text))? {
             Some((hash, store)) => (Some(hash), Some(store)),
@@ -308,6 +315,8 @@ pub struct HoldArgs {
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     #[command(flatten)]
+    key: CustodianKey,
+    #[command(flatten)]
     copy: CopyArgs,
     #[command(flatten)]
     identity: IdentityArgs,
@@ -316,6 +325,7 @@ pub struct HoldArgs {
 /// Runs `farkeep hold`.
 pub fn run_hold(args: &HoldArgs, session: &Session) -> Result<Outcome, OpError> {
     let read = commands::read_plan(session, &args.copy, &args.identity)?;
+    args.key.keep(session, &read.pin)?;
     let snapshot = commands::query(&args.snapshot, session);
     let env = session.env();
     let until =

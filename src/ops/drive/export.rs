@@ -15,10 +15,9 @@ use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::WriterId;
 use crate::model::time::Timestamp;
 use crate::ops::context::{Locking, NamedStore, open_pinned};
-use crate::ops::custody::deliver_missing;
+use crate::ops::delivery::deliver_missing;
 use crate::ops::transfer::{Looking, Transfer, Transferred};
 use crate::ops::{Env, Event, Exit, OpError};
-use crate::state::keys::Role;
 use crate::store::Store;
 use crate::vault::VaultError;
 use crate::vault::parity::{self, Protected};
@@ -290,13 +289,12 @@ fn sign(
 ) -> Result<Vec<Finding>, OpError> {
     let signed = opened.write(RecordKind::Export, body, env)?;
     let after = open_pinned(Arc::clone(&to.store), &plan.drives.pin, Some(&opened.context.state))?;
-    let scribe = opened.context.scribe(Role::Station, env, opened.copy.vault())?;
-    deliver_missing(&scribe, &after, &signed.name)?;
+    deliver_missing(&opened.context, &after, &signed.name)?;
     read_record(to.store.as_ref(), &signed.name)?;
     // From now on a drive without this record is not this drive as it is.
     let mut after = open_pinned(Arc::clone(&to.store), &plan.drives.pin, Some(&opened.context.state))?;
     opened.context.read_records(&mut after)?;
-    Ok(opened.deliver(&signed, env))
+    Ok(opened.deliver(&signed))
 }
 
 /// Unmounts as whoever runs this may: the program of the system knows user mounts and FUSE.

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::context::{Context, Locking, NamedStore, VaultPin, open_pinned};
-use super::custody::{adopt_own, deliver_missing};
+use super::custody::adopt_own;
+use super::delivery::deliver_missing;
 use super::{Env, OpError};
 use crate::format::drive::{DriveBody, DriveEvent};
 use crate::format::record::{Head, RecordKind};
@@ -121,7 +122,8 @@ impl Opened {
     fn sign(&self, drive: &DriveName, event: DriveEvent, env: &Env<'_>) -> Result<(Signed, Vec<Finding>), OpError> {
         let body = DriveBody { drive: drive.clone(), operator: operator(env), event };
         let signed = self.write(RecordKind::Drive, &body, env)?;
-        Ok((signed.clone(), self.deliver(&signed, env)))
+        let findings = self.deliver(&signed);
+        Ok((signed, findings))
     }
 
     fn write(&self, kind: RecordKind, body: &impl serde::Serialize, env: &Env<'_>) -> Result<Signed, OpError> {
@@ -132,12 +134,9 @@ impl Opened {
     }
 
     /// Sends own records that the copy lacks; what it does not take stays here until the next sync or export.
-    fn deliver(&self, signed: &Signed, env: &Env<'_>) -> Vec<Finding> {
-        let sent = self
-            .context
-            .scribe(Role::Station, env, self.copy.vault())
-            .and_then(|scribe| deliver_missing(&scribe, &self.copy, &signed.name));
-        let notice = |error: VaultError| {
+    fn deliver(&self, signed: &Signed) -> Vec<Finding> {
+        let sent = deliver_missing(&self.context, &self.copy, &signed.name);
+        let notice = |error: OpError| {
             let message = format!("the record stays here until the next `farkeep sync`: {error}");
             Finding::new(FindingKind::Notice, self.copy.name(), message)
         };

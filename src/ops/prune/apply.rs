@@ -18,6 +18,7 @@ use crate::model::name::{Area, ObjectName};
 use crate::model::snapshot::SnapshotState;
 use crate::model::time::Timestamp;
 use crate::ops::context::{NamedStore, VaultPin};
+use crate::ops::suspicion::knew;
 use crate::ops::{Env, Event, Exit, OpError};
 use crate::store::{PruneStore, StoreError, WriteOnceStore};
 use crate::vault::VaultError;
@@ -93,9 +94,12 @@ impl ApplyReceipt {
 /// When the copy is in doubt, the account may only add, or the plan is none of this copy or was replaced by a later one.
 pub fn apply(request: &ApplyRequest, env: &Env<'_>) -> Result<ApplyReceipt, OpError> {
     let store: Arc<dyn WriteOnceStore> = Arc::clone(&request.store) as Arc<dyn WriteOnceStore>;
-    let mut site = Site::open(&NamedStore { name: request.name.clone(), store }, &request.pin, env)?;
+    let mut site = Site::open_sound(&NamedStore { name: request.name.clone(), store }, &request.pin, env)?;
     let mut receipt = ApplyReceipt::nothing(site.copy.name());
     let Some(plan) = choose(&site.pruned, request.plan.as_deref())? else { return Ok(receipt) };
+    // Whoever planned when that was known has planned despite the damage.
+    let planned = site.records.checked.iter().find(|record| record.name == record_name(&plan.writer, &plan.head));
+    site.check_verified(|found| planned.is_some_and(|planned| knew(planned, found)), env)?;
     receipt.plan = Some(plan.head);
     if site.pruned.is_finished(&plan) {
         return Ok(receipt);

@@ -48,6 +48,6 @@ pub fn hold(request: &HoldRequest, env: &Env<'_>) -> Result<HoldReceipt, OpError
     let body = HoldBody { snapshot: snapshot.id, until: request.until, reason: request.reason.clone() };
     let context = opened.context.record_context(env, opened.copy.trust.head(), opened.records.heads());
     let signed = scribe.write(RecordKind::Hold, &body, context)?;
-    crate::ops::custody::deliver_missing(&scribe, &opened.copy, &signed.name)?;
+    crate::ops::delivery::deliver_missing(&opened.context, &opened.copy, &signed.name)?;
     Ok(HoldReceipt { store: opened.copy.name(), snapshot: snapshot.id, until: request.until })
 }

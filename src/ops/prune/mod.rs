@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::context::{Context, Locking, NamedStore, VaultPin, open_pinned};
+use super::delivery::deliver_missing;
 use super::{Env, OpError};
 use crate::format::body::{HeartbeatBody, VerifyBody};
 use crate::format::record::{Head, RecordKind};
@@ -46,9 +47,15 @@ struct Site {
 impl Site {
     /// Opens one about which nothing is doubtful, and holds the local state against a push or a second prune of this machine.
     fn open(store: &NamedStore, pin: &VaultPin, env: &Env<'_>) -> Result<Self, OpError> {
+        let site = Self::open_sound(store, pin, env)?;
+        site.check_verified(|_| false, env)?;
+        Ok(site)
+    }
+
+    /// Opens one with a ledger that is whole; what verifications found is for the caller to look at.
+    fn open_sound(store: &NamedStore, pin: &VaultPin, env: &Env<'_>) -> Result<Self, OpError> {
         let site = Self::open_in_doubt(store, pin, env)?;
         site.check_ledger()?;
-        site.check_verified(env)?;
         Ok(site)
     }
 
@@ -72,6 +79,10 @@ impl Site {
         let mut scribe = self.context.scribe(Role::Custodian, env, self.copy.vault())?;
         check_enrolled(&scribe, &self.copy, kind)?;
         super::custody::adopt_own(&mut scribe, &self.copy, &self.records)?;
+        // What is signed here must arrive here: so does everything before it.
+        if let Some(head) = scribe.head() {
+            deliver_missing(&self.context, &self.copy, &record_name(&scribe.writer(), &head))?;
+        }
         Ok(scribe)
     }
 
@@ -87,10 +98,14 @@ impl Site {
         }
     }
 
-    /// What the newest verifications found: of this copy it ends the matter, of another the same objects are looked at here.
-    fn check_verified(&self, env: &Env<'_>) -> Result<(), OpError> {
+    /// What the newest verifications found, but for those that are `accepted`: of this copy it ends the matter, of another
+    /// the same objects are looked at here.
+    fn check_verified(&self, accepted: impl Fn(&Checked) -> bool, env: &Env<'_>) -> Result<(), OpError> {
         let here = self.copy.name();
-        for body in newest_verifications(&self.records.checked) {
+        for (record, body) in newest_verifications(&self.records.checked) {
+            if accepted(record) {
+                continue;
+            }
             if body.store == here
                 && let Some(found) = body.objects_found.first()
             {
@@ -133,7 +148,7 @@ impl Site {
     ) -> Result<crate::ledger::Signed, OpError> {
         let context = self.context.record_context(env, self.copy.trust.head(), self.records.heads());
         let signed = scribe.write(kind, body, context)?;
-        super::custody::deliver_missing(scribe, &self.copy, &signed.name)?;
+        deliver_missing(&self.context, &self.copy, &signed.name)?;
         Ok(signed)
     }
 }
@@ -173,8 +188,8 @@ pub fn heartbeat(
 }
 
 /// Of each writer the newest verification of each copy that looked at anything.
-fn newest_verifications(records: &[Checked]) -> Vec<VerifyBody> {
-    let mut newest: BTreeMap<(WriterId, String), (u64, VerifyBody)> = BTreeMap::new();
+fn newest_verifications(records: &[Checked]) -> Vec<(&Checked, VerifyBody)> {
+    let mut newest: BTreeMap<(WriterId, String), (&Checked, VerifyBody)> = BTreeMap::new();
     for record in records {
         if record.standing != Standing::Trusted || record.statement.kind != RecordKind::Verify {
             continue;
@@ -183,12 +198,12 @@ fn newest_verifications(records: &[Checked]) -> Vec<VerifyBody> {
         if body.depth == "list" && body.objects_found.is_empty() {
             continue;
         }
-        let slot = newest.entry((record.statement.writer, body.store.clone())).or_insert_with(|| (0, body.clone()));
-        if slot.0 < record.head.seq {
-            *slot = (record.head.seq, body);
+        let slot = newest.entry((record.statement.writer, body.store.clone())).or_insert_with(|| (record, body.clone()));
+        if slot.0.head.seq < record.head.seq {
+            *slot = (record, body);
         }
     }
-    newest.into_values().map(|(_, body)| body).collect()
+    newest.into_values().collect()
 }
 
 /// When the store received each record.

@@ -131,7 +131,10 @@ pub struct PlanReceipt {
 /// # Errors
 /// When the copy is damaged or its ledger in doubt, an earlier plan was begun and not finished, or this machine may not plan.
 pub fn plan(request: &PlanRequest, env: &Env<'_>) -> Result<PlanReceipt, OpError> {
-    let site = Site::open(&request.store, &request.pin, env)?;
+    let site = Site::open_sound(&request.store, &request.pin, env)?;
+    if request.damage == Damage::Refuse {
+        site.check_verified(|_| false, env)?;
+    }
     let mut scribe = if request.dry_run { None } else { Some(site.scribe(&RecordKind::PrunePlan, env)?) };
     if let Some(begun) = site.pruned.pending().find(|plan| site.pruned.done(plan).is_some()) {
         let plan = begun.head.hash.short();
@@ -215,7 +218,9 @@ fn broken_snapshots(site: &Site, sweep: &Sweep, here: &[Snapshot], damage: Damag
     let store = site.copy.store.as_ref();
     let mut known: BTreeMap<Sealed, Option<String>> = BTreeMap::new();
     let mut broken = BTreeSet::new();
-    let swept = |name: &ObjectName| crate::vault::sweep::SWEPT.contains(&name.area());
+    // Each snapshot's own manifest is looked at beside its pages; those of others may have gone with them.
+    let swept =
+        |name: &ObjectName| crate::vault::sweep::SWEPT.contains(&name.area()) && !matches!(name, ObjectName::Manifest(_));
     for snapshot in here {
         let mut why = [&snapshot.body.inventory, &snapshot.body.manifest]
             .into_iter()

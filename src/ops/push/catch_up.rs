@@ -11,6 +11,7 @@ use crate::format::inventory::Line;
 use crate::model::finding::Finding;
 use crate::model::name::{ObjectName, Sealed};
 use crate::ops::context::Context;
+use crate::ops::delivery::in_order;
 use crate::ops::{Env, OpError};
 use crate::store::StoreError;
 use crate::vault::VaultError;
@@ -118,7 +119,8 @@ fn catch_up_from(
 ) -> Result<u64, VaultError> {
     let (from, to) = (&prepared.sides[source], &prepared.sides[target]);
     let held: BTreeSet<&ObjectName> = to.records.checked.iter().map(|record| &record.name).collect();
-    let records = from.records.checked.iter().filter(|record| !held.contains(&record.name)).cloned().collect::<Vec<_>>();
+    let records = from.records.checked.iter().filter(|record| !held.contains(&record.name)).cloned();
+    let records = in_order(records.collect());
     let has_trust = |name: &ObjectName| to.copy.trust.names().any(|n| n == *name);
     let trust: Vec<ObjectName> = from.copy.trust.names().filter(|name| !has_trust(name)).collect();
     let gaps = Gaps::between(from, to, pages)?;

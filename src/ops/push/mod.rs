@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::context::{Context, Locking, NamedStore, VaultPin};
+use super::delivery;
 use super::hooks::{self, Hooks};
 use super::{Env, Exit, OpError};
 use crate::codec::Compression;
@@ -19,7 +20,7 @@ use crate::format::body::SnapshotBody;
 use crate::format::inventory::Line;
 use crate::format::manifest::{Manifest, Member};
 use crate::format::record::RecordKind;
-use crate::ledger::Scribe;
+use crate::ledger::{Scribe, Trust};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{SnapshotId, VaultId};
 use crate::model::limits::{FORMAT_VERSION, MIB, RECORD_MAX_BYTES};
@@ -47,6 +48,7 @@ use crate::vault::thin::ThinPacks;
 
 mod catch_up;
 mod members;
+mod mend;
 mod prepare;
 
 use members::{Baseline, CapturedJob, capture_all};
@@ -287,7 +289,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     let body = SnapshotBody {
         manifest: manifest_name,
         inventory: ObjectName::Inventory(inventory.root.name),
-        epochs: vec![trust.epoch().n],
+        epochs: epochs(&trust),
         generation,
         series,
         tags: plan.tags.iter().map(|tag| secret.tag(tag)).collect(),
@@ -333,6 +335,12 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
         stores,
         findings,
     }))
+}
+
+/// The epochs that open the snapshot: it is sealed to the last one and built on what was sealed to those before.
+fn epochs(trust: &Trust) -> Vec<u32> {
+    let generation = trust.epoch().generation;
+    trust.body().epochs.iter().filter(|epoch| epoch.generation == generation).map(|epoch| epoch.n).collect()
 }
 
 /// What the last probe of each store said, by the store's name.
@@ -412,7 +420,7 @@ fn commit(
     for (side, report) in prepared.sides.iter().zip(courier.reports()) {
         let outcome = match &report.error {
             Some(error) => Err(error.clone()),
-            None => send_record(side, signed),
+            None => send_cited(context, prepared, side).and_then(|()| send_record(side, signed)),
         };
         if outcome.is_ok() {
             if let Ok(stored) = &outcome {
@@ -440,6 +448,18 @@ fn commit(
     match last_error {
         Some(error) if receipts.iter().all(|receipt| !receipt.committed) => Err(error.into()),
         _ => Ok(receipts),
+    }
+}
+
+/// What the record cites lies there first, also when the copy that had it went out of reach meanwhile.
+fn send_cited(context: &Context, prepared: &Prepared, side: &Side) -> Result<(), StoreError> {
+    if prepared.heads.iter().all(|(writer, head)| side.copy.book.has(writer, head)) {
+        return Ok(());
+    }
+    match prepare::deliver_all(context, side, &|name| delivery::holds(&side.copy, name)) {
+        Ok(_) => Ok(()),
+        Err(VaultError::Store(error)) => Err(error),
+        Err(error) => Err(StoreError::Protocol(error.to_string())),
     }
 }
 

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::format::body::SnapshotBody;
 use crate::format::inventory::Line;
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::SnapshotId;
@@ -23,8 +24,6 @@ pub mod sealed;
 /// What is listed.
 const AREAS: [Area; 7] =
     [Area::Root, Area::Keys, Area::Trust, Area::Packs, Area::Indexes, Area::Manifests, Area::Inventories];
-/// Snapshots that a finding names; the rest is counted.
-const SNAPSHOTS_NAMED: usize = 20;
 /// Findings that are kept.
 pub const FINDINGS_MAX: usize = 10_000;
 
@@ -90,7 +89,9 @@ impl Needs {
         Ok(needs)
     }
 
-    /// Hands every line of every page to `each`, with the places of the snapshots that need it: pages and roots too.
+    /// Hands every line of every page to `each`, with the places of the snapshots that need it: pages and roots too. Pages
+    /// are shared and list the manifests of snapshots beside which they were made; each is needed by its own alone, and by
+    /// none when that was dropped.
     ///
     /// # Errors
     /// When the store is out of reach. A page that is damaged is a finding.
@@ -112,7 +113,10 @@ impl Needs {
             let name = ObjectName::Inventory(*page);
             each(&Line { hash: page.hash, name: name.clone() }, places);
             match cache.read(store, page) {
-                Ok(lines) => lines.iter().for_each(|line| each(line, places)),
+                Ok(lines) => lines.iter().for_each(|line| match line.name {
+                    ObjectName::Manifest(_) => each(line, &[]),
+                    _ => each(line, places),
+                }),
                 Err(VaultError::Store(error)) if error.is_store_wide() => return Err(error.into()),
                 Err(error) => findings.push(needs_finding(&name, &error, &self.ids(places))),
             }
@@ -136,11 +140,8 @@ fn needs_finding(name: &dyn std::fmt::Display, error: &VaultError, snapshots: &[
 }
 
 pub(crate) fn damage(object: String, message: String, snapshots: &[SnapshotId]) -> Finding {
-    let mut named: Vec<String> = snapshots.iter().rev().take(SNAPSHOTS_NAMED).map(SnapshotId::short).collect();
-    if snapshots.len() > SNAPSHOTS_NAMED {
-        named.push(format!("{} more", snapshots.len() - SNAPSHOTS_NAMED));
-    }
-    Finding { kind: FindingKind::Damage, subject: object, message, snapshots: named }
+    let snapshots = snapshots.iter().rev().map(SnapshotId::short).collect();
+    Finding { kind: FindingKind::Damage, subject: object, message, snapshots }
 }
 
 /// What the first pass leaves for the next ones.
@@ -178,7 +179,7 @@ pub fn list(copy: &Copy, records: &Records, cache: &PageCache, cancel: &AtomicBo
     let mut findings = Vec::new();
     needs.each_line(copy.store.as_ref(), cache, &mut findings, &mut |line, places| {
         objects += 1;
-        if !presence.has(&line.name) && missing.len() < FINDINGS_MAX {
+        if !places.is_empty() && !presence.has(&line.name) && missing.len() < FINDINGS_MAX {
             missing.entry(line.name.clone()).or_default().extend(places);
         }
         match &line.name {
@@ -203,6 +204,13 @@ pub fn list(copy: &Copy, records: &Records, cache: &PageCache, cancel: &AtomicBo
             &needs.ids(&places),
         ));
     }
+    // A snapshot that another copy dropped and of which this one has a manifest that no shared page lists was here.
+    for snapshot in dropped.iter().filter(|snapshot| !pruned.is_dropped(snapshot)) {
+        let SnapshotBody { manifest, inventory, .. } = &snapshot.body;
+        if presence.has(manifest) && !needed_others.contains(manifest) {
+            looked.findings.push(damage(inventory.to_string(), "missing".into(), &[snapshot.id]));
+        }
+    }
     for snapshot in &needs.behind {
         let message = "this copy holds its record and not its objects; `farkeep sync` brings them";
         looked.findings.push(Finding::new(FindingKind::Behind, format!("snapshot {}", snapshot.id.short()), message));
@@ -214,13 +222,17 @@ pub fn list(copy: &Copy, records: &Records, cache: &PageCache, cancel: &AtomicBo
 /// What lies in the copy and no snapshot needs: debris, and objects of pushes that died. Neither is damage.
 fn leftovers(presence: &Presence, packs: &BTreeSet<Sealed>, others: &BTreeSet<ObjectName>, findings: &mut Vec<Finding>) {
     let (debris, count) = presence.debris();
-    for name in debris.iter().take(20) {
+    for name in debris {
         let shown = crate::model::path::escape(name.as_bytes());
         let message = "not an object of a vault, or cut short: ignored; a push that was cut off leaves such";
         findings.push(Finding::new(FindingKind::Notice, shown, message));
     }
-    if count > 20 {
-        findings.push(Finding::new(FindingKind::Notice, "debris", format!("{} more such names", count - 20)));
+    if count > debris.len() as u64 {
+        findings.push(Finding::new(
+            FindingKind::Notice,
+            "debris",
+            format!("{} more such names", count - debris.len() as u64),
+        ));
     }
     let unneeded = presence.packs().filter(|pack| !packs.contains(pack)).count()
         + presence

@@ -153,7 +153,7 @@ fn tasks(copy: &Copy, listed: &Listed, pages: &PageCache, findings: &mut Vec<Fin
     let mut by_name: BTreeMap<ObjectName, Task> = BTreeMap::new();
     let sizes: BTreeMap<&ObjectName, u64> = listed.presence.others().collect();
     listed.needs.each_line(copy.store.as_ref(), pages, findings, &mut |line, places| {
-        if !listed.presence.has(&line.name) {
+        if places.is_empty() || !listed.presence.has(&line.name) {
             return;
         }
         let bytes = line.name.bytes().or_else(|| sizes.get(&line.name).copied()).unwrap_or(0);
@@ -165,7 +165,14 @@ fn tasks(copy: &Copy, listed: &Listed, pages: &PageCache, findings: &mut Vec<Fin
         });
         task.snapshots.extend(places);
     })?;
-    Ok(by_name.into_values().collect())
+    Ok(by_name
+        .into_values()
+        .map(|mut task| {
+            task.snapshots.sort_unstable();
+            task.snapshots.dedup();
+            task
+        })
+        .collect())
 }
 
 fn choose(mut tasks: Vec<Task>, share: Share, times: &ReadTimes, now: Timestamp) -> Vec<Task> {

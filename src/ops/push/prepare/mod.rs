@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::catch_up::catch_up;
-use super::{NamedStore, PushPlan, ROOM_MIN_BYTES, missed_finding};
-use crate::crypto::hash::hash;
+use super::{NamedStore, PushPlan, ROOM_MIN_BYTES, mend, missed_finding};
 use crate::format::inventory::Line;
 use crate::format::record::{Head, RecordKind};
 use crate::ledger::{Scribe, Trust};
@@ -15,10 +14,8 @@ use crate::model::size::human_size;
 use crate::ops::context::Context;
 use crate::ops::{Env, OpError};
 use crate::store::StoreError;
-use crate::store::deliver::{RetryPolicy, deliver};
 use crate::vault::VaultError;
 use crate::vault::copy::Copy;
-use crate::vault::create::{RECOVER_PAGE, RECOVER_SCRIPT};
 use crate::vault::inventory::PageCache;
 use crate::vault::presence::Presence;
 use crate::vault::pruned::Pruned;
@@ -29,6 +26,7 @@ mod own;
 mod second_look;
 
 pub use known::{live_packs, refresh_index};
+pub use own::deliver_all;
 use own::{adopt_own, check_enrolled, deliver_own};
 
 /// What is listed of each copy.
@@ -120,29 +118,6 @@ impl Prepared {
     }
 }
 
-/// Sends recovery page and script again where they are gone; what else of the plain files is gone is a finding and ends no
-/// push, since no push can make it.
-fn mend_plain_files(prepared: &mut Prepared) {
-    let known = [RECOVER_PAGE, RECOVER_SCRIPT].map(str::as_bytes);
-    for side in &mut prepared.sides {
-        let lines = side.copy.plain_lines().into_iter();
-        for line in lines.filter(|line| !matches!(line.name, ObjectName::Trust { .. })) {
-            if side.presence.has(&line.name) {
-                continue;
-            }
-            let bytes = known.into_iter().find(|bytes| hash(bytes) == line.hash);
-            let sent = bytes.map(|bytes| deliver(side.named.store.as_ref(), &line.name, bytes, RetryPolicy::DEFAULT));
-            if let Some(Ok(_)) = sent {
-                side.presence.add_all(std::slice::from_ref(&line.name));
-                continue;
-            }
-            let message = format!("missing in {}; `farkeep sync` brings it from another copy", side.named.name);
-            prepared.findings.push(Finding::new(FindingKind::Damage, &line.name, message));
-            side.lost.insert(line.name);
-        }
-    }
-}
-
 /// Opens every copy, adopts own records, brings copies that were away up to date.
 pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env: &Env<'_>) -> Result<Prepared, OpError> {
     let mut prepared = Prepared {
@@ -172,9 +147,10 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     }
     adopt_own(scribe, &prepared)?;
     check_enrolled(scribe, prepared.trust())?;
-    deliver_own(scribe, &mut prepared)?;
+    deliver_own(context, &mut prepared)?;
     catch_up(&mut prepared, context, env)?;
-    mend_plain_files(&mut prepared);
+    mend::plain_files(&mut prepared);
+    mend::trust_records(&mut prepared);
     if prepared.sides.is_empty() {
         return Err(none_left(plan, &prepared));
     }

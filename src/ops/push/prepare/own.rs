@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Prepared, Side, drop_side};
 use crate::format::record::RecordKind;
-use crate::ledger::{LedgerError, Scribe, Trust};
+use crate::ledger::{Checked, LedgerError, Scribe, Trust};
 use crate::model::finding::FindingKind;
 use crate::model::name::ObjectName;
 use crate::ops::OpError;
+use crate::ops::context::Context;
+use crate::ops::delivery::{Delivery, Snapshots};
 use crate::store::StoreError;
-use crate::store::deliver::{RetryPolicy, deliver};
+use crate::store::deliver::RetryPolicy;
 use crate::vault::VaultError;
 
 /// Takes over own records that lie in a copy beyond the local chain. Two statements with one number stop the push.
@@ -60,12 +62,13 @@ pub fn check_enrolled(scribe: &Scribe, trust: &Trust) -> Result<(), OpError> {
     Err(OpError::NotDone(why.into()))
 }
 
-/// Sends own records, of a push that died between signing and sending, to copies that lack them: the same bytes. A copy that
-/// does not take them is left out; the others go on.
-pub fn deliver_own(scribe: &Scribe, prepared: &mut Prepared) -> Result<(), OpError> {
+/// Sends the records of this machine to copies that lack them, of a push that died between signing and sending and of
+/// whatever was signed while it looked at another copy: the same bytes. A copy that does not take them is left out; the
+/// others go on.
+pub fn deliver_own(context: &Context, prepared: &mut Prepared) -> Result<(), OpError> {
     let mut number = 0;
     while let Some(side) = prepared.sides.get_mut(number) {
-        match deliver_own_to(scribe, side) {
+        match deliver_own_to(context, side) {
             Ok(sent) => {
                 // What an upload that broke off has left of them is no alarm any more.
                 prepared.findings.retain(|finding| {
@@ -81,21 +84,19 @@ pub fn deliver_own(scribe: &Scribe, prepared: &mut Prepared) -> Result<(), OpErr
     Ok(())
 }
 
-fn deliver_own_to(scribe: &Scribe, side: &mut Side) -> Result<BTreeSet<ObjectName>, VaultError> {
+fn deliver_own_to(context: &Context, side: &mut Side) -> Result<BTreeSet<ObjectName>, VaultError> {
     let held: BTreeSet<ObjectName> = side.records.checked.iter().map(|record| record.name.clone()).collect();
-    let mut sent = BTreeSet::new();
-    for name in scribe.names()? {
-        if held.contains(&name) {
-            continue;
-        }
-        let content = scribe.read(&name)?;
-        // A copy that also lacks the objects gets them in `catch_up`; until then the record only says what should be.
-        deliver(side.named.store.as_ref(), &name, &content, RetryPolicy::DEFAULT)?;
-        side.copy.book.add(&name.to_string());
-        if let Ok(checked) = crate::ledger::check(&side.copy.trust, &name.to_string(), &content) {
-            side.records.checked.push(checked);
-        }
-        sent.insert(name);
-    }
-    Ok(sent)
+    // A copy that also lacks the objects gets them in `catch_up`; until then the record only says what should be.
+    let sent = deliver_all(context, side, &|name| held.contains(name))?;
+    sent.iter().for_each(|record| side.copy.book.add(&record.name.to_string()));
+    let names = sent.iter().map(|record| record.name.clone()).collect();
+    side.records.checked.extend(sent);
+    Ok(names)
+}
+
+/// Sends a copy every record of this machine that is not `held` there, and what those cite.
+pub fn deliver_all(context: &Context, side: &Side, held: &dyn Fn(&ObjectName) -> bool) -> Result<Vec<Checked>, VaultError> {
+    let (trust, store) = (&side.copy.trust, side.named.store.as_ref());
+    let delivery = Delivery { context, trust, store, policy: RetryPolicy::DEFAULT, snapshots: Snapshots::All };
+    Ok(delivery.run(held)?.sent)
 }

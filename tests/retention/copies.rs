@@ -1,0 +1,136 @@
+//! Copies of a vault from which snapshots were dropped: pages of inventories are shared, so they list what others needed.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use super::history::{History, apply, plan};
+use super::world::{Machine, Random, World, args, files_below, flip};
+
+/// A machine that knows the root and has never seen a copy.
+fn auditor(world: &World, name: &str) -> Machine {
+    let machine = world.machine(name);
+    let agent = fs::read_to_string(&world.agent.config).unwrap();
+    machine.configure(agent.split("[store").next().unwrap());
+    machine
+}
+
+/// Nights of which many change nothing, so that pages are used again.
+fn quiet_nights(nights: u64, random: &mut Random) -> History {
+    let mut history = History::in_world(World::new(), 1);
+    for night in 1..nights {
+        if random.below(3) == 0 {
+            history.data.noise("changes", 200_000, night);
+        }
+        history.push();
+    }
+    history
+}
+
+#[test]
+fn a_copy_made_from_a_pruned_one_is_whole() {
+    let mut random = Random::from_environment();
+    for round in 0..3 {
+        let mut history = quiet_nights(6, &mut random);
+        let world = &history.world;
+        let keep = (1 + random.below(3)).to_string();
+        plan(world, &["--keep-last", &keep]);
+        apply(world);
+        let kept = 6 - keep.parse::<usize>().unwrap();
+        let copy = world.path("copy");
+        let sync = args!["sync", &copy, "--from", &world.vault, "--plain-directory"];
+        world.run(sync.clone()).ok();
+        for (number, store) in [&world.vault, &copy].into_iter().enumerate() {
+            let machine = auditor(world, &format!("auditor-{round}-{number}"));
+            for depth in ["sealed", "list"] {
+                machine.run(args!["verify", "--from", store, "--depth", depth]).ok();
+            }
+            let opened = args!["verify", "--from", store, "--depth", "opened", "--identity", &world.identity];
+            machine.run(opened).ok();
+        }
+        history.assert_restores(kept..6);
+        // And the other way round, into what a later night has made of it.
+        history.data.noise("changes", 200_000, 99);
+        history.push();
+        let world = &history.world;
+        world.run(sync).ok();
+        plan(world, &["--store", copy.to_str().unwrap(), "--keep-last", "1"]);
+        world.run(args!["prune", "apply", "--store", &copy, "--now"]).ok();
+        world.run(args!["verify", "--from", &copy, "--depth", "sealed"]).ok();
+        history.assert_restores(kept..7);
+    }
+}
+
+#[test]
+fn a_damaged_manifest_is_named_for_its_own_snapshot_and_for_nobody_once_that_is_dropped() {
+    let mut history = History::of(1);
+    for _ in 1..24 {
+        history.push();
+    }
+    let world = &history.world;
+    let statement = |version: usize| {
+        let of = |path: &std::path::PathBuf| path.to_string_lossy().contains(history.id(version));
+        let record = world.objects("ledger").into_iter().find(of).unwrap();
+        let text = fs::read_to_string(record).unwrap();
+        serde_json::from_str::<serde_json::Value>(text.lines().next().unwrap()).unwrap()
+    };
+    let manifest = statement(0)["body"]["manifest"].as_str().unwrap().to_owned();
+    flip(&world.vault.join(&manifest), 100);
+    let found = world.run(args!["verify", "--depth", "sealed", "--json"]).exits(4).json();
+    let alarm = |subject: &str| {
+        let findings = found["findings"].as_array().unwrap().iter();
+        let mut about = findings.filter(|finding| finding["subject"] == subject);
+        let first = about.next().unwrap_or_else(|| panic!("{subject}: {found:#}"))["snapshots"].clone();
+        assert!(about.next().is_none(), "{subject} is told of twice: {found:#}");
+        first.as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(alarm(&manifest), [&history.id(0)[..8]]);
+
+    // What all of them need is named with all of them, each once, in --json.
+    flip(&world.vault.join(&manifest), 100);
+    let pack = files_below(&world.vault.join("packs")).into_iter().max_by_key(|path| fs::metadata(path).unwrap().len());
+    let pack = pack.unwrap();
+    flip(&pack, 300);
+    let found = world.run(args!["verify", "--depth", "sealed", "--json"]).exits(4).json();
+    let subject = pack.strip_prefix(&world.vault).unwrap().to_str().unwrap();
+    let finding = found["findings"].as_array().unwrap().iter().find(|finding| finding["subject"] == subject).unwrap();
+    let named: Vec<&str> = finding["snapshots"].as_array().unwrap().iter().map(|id| id.as_str().unwrap()).collect();
+    assert_eq!(named.len(), 24, "{named:?}");
+    assert_eq!(named.iter().collect::<BTreeSet<_>>().len(), 24, "{named:?}");
+    world.run(args!["verify", "--depth", "sealed"]).exits(4).says("and 4 more)");
+    flip(&pack, 300);
+    world.run(args!["verify", "--depth", "sealed"]).ok();
+
+    // A snapshot that was dropped needs nothing, whatever shared pages list.
+    plan(world, &["--keep-last", "2"]);
+    apply(world);
+    assert!(world.vault.join(&manifest).exists(), "no page is shared: this tests nothing");
+    flip(&world.vault.join(&manifest), 100);
+    world.run(args!["verify", "--depth", "sealed"]).ok();
+    let copy = world.path("copy");
+    world.run(args!["sync", &copy, "--from", &world.vault, "--plain-directory"]).ok();
+    world.run(args!["verify", "--from", &copy, "--depth", "sealed"]).ok();
+    history.assert_restores(22..24);
+}
+
+#[test]
+fn what_is_planned_despite_damage_is_applied() {
+    let history = History::of(3);
+    let world = &history.world;
+    // A pack of the first night alone.
+    let others: BTreeSet<_> = {
+        let second = world.path("second");
+        world.run(args!["sync", &second, "--from", &world.vault, "--plain-directory"]).ok();
+        plan(world, &["--store", second.to_str().unwrap(), "--keep-last", "2"]);
+        world.run(args!["prune", "apply", "--store", &second, "--now"]).ok();
+        files_below(&second.join("packs")).iter().map(|path| path.file_name().unwrap().to_owned()).collect()
+    };
+    let pack = world.objects("packs").into_iter().find(|path| !others.contains(path.file_name().unwrap())).unwrap();
+    fs::remove_file(pack).unwrap();
+    world.run(args!["verify", "--depth", "list"]).exits(4);
+    world.run(args!["prune", "plan", "--keep-last", "2"]).exits(4);
+    let planned = plan(world, &["--keep-last", "2", "--despite-damage"]);
+    assert_eq!(planned["dropped"], 1, "{planned}");
+    apply(world);
+    history.assert_restores(1..3);
+    world.verify("opened");
+}
