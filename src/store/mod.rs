@@ -143,6 +143,14 @@ pub trait Store: Send + Sync {
     /// When the store cannot be asked.
     fn stat(&self, name: &str) -> Result<Option<u64>, StoreError>;
 
+    /// The sizes of several objects, in the order of the names; none for each that does not exist.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    fn sizes(&self, names: &[String]) -> Result<Vec<Option<u64>>, StoreError> {
+        names.iter().map(|name| self.stat(name)).collect()
+    }
+
     /// Up to `bytes` bytes from `offset`; fewer only at the end of the object.
     ///
     /// # Errors

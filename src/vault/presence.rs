@@ -35,6 +35,23 @@ impl Presence {
         Ok(presence)
     }
 
+    /// Asks for these objects alone, under their plain names: cheaper than a listing when they are few.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    pub fn of(store: &dyn Store, names: &[ObjectName]) -> Result<Self, StoreError> {
+        let stored: Vec<String> = names.iter().map(|name| name.with_suffix(0)).collect();
+        let mut presence = Self::default();
+        for (name, bytes) in stored.iter().zip(store.sizes(&stored)?) {
+            if let Some(bytes) = bytes {
+                presence.add(name, bytes);
+            }
+        }
+        presence.packs.sort_unstable();
+        presence.packs.dedup_by_key(|(pack, _)| *pack);
+        Ok(presence)
+    }
+
     fn add(&mut self, stored: &str, bytes: u64) {
         self.bytes += bytes;
         match ObjectName::parse_stored(stored) {

@@ -278,7 +278,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     courier.flush()?;
 
     env.step("looking again at what arrived");
-    if !prepared.check_arrived(&inventory, &pages, &courier)? || prepared.newly_doomed(context, plan, &inventory, &pages)? {
+    if !prepared.look_again(context, plan, &inventory, &pages, &courier)? {
         journal.clear()?;
         return Ok(None);
     }

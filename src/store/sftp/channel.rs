@@ -1,5 +1,8 @@
 //! One SFTP session on one SSH channel: many requests in flight, replies in any order.
 //!
+//! Small requests are gathered and go out together, at the latest when somebody waits for a reply: each sent by itself would
+//! be a TCP segment of its own, and a young connection may have ten of those under way.
+//!
 //! Guarantees: every wait is bounded by the watchdog; sending never deadlocks, because replies are taken in while the
 //! peer's window is closed. After an error the session is of no more use. Deliberately unaware of files and of how the
 //! channel came to be. It is owned by one operation at a time.
@@ -14,9 +17,14 @@ use super::watchdog::{Patience, Watchdog};
 use super::wire::{Reply, Request, VERSION};
 use crate::store::StoreError;
 
+/// Requests that are gathered before they go out: what OpenSSH takes in one packet of SSH.
+const GATHERED_MAX_BYTES: usize = 32 * 1024;
+
 /// The client's end of an SFTP session.
 pub struct Channel {
     write: ChannelWriteHalf<client::Msg>,
+    /// Requests that have not gone out yet.
+    gathered: Vec<u8>,
     inbox: Inbox,
     next_id: u32,
     dog: Watchdog,
@@ -36,6 +44,7 @@ impl Channel {
         let (read, write) = channel.split();
         Self {
             write,
+            gathered: Vec::new(),
             inbox: Inbox::new(read),
             next_id: 0,
             dog: Watchdog::start(patience),
@@ -87,7 +96,8 @@ impl Channel {
         self.inbox.open()
     }
 
-    /// Sends a request; its reply comes out of [`reply`](Self::reply) under the number that is returned.
+    /// Sends a request, now or with the next ones; its reply comes out of [`reply`](Self::reply) under the number that is
+    /// returned.
     ///
     /// # Errors
     /// When the session broke or the peer misbehaves.
@@ -138,7 +148,20 @@ impl Channel {
         }
     }
 
+    /// Sends what was gathered. Waiting for a reply does so by itself.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn flush(&mut self) -> Result<(), StoreError> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        let gathered = Bytes::from(std::mem::take(&mut self.gathered));
+        self.put_through(gathered).await
+    }
+
     async fn fill(&mut self) -> Result<(), StoreError> {
+        self.flush().await?;
         let bytes = self.dog.wait(self.inbox.fill()).await??;
         self.dog.moved(bytes);
         if let Some(asked) = self.asked_alone.take() {
@@ -154,9 +177,21 @@ impl Channel {
             self.asked_alone = Some(Instant::now());
         }
         self.inbox.expect(id, &request, matters);
-        let packet = Bytes::from(request.write(id));
-        let bytes = packet.len();
-        let sending = self.write.data_bytes(packet);
+        let packet = request.write(id);
+        if self.gathered.len() + packet.len() > GATHERED_MAX_BYTES {
+            self.flush().await?;
+        }
+        if packet.len() > GATHERED_MAX_BYTES {
+            self.put_through(Bytes::from(packet)).await?;
+        } else {
+            self.gathered.extend_from_slice(&packet);
+        }
+        Ok(id)
+    }
+
+    async fn put_through(&mut self, packets: Bytes) -> Result<(), StoreError> {
+        let bytes = packets.len();
+        let sending = self.write.data_bytes(packets);
         tokio::pin!(sending);
         loop {
             let step = async {
@@ -170,7 +205,7 @@ impl Channel {
                 Ok(sent) => {
                     sent.map_err(broken)?;
                     self.dog.moved(bytes);
-                    return Ok(id);
+                    return Ok(());
                 }
                 Err(filled) => self.dog.moved(filled?),
             }

@@ -125,7 +125,7 @@ impl SftpStore {
     fn with_session<T>(&self, work: impl AsyncFnOnce(&mut Session) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let gone = || StoreError::Unreachable("the store was closed".into());
         let runtime = self.runtime.as_ref().ok_or_else(gone)?;
-        let open = || runtime.block_on(open(&Open::Connection, &self.hops, &self.keyring, &self.options.times));
+        let open = || runtime.block_on(self.open_first());
         let start = |wanted: Open| {
             let (pool, hops, keyring, times) =
                 (Arc::clone(&self.pool), Arc::clone(&self.hops), Arc::clone(&self.keyring), self.options.times);
@@ -136,15 +136,35 @@ impl SftpStore {
             });
         };
         let (mut session, place) = self.pool.borrow(open, start)?;
-        let outcome = runtime.block_on(async {
+        let (outcome, usable) = runtime.block_on(async {
             session.channel.begin();
-            work(&mut session).await
+            let outcome = work(&mut session).await;
+            let broken = matches!(&outcome, Err(StoreError::Unreachable(_) | StoreError::Protocol(_)));
+            // A CLOSE may be left that nobody waits for.
+            let usable = !broken && session.channel.flush().await.is_ok();
+            (outcome, usable)
         });
-        match &outcome {
-            Err(StoreError::Unreachable(_) | StoreError::Protocol(_)) => session.connection.cut(),
-            _ => place.give_back(session),
+        if usable {
+            place.give_back(session);
+        } else {
+            session.connection.cut();
         }
         outcome
+    }
+
+    /// The first connection. Its second channel comes up beside the first: there is hardly a command that does not want
+    /// both, and one after the other they would cost three round trips more.
+    async fn open_first(&self) -> Result<Session, StoreError> {
+        let times = self.options.times;
+        let connection = Arc::new(connection::open(&self.hops, &self.keyring, &times).await?);
+        let (pool, beside) = (Arc::clone(&self.pool), Open::Lane(Arc::clone(&connection)));
+        tokio::spawn(async move {
+            let Open::Lane(connection) = &beside else { return };
+            let began = Instant::now();
+            let outcome = Session::open(Arc::clone(connection), &times).await;
+            pool.came_up(&beside, began.elapsed(), outcome);
+        });
+        Session::open(connection, &times).await
     }
 
     /// Runs an operation that changes nothing, again and again within the budget.
@@ -180,6 +200,11 @@ impl Store for SftpStore {
     fn stat(&self, name: &str) -> Result<Option<u64>, StoreError> {
         let path = self.remote(name);
         self.reading(async |session| query::size(session, name, &path).await)
+    }
+
+    fn sizes(&self, names: &[String]) -> Result<Vec<Option<u64>>, StoreError> {
+        let paths: Vec<String> = names.iter().map(|name| self.remote(name)).collect();
+        self.reading(async |session| query::sizes(session, names, &paths).await)
     }
 
     fn get(&self, name: &str, offset: u64, bytes: u64) -> Result<Vec<u8>, StoreError> {

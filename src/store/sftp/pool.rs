@@ -164,8 +164,13 @@ impl Pool {
     /// What became of something that was started to be opened, and how long it took. That it was not is nothing much: others
     /// work.
     pub fn opened(&self, wanted: &Open, took: Duration, outcome: Result<Session, StoreError>) {
+        self.state().opening = false;
+        self.came_up(wanted, took, outcome);
+    }
+
+    /// As [`opened`](Self::opened), of something that was opened beside another.
+    pub fn came_up(&self, wanted: &Open, took: Duration, outcome: Result<Session, StoreError>) {
         let mut state = self.state();
-        state.opening = false;
         match outcome {
             Ok(session) => {
                 match wanted {

@@ -17,7 +17,38 @@ const IN_FLIGHT: usize = 512;
 /// # Errors
 /// When the server does not tell.
 pub async fn size(session: &mut Session, name: &str, path: &str) -> Result<Option<u64>, StoreError> {
-    match attributes(session, path).await? {
+    let reply = attributes(session, path).await?;
+    size_in(name, reply)
+}
+
+/// The sizes of several regular files, asked for at once.
+///
+/// # Errors
+/// As [`size`].
+pub async fn sizes(session: &mut Session, names: &[String], paths: &[String]) -> Result<Vec<Option<u64>>, StoreError> {
+    let mut sizes = Vec::with_capacity(names.len());
+    for (names, paths) in names.chunks(IN_FLIGHT).zip(paths.chunks(IN_FLIGHT)) {
+        let mut asked = Vec::with_capacity(paths.len());
+        for path in paths {
+            asked.push(session.channel.send(Request::Lstat(path.as_bytes())).await?);
+        }
+        let mut replies = Vec::with_capacity(asked.len());
+        for id in asked {
+            replies.push(session.channel.reply_to(id).await?);
+        }
+        for ((name, path), reply) in names.iter().zip(paths).zip(replies) {
+            sizes.push(match reply {
+                // An account that may not LSTAT.
+                Reply::Status(Code::Denied | Code::Unsupported, _) => size(session, name, path).await?,
+                reply => size_in(name, reply)?,
+            });
+        }
+    }
+    Ok(sizes)
+}
+
+fn size_in(name: &str, reply: Reply) -> Result<Option<u64>, StoreError> {
+    match reply {
         Reply::Attrs(attrs) if !attrs.is_file() => Ok(None),
         Reply::Attrs(attrs) => {
             attrs.bytes.map(Some).ok_or_else(|| StoreError::Protocol(format!("{name}: it tells no size")))

@@ -209,12 +209,14 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Re
             .map(|named| {
                 scope.spawn(move || {
                     let store = std::sync::Arc::clone(&named.store);
-                    // Both wait for the line and not for one another.
-                    let (copy, presence) = std::thread::scope(|scope| {
-                        let presence = scope.spawn(|| list_with_room(named, ROOM_MIN_BYTES));
-                        let copy = context.open_copy(store, &plan.pin);
-                        (copy, presence.join().unwrap_or_else(|_| Err(StoreError::Protocol("a thread failed".into()))))
+                    // Both wait for the line and not for one another. Listing takes longest, so it begins here and at once.
+                    let (copy, listed) = std::thread::scope(|scope| {
+                        let copy = scope.spawn(|| (context.open_copy(store, &plan.pin), named.store.room()));
+                        let listed = Presence::read(named.store.as_ref(), &AREAS);
+                        (copy.join(), listed)
                     });
+                    let (copy, room) = copy.map_err(|_| VaultError::internal("a thread failed"))?;
+                    let presence = enough_room(named, room, ROOM_MIN_BYTES).and_then(|free| Ok((listed?, free)));
                     let (copy, presence) = (copy?, presence?);
                     // Nothing depends on it; a failure shows when the store is written.
                     let _ = named.store.sweep(&Area::Packs.leaf_dirs());
@@ -242,19 +244,13 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Re
     Ok(())
 }
 
-/// Lists a copy, and asks at the same time whether it has room for so much more.
-fn list_with_room(named: &NamedStore, bytes: u64) -> Result<(Presence, Option<u64>), StoreError> {
-    let store = named.store.as_ref();
-    let (presence, room) = std::thread::scope(|scope| {
-        let room = scope.spawn(|| store.room());
-        let presence = Presence::read(store, &AREAS);
-        (presence, room.join().unwrap_or(Ok(None)))
-    });
+/// The free bytes, where the store tells, if they are so many at least.
+fn enough_room(named: &NamedStore, room: Result<Option<u64>, StoreError>, bytes: u64) -> Result<Option<u64>, StoreError> {
     match room {
         Ok(Some(free)) if free < bytes => {
             Err(StoreError::Full { name: named.name.clone(), why: format!("{} are free", human_size(free)) })
         }
-        room => Ok((presence?, room.ok().flatten())),
+        room => Ok(room.ok().flatten()),
     }
 }
 
