@@ -103,6 +103,10 @@ impl Patch {
         }
         let layer = &self.layers[number];
         let frame = frames.read(layer.frame_at, layer.stored_bytes as usize).map_err(|e| e.to_string())?;
+        // The vault holds this very frame; a patch on anything else could never be opened.
+        if hash(&frame) != layer.hash {
+            return Err("a kept block is not what was stored".into());
+        }
         let mut prefix = Vec::new();
         for below in (0..number).filter(|below| layer.bases & (1 << below) != 0) {
             self.open(below, opened, frames, opener)?;
@@ -111,12 +115,7 @@ impl Patch {
         let raw = u64::from(layer.raw_bytes);
         let plain =
             if prefix.is_empty() { opener.decompress(&frame, raw) } else { opener.decompress_patch(&frame, raw, &prefix) };
-        let plain = plain.map_err(|e| e.to_string())?;
-        // What the vault holds is known by this hash; a patch on anything else could never be opened.
-        if hash(&plain) != layer.hash {
-            return Err("a kept block is not what was stored".into());
-        }
-        opened[number] = Some(plain);
+        opened[number] = Some(plain.map_err(|e| e.to_string())?);
         Ok(())
     }
 }
@@ -149,9 +148,8 @@ impl BlockPlan {
         };
         let compresses = frame.len() as u64 * 4 <= plain.len() as u64 * KEEP_MAX_QUARTERS;
         let keep = compresses && depth <= KEEP_MAX_DEPTH;
-        let hash = if keep { hash(plain) } else { crate::model::ids::ObjectHash([0; 32]) };
         let raw_bytes = u32::try_from(plain.len()).unwrap_or(u32::MAX);
-        self.frames.add(serial, &frame, raw_bytes, hash, depth, keep);
+        self.frames.add(serial, &frame, raw_bytes, depth, keep);
         Ok(Framed { frame, patch })
     }
 

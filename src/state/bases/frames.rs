@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Reference, take_room};
+use crate::crypto::hash::hash;
 use crate::model::ids::ObjectHash;
 
 /// One frame that was made in this push.
@@ -20,7 +21,7 @@ pub struct KeptFrame {
     pub stored_bytes: u32,
     /// Length of what it holds.
     pub raw_bytes: u32,
-    /// BLAKE3 of what it holds.
+    /// BLAKE3 of the frame; zero where it is not kept.
     pub hash: ObjectHash,
     /// Its depth: 0 for an ordinary block.
     pub depth: u8,
@@ -48,7 +49,9 @@ impl FrameLog {
     }
 
     /// Notes the frame of a block, and keeps it if `keep` and there is room.
-    pub fn add(&self, serial: u32, frame: &[u8], raw_bytes: u32, hash: ObjectHash, depth: u8, keep: bool) {
+    pub fn add(&self, serial: u32, frame: &[u8], raw_bytes: u32, depth: u8, keep: bool) {
+        // What the vault holds is known by this hash again, and a frame opens into one thing only.
+        let hash = if keep { hash(frame) } else { ObjectHash([0; 32]) };
         let mut added = self.added();
         let at = added.end;
         let kept = keep && take_room(&self.room, frame.len() as u64) && self.write(frame, at).is_ok();

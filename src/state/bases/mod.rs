@@ -147,7 +147,7 @@ mod tests {
     use crate::model::name::Sealed;
 
     fn layer(frames: &FrameLog, serial: u32, frame: &[u8]) -> Layer {
-        frames.add(serial, frame, frame.len() as u32 * 4, ObjectHash([3; 32]), 0, true);
+        frames.add(serial, frame, frame.len() as u32 * 4, 0, true);
         let kept = frames.frame(serial).unwrap();
         Layer {
             pack: Sealed { hash: ObjectHash([7; 32]), bytes: 99 },
@@ -181,9 +181,9 @@ mod tests {
         assert_eq!((&old.regions, &old.anchors, old.frames_bytes), (&layers, &anchors, 8));
         assert_eq!(again.frames.read(3, 5).unwrap(), b"three");
         // A push that is never committed appends, and the next one writes over that.
-        again.frames.add(0, b"lost", 16, ObjectHash([0; 32]), 0, true);
+        again.frames.add(0, b"lost", 16, 0, true);
         let third = cache.stream(&id);
-        third.frames.add(0, b"kept", 16, ObjectHash([0; 32]), 0, true);
+        third.frames.add(0, b"kept", 16, 0, true);
         assert_eq!(third.frames.read(8, 4).unwrap(), b"kept");
     }
 
@@ -211,8 +211,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cache = BaseCache::open(dir.path(), 10).unwrap();
         let stream = cache.stream(&ChunkId([1; 24]));
-        stream.frames.add(0, b"1234567", 28, ObjectHash([0; 32]), 0, true);
-        stream.frames.add(1, b"1234567", 28, ObjectHash([0; 32]), 0, true);
+        stream.frames.add(0, b"1234567", 28, 0, true);
+        stream.frames.add(1, b"1234567", 28, 0, true);
         assert!(stream.frames.frame(0).unwrap().at.is_some());
         assert!(stream.frames.frame(1).unwrap().at.is_none(), "there was no room for it");
         let cache = BaseCache::open(dir.path(), 3).unwrap();

@@ -7,7 +7,7 @@ use crate::model::ids::ObjectHash;
 use crate::model::name::Sealed;
 
 const WHAT: &str = "base reference";
-const MAGIC: &[u8; 8] = b"FKBASES1";
+const MAGIC: &[u8; 8] = b"FKBASES2";
 
 /// One block that a region is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct Layer {
     pub spent: u64,
     /// Where its frame lies in the frame file.
     pub frame_at: u64,
-    /// BLAKE3 of its plaintext.
+    /// BLAKE3 of its frame.
     pub hash: ObjectHash,
     /// The layers below whose plaintext is its prefix: bit n for layer n.
     pub bases: u8,
