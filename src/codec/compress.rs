@@ -16,6 +16,10 @@ const DICTIONARY_MAGIC: [u8; 4] = [0x37, 0xA4, 0x30, 0xEC];
 pub const LEVEL_MIN: i32 = 3;
 /// The level that is never passed by itself: what lies above costs more time than any line is worth.
 const LEVEL_MAX: i32 = 9;
+/// Above this share of waiting the next pack is compressed harder.
+const HARDER_FROM_PERCENT: u64 = 75;
+/// Below this share of waiting the next pack is compressed less hard.
+const EASIER_BELOW_PERCENT: u64 = 40;
 
 /// How hard to compress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,13 +40,16 @@ impl Compression {
         }
     }
 
-    /// The level after a pack for which the stores were waited for, or not.
+    /// The level after a pack, of whose time so many percent were spent waiting for the stores. A level more makes hardly two
+    /// percent less to send and may take half as long again: only a processor that stands still for most of the time can
+    /// give that, and never so much that it becomes what is waited for.
     #[must_use]
-    pub fn next_level(self, level: i32, waited: bool) -> i32 {
+    pub fn next_level(self, level: i32, waited_percent: u64) -> i32 {
         match self {
             Self::Level(level) => level,
-            Self::Auto if waited => (level + 1).min(LEVEL_MAX),
-            Self::Auto => (level - 1).max(LEVEL_MIN),
+            Self::Auto if waited_percent >= HARDER_FROM_PERCENT => (level + 1).min(LEVEL_MAX),
+            Self::Auto if waited_percent < EASIER_BELOW_PERCENT => (level - 1).max(LEVEL_MIN),
+            Self::Auto => level,
         }
     }
 }
@@ -250,15 +257,16 @@ mod tests {
     #[test]
     fn the_level_follows_the_line_within_bounds() {
         let mut level = Compression::Auto.first_level();
-        for waited in [true; 20] {
+        for waited in [90; 20] {
             level = Compression::Auto.next_level(level, waited);
         }
         assert_eq!(level, LEVEL_MAX);
-        for waited in [false; 20] {
+        assert_eq!(Compression::Auto.next_level(7, 60), 7, "neither the line nor the processor is waited for too long");
+        for waited in [10; 20] {
             level = Compression::Auto.next_level(level, waited);
         }
         assert_eq!(level, LEVEL_MIN);
-        assert_eq!(Compression::Level(1).next_level(1, true), 1);
+        assert_eq!(Compression::Level(1).next_level(1, 100), 1);
     }
 
     #[test]

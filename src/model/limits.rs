@@ -100,4 +100,4 @@ pub const LISTING_MAX_NAMES: u64 = 100_000_000;
 pub const SEQ_MAX: u64 = (1 << 53) - 1;
 
 /// Pack buffers of a push, all together: sealed packs on their way and the frames of those being sealed.
-pub const PACK_BUFFERS_MAX_BYTES: u64 = 96 * MIB;
+pub const PACK_BUFFERS_MAX_BYTES: u64 = 80 * MIB;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
@@ -119,6 +120,8 @@ pub struct Packer {
     compression: Compression,
     /// The present zstd level.
     level: Arc<AtomicI32>,
+    /// When the last pack was closed.
+    last_closed: Instant,
 }
 
 impl Packer {
@@ -150,6 +153,7 @@ impl Packer {
             budget,
             compression: config.compression,
             level,
+            last_closed: Instant::now(),
         }
     }
 
@@ -274,7 +278,7 @@ impl Packer {
     fn seal(&mut self, kind: PackKind, pack: OpenPack, size: SealSize, sink: &mut dyn PackSink) -> Result<(), VaultError> {
         // The frames and the sealed form stand in memory together for a moment.
         let room = 2 * pack.sealed_estimate();
-        let mut waited = false;
+        let mut waited = Duration::ZERO;
         let hold = loop {
             match self.budget.try_take(room) {
                 Some(hold) => break hold,
@@ -282,15 +286,25 @@ impl Packer {
                 None if self.sealing > 0 => self.receive(sink)?,
                 // All that is left is on its way to the stores.
                 None => {
-                    waited = true;
-                    break self.budget.take(room);
+                    let began = Instant::now();
+                    let hold = self.budget.take(room);
+                    waited = began.elapsed();
+                    break hold;
                 }
             }
         };
-        let level = self.level.load(Ordering::Relaxed);
-        self.level.store(self.compression.next_level(level, waited), Ordering::Relaxed);
+        self.adapt(waited);
         self.sealing += 1;
         self.submit(Job::Seal(kind, pack, size, hold))
+    }
+
+    /// Compresses the next pack harder or less hard, by how long the stores were waited for since the last one.
+    fn adapt(&mut self, waited: Duration) {
+        let took = self.last_closed.elapsed().as_micros().max(1);
+        self.last_closed = Instant::now();
+        let percent = u64::try_from(waited.as_micros() * 100 / took).unwrap_or(100);
+        let level = self.level.load(Ordering::Relaxed);
+        self.level.store(self.compression.next_level(level, percent), Ordering::Relaxed);
     }
 }
 
