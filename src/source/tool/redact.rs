@@ -82,11 +82,12 @@ pub fn redact(line: &[u8], secrets: &[SecretText]) -> String {
     }
     let mut text = text.into_owned();
     // And quote values where they say what a statement stumbled over.
-    if text.starts_with("ERROR ") && text.contains(" at line ") {
-        if let Some(at) = text.find('\'') {
-            text.truncate(at);
-            text.push_str("(not shown)");
-        }
+    if text.starts_with("ERROR ")
+        && text.contains(" at line ")
+        && let Some(at) = text.find('\'')
+    {
+        text.truncate(at);
+        text.push_str("(not shown)");
     }
     for secret in secrets.iter().map(SecretText::expose).filter(|secret| !secret.is_empty()) {
         text = text.replace(secret, "***");
