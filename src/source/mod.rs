@@ -19,11 +19,13 @@ pub mod http;
 pub mod influxdb;
 pub mod limits;
 pub mod mongodb;
+pub mod mysql;
 mod patience;
 pub mod postgres;
 pub mod search;
 pub mod secret;
 pub mod spool;
+pub mod sqlite;
 pub mod tool;
 pub mod work;
 

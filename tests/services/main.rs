@@ -13,11 +13,13 @@
 
 mod influxdb;
 mod mongodb;
+mod mysql;
 mod postgres;
 mod rehearsal;
 mod replica_set;
 mod search;
 mod service;
+mod sqlite;
 mod story;
 #[path = "../world/mod.rs"]
 mod world;

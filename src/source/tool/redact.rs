@@ -75,10 +75,20 @@ impl Kept {
 #[must_use]
 pub fn redact(line: &[u8], secrets: &[SecretText]) -> String {
     let text = String::from_utf8_lossy(line);
-    if line.len() > LINE_MAX_BYTES || ROW_MARKS.iter().any(|mark| text.contains(mark)) {
+    // MariaDB's programs write each row of a statement on a line of its own.
+    let is_row = text.trim_start().starts_with('(');
+    if line.len() > LINE_MAX_BYTES || is_row || ROW_MARKS.iter().any(|mark| text.contains(mark)) {
         return format!("(a line of {} bytes that may hold rows is not shown)", line.len());
     }
     let mut text = text.into_owned();
+    // And quote values where they say what a statement stumbled over.
+    if text.starts_with("ERROR ")
+        && text.contains(" at line ")
+        && let Some(at) = text.find('\'')
+    {
+        text.truncate(at);
+        text.push_str("(not shown)");
+    }
     for secret in secrets.iter().map(SecretText::expose).filter(|secret| !secret.is_empty()) {
         text = text.replace(secret, "***");
     }
@@ -124,6 +134,17 @@ mod tests {
         assert!(shown.contains("mongodb://***@db:27017/?x=1 and http://host/path"), "{shown}");
         assert!(shown.contains("login *** refused") && shown.contains("ERROR 1064"), "{shown}");
         assert!(!shown.contains("Amina") && !shown.contains("hunter2") && !shown.contains("p@ss"), "{shown}");
+    }
+
+    #[test]
+    fn rows_on_lines_of_their_own_and_quoted_values_are_not_shown() {
+        let text = "--------------\nINSERT INTO `birth` VALUES\n(1,'Amina Diallo',NULL),\n(2,'Amina Ba',NULL);\n--------------\n\
+                    ERROR 1064 (42000) at line 73: You have an error; near ''',99,'Amina'' at line 3\n\
+                    ERROR 1062 (23000) at line 9: Duplicate entry 'Amina' for key 'name'\n\
+                    ERROR 1045 (28000): Access denied for user 'judge'@'localhost'\n";
+        let shown = shown(text);
+        assert!(shown.contains("ERROR 1064") && shown.contains("ERROR 1062") && shown.contains("'judge'"), "{shown}");
+        assert!(!shown.contains("Amina"), "{shown}");
     }
 
     #[test]

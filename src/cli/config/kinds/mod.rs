@@ -12,9 +12,11 @@ mod files;
 mod http;
 mod influxdb;
 mod mongodb;
+mod mysql;
 mod postgres;
 mod search;
 mod spool;
+mod sqlite;
 
 /// Reads the keys that belong to `kind`. None when it is not known, or lacks what it cannot do without; the section then
 /// knows why.
@@ -27,6 +29,9 @@ pub fn read(kind: &str, section: &Section<'_>, name: &str) -> Option<SourceConfi
         "opensearch" => engine(search::read(section, name, "opensearch")),
         "influxdb" => engine(influxdb::read(section, name)),
         "postgres" => engine(postgres::read(section, name)),
+        "mariadb" => engine(mysql::read(section, name, "mariadb")),
+        "mysql" => engine(mysql::read(section, name, "mysql")),
+        "sqlite" => engine(sqlite::read(section, name)),
         "spool" => engine(spool::read(section, name)),
         "stackgraph" => engine(command::read_stackgraph(section, name)),
         other => {
@@ -37,8 +42,20 @@ pub fn read(kind: &str, section: &Section<'_>, name: &str) -> Option<SourceConfi
 }
 
 /// Every kind, for messages.
-const KINDS: [&str; 9] =
-    ["files", "command", "spool", "stackgraph", "mongodb", "elasticsearch", "opensearch", "influxdb", "postgres"];
+const KINDS: [&str; 12] = [
+    "files",
+    "command",
+    "spool",
+    "stackgraph",
+    "mongodb",
+    "elasticsearch",
+    "opensearch",
+    "influxdb",
+    "postgres",
+    "mariadb",
+    "mysql",
+    "sqlite",
+];
 
 fn engine(config: Option<impl Engine + 'static>) -> Option<SourceConfig> {
     config.map(|config| SourceConfig::Engine(Arc::new(config)))

@@ -1,0 +1,118 @@
+//! One database as its own program dumps it, and counts taken before and after.
+
+use super::server::Server;
+use super::{MysqlConfig, PROGRAMS, TABLES, TAIL_BYTES, VIEWS, has_trailer, tool_version};
+use crate::model::finding::{Finding, FindingKind};
+use crate::source::SourceError;
+use crate::source::engine::{Account, Backup, Part, PartRead};
+use crate::source::tool::{Running, Tool};
+use crate::source::work::Work;
+
+/// A backup of a database.
+pub struct Dumping {
+    config: MysqlConfig,
+    before: Option<Account>,
+    views: Vec<String>,
+    given: usize,
+}
+
+impl Dumping {
+    pub fn new(config: MysqlConfig) -> Self {
+        Self { config, before: None, views: Vec::new(), given: 0 }
+    }
+
+    fn part(&self, name: &'static str, tool: impl FnOnce(&Server<'_>, bool) -> Tool + Send + 'static) -> Part {
+        let config = self.config.clone();
+        Part::new(name, move |work| {
+            let server = Server::new(&config, work)?;
+            let tool = tool(&server, is_mysql(&config, work)?);
+            Ok(Dump { name, running: tool.stream(work)?, tail: Vec::new() })
+        })
+    }
+}
+
+/// Whether the dumping program is Oracle's.
+pub fn is_mysql(config: &MysqlConfig, work: &Work) -> Result<bool, SourceError> {
+    Ok(!tool_version(config.dumper(), work)?.contains("MariaDB"))
+}
+
+/// The tables alone: nothing in it runs while it is loaded.
+fn tables(server: &Server<'_>, is_mysql: bool, views: &[String]) -> Tool {
+    let database = &server.config.database;
+    let left_out = views.iter().map(|view| format!("--ignore-table={database}.{view}"));
+    server.dumper(is_mysql).arg("--skip-triggers").args(left_out).arg(database)
+}
+
+/// Triggers, routines and events.
+pub fn programs(server: &Server<'_>, is_mysql: bool, database: &str) -> Tool {
+    let what = ["--no-data", "--no-create-info", "--triggers", "--routines", "--events"];
+    server.dumper(is_mysql).args(what).arg(database)
+}
+
+/// These views.
+pub fn views(server: &Server<'_>, is_mysql: bool, database: &str, views: &[String]) -> Tool {
+    server.dumper(is_mysql).args(["--no-data", "--skip-triggers"]).arg(database).args(views)
+}
+
+impl Backup for Dumping {
+    fn next(&mut self, work: &Work) -> Result<Option<Part>, SourceError> {
+        self.given += 1;
+        Ok(match self.given {
+            1 => {
+                let server = Server::new(&self.config, work)?;
+                self.views = server.views(&self.config.database)?;
+                self.before = Some(server.count(&self.config.database)?);
+                let left_out = self.views.clone();
+                Some(self.part(TABLES, move |server, is_mysql| tables(server, is_mysql, &left_out)))
+            }
+            2 => Some(self.part(PROGRAMS, |server, is_mysql| programs(server, is_mysql, &server.config.database))),
+            3 if !self.views.is_empty() => {
+                let names = self.views.clone();
+                Some(self.part(VIEWS, move |server, is_mysql| views(server, is_mysql, &server.config.database, &names)))
+            }
+            _ => None,
+        })
+    }
+
+    fn finish(&mut self, work: &Work) -> Result<Account, SourceError> {
+        let server = Server::new(&self.config, work)?;
+        let mut account = self.before.take().ok_or_else(|| server.failed("nothing was dumped"))?;
+        let rows = account.proof.iter().filter(|(name, _)| name.starts_with("rows of "));
+        if rows.clone().all(|(_, count)| count == "0") {
+            return Err(server.failed(format!("the database holds no row ({} tables)", rows.count())));
+        }
+        // The dump has a moment of its own between the two counts: what moved meanwhile is no proof of it.
+        let after = server.count(&self.config.database)?;
+        account.proof.retain(|name, value| after.proof.get(name) == Some(value));
+        for table in server.tables(&self.config.database)?.iter().filter(|table| !table.is_transactional()) {
+            let why = "is no table of InnoDB: it was not read at one moment if somebody wrote to it";
+            account.findings.push(Finding::new(FindingKind::Notice, format!("{} {}", self.config.name, table.name), why));
+        }
+        Ok(account.tool(self.config.dumper(), tool_version(self.config.dumper(), work)?))
+    }
+}
+
+/// A dump that is being read; its end is looked at, whatever the program says.
+struct Dump {
+    name: &'static str,
+    running: Running,
+    tail: Vec<u8>,
+}
+
+impl PartRead for Dump {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, SourceError> {
+        let count = self.running.read(buffer)?;
+        self.tail.extend(&buffer[count.saturating_sub(TAIL_BYTES)..count]);
+        self.tail.drain(..self.tail.len().saturating_sub(TAIL_BYTES));
+        Ok(count)
+    }
+
+    fn finish(&mut self) -> Result<(), SourceError> {
+        self.running.finish()?;
+        if has_trailer(&self.tail) {
+            return Ok(());
+        }
+        let why = "does not end as a whole dump does, although the program ended well".to_owned();
+        Err(SourceError::Expectation { what: self.name.to_owned(), why })
+    }
+}

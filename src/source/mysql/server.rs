@@ -1,0 +1,217 @@
+//! A server of MariaDB or MySQL, spoken to by its own client: it knows every way to log in.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use super::{CHARSET, COLLATION, MysqlConfig};
+use crate::source::SourceError;
+use crate::source::engine::Account;
+use crate::source::secret::{Secret, SecretText};
+use crate::source::tool::Tool;
+use crate::source::work::Work;
+
+/// The longest row that the programs take: the most that the protocol allows.
+const PACKET: &str = "--max-allowed-packet=1G";
+/// Engines whose tables are read at one moment.
+const TRANSACTIONAL: [&str; 2] = ["InnoDB", "RocksDB"];
+
+/// A server within one piece of work.
+pub struct Server<'a> {
+    pub config: &'a MysqlConfig,
+    pub work: &'a Work,
+    password: Option<(PathBuf, SecretText)>,
+}
+
+/// A table as the server lists it.
+pub struct Table {
+    pub name: String,
+    /// `BASE TABLE`, `SEQUENCE` or `SYSTEM VERSIONED`.
+    pub kind: String,
+    engine: String,
+    pub about_rows: u64,
+}
+
+impl Table {
+    /// Whether a checksum of it means something: a sequence has none, and a history is not in a dump.
+    fn is_summed(&self) -> bool {
+        self.kind == "BASE TABLE"
+    }
+
+    pub fn is_transactional(&self) -> bool {
+        self.kind == "SEQUENCE" || TRANSACTIONAL.iter().any(|engine| self.engine.eq_ignore_ascii_case(engine))
+    }
+}
+
+impl<'a> Server<'a> {
+    pub fn new(config: &'a MysqlConfig, work: &'a Work) -> Result<Self, SourceError> {
+        let password = config.password.as_ref().map(|secret| option_file(secret, work)).transpose()?;
+        Ok(Self { config, work, password })
+    }
+
+    pub fn failed(&self, why: impl Into<String>) -> SourceError {
+        SourceError::System { system: self.config.title(), why: why.into() }
+    }
+
+    /// One of the programs, told where the server is.
+    pub fn tool(&self, program: &str) -> Tool {
+        let config = self.config;
+        let mut tool = Tool::new(program).without_env("MYSQL_PWD").without_env("MYSQL_HOST").without_env("MYSQL_TCP_PORT");
+        if let Some((path, text)) = &self.password {
+            // It must be the first argument.
+            tool = tool.arg(format!("--defaults-extra-file={}", path.display())).hiding(text);
+        }
+        tool = tool.args(["--user", &config.user, "--default-character-set=utf8mb4", PACKET]);
+        tool = if config.host.starts_with('/') {
+            tool.args(["--protocol=socket", "--socket", &config.host])
+        } else {
+            tool.args(["--protocol=tcp", "--host", &config.host, "--port", &config.port.to_string()])
+        };
+        tool.as_user(config.run_as.as_deref())
+    }
+
+    /// Runs statements; gives the rows. They do not stand in arguments, where others could read them.
+    pub fn query(&self, database: Option<&str>, sql: &str) -> Result<Vec<Vec<String>>, SourceError> {
+        let path = self.work.scratch.join("statements.sql");
+        let wrong = |source| SourceError::Io { path: path.display().to_string(), source };
+        fs::write(&path, sql).map_err(wrong)?;
+        let said = self.load(database, File::open(&path).map_err(wrong)?)?;
+        let text = String::from_utf8_lossy(&said);
+        Ok(text.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect())
+    }
+
+    /// Runs a script, from where the file stands. The client ends at the first statement that fails.
+    pub fn load(&self, database: Option<&str>, script: File) -> Result<Vec<u8>, SourceError> {
+        let tool = self.tool(self.config.client()).args(["--batch", "--skip-column-names"]);
+        let tool = match database {
+            Some(database) => tool.arg(format!("--database={database}")),
+            None => tool,
+        };
+        tool.judge(tool.run_with(script, self.work)?)
+    }
+
+    /// The one value of an answer.
+    fn value(&self, sql: &str) -> Result<String, SourceError> {
+        let rows = self.query(None, sql)?;
+        rows.into_iter()
+            .next()
+            .and_then(|row| row.into_iter().next())
+            .ok_or_else(|| self.failed(format!("no answer to {sql}")))
+    }
+
+    /// The server's version.
+    pub fn version(&self) -> Result<String, SourceError> {
+        self.value("SELECT version();")
+    }
+
+    /// Whether the server has a database of this name.
+    pub fn has(&self, database: &str) -> Result<bool, SourceError> {
+        let sql = format!("SELECT 1 FROM information_schema.schemata WHERE schema_name = {};", literal(database));
+        Ok(!self.query(None, &sql)?.is_empty())
+    }
+
+    /// Everything but views.
+    pub fn tables(&self, database: &str) -> Result<Vec<Table>, SourceError> {
+        let sql = format!(
+            "SELECT table_name, table_type, coalesce(engine, ''), coalesce(table_rows, 0) FROM information_schema.tables \
+             WHERE table_schema = {} AND table_type NOT LIKE '%VIEW' ORDER BY table_name;",
+            literal(database)
+        );
+        let read = |row: Vec<String>| match <[String; 4]>::try_from(row) {
+            Ok([name, kind, engine, rows]) if !name.contains('\\') => {
+                Ok(Table { name, kind, engine, about_rows: rows.parse().unwrap_or_default() })
+            }
+            _ => Err(self.failed("has a table whose name holds a backslash or a tab: rename it")),
+        };
+        self.query(None, &sql)?.into_iter().map(read).collect()
+    }
+
+    /// Names from the information schema.
+    pub fn names(&self, column: &str, table: &str, schema: &str, database: &str) -> Result<Vec<String>, SourceError> {
+        let sql =
+            format!("SELECT {column} FROM information_schema.{table} WHERE {schema} = {} ORDER BY 1;", literal(database));
+        Ok(self.query(None, &sql)?.into_iter().flatten().collect())
+    }
+
+    /// Names of the views.
+    pub fn views(&self, database: &str) -> Result<Vec<String>, SourceError> {
+        self.names("table_name", "views", "table_schema", database)
+    }
+
+    /// Rows and checksum of each table, and how the database was made.
+    pub fn count(&self, database: &str) -> Result<Account, SourceError> {
+        let mut account = Account::default().tool("server", self.version()?);
+        for table in self.tables(database)? {
+            self.work.check()?;
+            let name = format!("{}.{}", identifier(database), identifier(&table.name));
+            let rows = self.value(&format!("SELECT count(*) FROM {name};"))?;
+            account = account.proof(format!("rows of {}", table.name), rows);
+            if table.is_summed() {
+                let answer = self.query(None, &format!("CHECKSUM TABLE {name} EXTENDED;"))?;
+                let sum = answer.first().and_then(|row| row.get(1)).filter(|sum| *sum != "NULL");
+                let sum = sum.ok_or_else(|| self.failed(format!("gives no checksum of {}", table.name)))?;
+                account = account.proof(format!("checksum of {}", table.name), sum);
+            }
+        }
+        for (what, names) in [
+            ("views", self.views(database)?),
+            ("triggers", self.names("trigger_name", "triggers", "trigger_schema", database)?),
+            ("routines", self.names("routine_name", "routines", "routine_schema", database)?),
+            ("events", self.names("event_name", "events", "event_schema", database)?),
+        ] {
+            account = account.proof(what, names.len());
+        }
+        let of_schema = |column: &str| self.names(column, "schemata", "schema_name", database).map(|names| names.concat());
+        Ok(account
+            .proof(CHARSET, of_schema("default_character_set_name")?)
+            .proof(COLLATION, of_schema("default_collation_name")?))
+    }
+
+    /// mariadb-dump with what every dump needs. No date: unchanged data are unchanged bytes.
+    pub fn dumper(&self, is_mysql: bool) -> Tool {
+        let tool = self.tool(self.config.dumper()).args([
+            "--single-transaction",
+            "--quick",
+            "--hex-blob",
+            "--order-by-primary",
+            "--skip-dump-date",
+            "--no-tablespaces",
+        ]);
+        // Oracle's program asks for more than a backup needs, and writes what no other server loads.
+        if is_mysql { tool.args(["--set-gtid-purged=OFF", "--column-statistics=0"]) } else { tool }
+    }
+}
+
+/// The password in a file that nobody else may read, as the programs' option files have it.
+fn option_file(secret: &Secret, work: &Work) -> Result<(PathBuf, SecretText), SourceError> {
+    let (path, text) = (work.scratch.join("client.cnf"), secret.read()?);
+    let wrong = |source| SourceError::Io { path: path.display().to_string(), source };
+    let _ = fs::remove_file(&path);
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path).map_err(wrong)?;
+    let quoted = SecretText::new(text.expose().replace('\\', "\\\\").replace('"', "\\\""));
+    writeln!(file, "[client]\npassword=\"{}\"", quoted.expose()).map_err(wrong)?;
+    Ok((path, text))
+}
+
+/// A text within a statement, whichever mode the server is in.
+pub fn literal(text: &str) -> String {
+    let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("_utf8mb4 x'{hex}'")
+}
+
+/// A name within a statement.
+pub fn identifier(name: &str) -> String {
+    format!("`{}`", name.replace('`', "``"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_texts_cannot_leave_their_quotes() {
+        assert_eq!(identifier("a`; DROP DATABASE b; --"), "`a``; DROP DATABASE b; --`");
+        assert_eq!(literal("a'"), "_utf8mb4 x'6127'");
+    }
+}

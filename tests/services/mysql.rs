@@ -1,0 +1,195 @@
+//! MariaDB, Debian's: dumps with their checksums, dumps that were cut, restores that find triggers and views in their way.
+
+use std::fs;
+use std::process::Command;
+
+use farkeep::source::engine::Engine;
+use farkeep::source::mysql::MysqlConfig;
+
+use crate::rehearsal::Rehearsal;
+use crate::service::{Service, needs_service};
+use crate::world::tools::must;
+use crate::world::{World, args};
+
+fn client(service: &Service) -> Command {
+    let mut client = Command::new("mariadb");
+    client.args(["--no-defaults", "--batch", "--skip-column-names", "--user=root"]);
+    client.arg(format!("--socket={}", service.data("socket").display()));
+    client
+}
+
+fn sql(service: &Service, sql: &str) -> String {
+    must(client(service).args(["-e", sql])).trim().to_owned()
+}
+
+fn fill(service: &Service, database: &str) {
+    sql(service, &format!("CREATE DATABASE {database} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"));
+    let text = "CREATE TABLE birth (id INT PRIMARY KEY, name VARCHAR(100), photo BLOB, weight DOUBLE, born DATETIME(3));
+        INSERT INTO birth SELECT seq, CONCAT('Änn ', seq), UNHEX(MD5(seq)), seq / 7, '2026-01-01 00:00:00.125' + INTERVAL seq MINUTE
+            FROM seq_1_to_3000;
+        CREATE TABLE `Odd name` (birth INT, KEY (birth), CONSTRAINT of_birth FOREIGN KEY (birth) REFERENCES birth (id));
+        CREATE TABLE log (at INT AUTO_INCREMENT PRIMARY KEY, what TEXT);
+        CREATE SEQUENCE numbers START WITH 500;
+        CREATE FUNCTION shout (t TEXT) RETURNS TEXT DETERMINISTIC RETURN UPPER(t);
+        CREATE VIEW named AS SELECT shout(name) AS name FROM birth;
+        CREATE TRIGGER kept AFTER DELETE ON birth FOR EACH ROW INSERT INTO log (what) VALUES (OLD.name);
+        CREATE EVENT nightly ON SCHEDULE EVERY 1 DAY DO DELETE FROM log;";
+    must(client(service).args(["-D", database, "-e", text]));
+}
+
+fn count(service: &Service, database: &str, table: &str) -> String {
+    sql(service, &format!("SELECT COUNT(*) FROM {database}.{table}"))
+}
+
+fn engine(service: &Service, database: &str) -> MysqlConfig {
+    MysqlConfig {
+        name: "events".into(),
+        kind: "mariadb",
+        host: service.data("socket").display().to_string(),
+        port: 3306,
+        user: "root".into(),
+        password: None,
+        run_as: None,
+        database: database.into(),
+    }
+}
+
+#[test]
+fn a_database_with_all_that_belongs_to_it_is_emptied_and_comes_back() {
+    needs_service!("mariadb");
+    let (service, world) = (Service::start("mariadb"), World::new());
+    fill(&service, "events");
+    world.agent.configure(&format!(
+        "[[job.nightly.source]]\nname = \"events\"\nkind = \"mariadb\"\nhost = \"127.0.0.1\"\nport = {}\ndatabase = \"events\"\n",
+        service.port
+    ));
+    let receipt = world.push("nightly");
+    assert_eq!(receipt["state"], "good", "{receipt}");
+    sql(&service, "DELETE FROM events.birth WHERE id > 100; CREATE TABLE events.later (n INT); DROP VIEW events.named");
+    let run = args!["restore", "latest", "--run", "--yes-destroy", "nightly", "--identity", &world.identity, "--json"];
+    let receipt = world.run(run.clone()).ok().json();
+    let proof = &receipt["members"][0]["proof"];
+    assert_eq!(proof["rows of birth"], "3000", "{receipt}");
+    assert!(proof["checksum of birth"].is_string(), "{receipt}");
+    whole(&service, "events");
+    assert_eq!(sql(&service, "SHOW DATABASES LIKE 'events%'"), "events");
+
+    // On a server that does not know the database.
+    sql(&service, "DROP DATABASE events");
+    world.run(run).ok();
+    whole(&service, "events");
+}
+
+/// Everything of [`fill`], in working order.
+fn whole(service: &Service, database: &str) {
+    assert_eq!(count(service, database, "birth"), "3000");
+    assert_eq!(sql(service, &format!("SELECT name FROM {database}.named WHERE name LIKE '% 2999'")), "ÄNN 2999");
+    assert_eq!(
+        sql(service, &format!("SELECT COUNT(*) FROM information_schema.events WHERE event_schema = '{database}'")),
+        "1"
+    );
+    assert_eq!(sql(service, &format!("SELECT NEXTVAL({database}.numbers)")), "500");
+    let tables = sql(
+        service,
+        &format!(
+            "SELECT GROUP_CONCAT(table_name ORDER BY 1) FROM information_schema.tables WHERE table_schema = '{database}'"
+        ),
+    );
+    assert_eq!(tables, "birth,log,named,numbers,Odd name");
+    let collation =
+        format!("SELECT default_collation_name FROM information_schema.schemata WHERE schema_name = '{database}'");
+    assert_eq!(sql(service, &collation), "utf8mb4_bin");
+    let refused =
+        client(service).args(["-e", &format!("INSERT INTO {database}.`Odd name` VALUES (77777)")]).output().unwrap();
+    assert!(!refused.status.success(), "the foreign key is there");
+    sql(service, &format!("DELETE FROM {database}.birth WHERE id = 3000"));
+    assert_eq!(count(service, database, "log"), "1", "the trigger is there");
+    sql(service, &format!("INSERT INTO {database}.birth (id) VALUES (3000); TRUNCATE {database}.log"));
+}
+
+#[test]
+fn a_dump_that_was_cut_or_changed_touches_nothing() {
+    needs_service!("mariadb");
+    let (service, rehearsal) = (Service::start("mariadb"), Rehearsal::new());
+    fill(&service, "events");
+    let engine = engine(&service, "events");
+    let night = rehearsal.back_up(&engine, "night").unwrap();
+    let again = rehearsal.back_up(&engine, "again").unwrap();
+    sql(&service, "DELETE FROM events.birth WHERE id > 100");
+    for part in ["database", "programs", "views"] {
+        let path = night.part(part).unwrap().to_owned();
+        let bytes = fs::read(&path).unwrap();
+        assert!(bytes == fs::read(again.part(part).unwrap()).unwrap(), "{part}: the same data are the same bytes");
+        for length in [0, 100, bytes.len() / 2, bytes.len() - 10] {
+            fs::write(&path, &bytes[..length]).unwrap();
+            assert!(engine.check(&night, &rehearsal.work("check")).is_err(), "{part} cut to {length}");
+        }
+        fs::write(&path, &bytes).unwrap();
+    }
+    // Well formed, and not what was summed up.
+    let path = night.part("database").unwrap();
+    let mut text = fs::read(path).unwrap();
+    let at = text.windows(9).position(|w| w == "Änn 2999".as_bytes()).unwrap();
+    text[at + 2] = b'm';
+    fs::write(path, &text).unwrap();
+    let error = rehearsal.bring_back(&engine, &night).unwrap_err().to_string();
+    assert!(error.contains("untouched") && error.contains("checksum of birth"), "{error}");
+    // A statement that no server understands: rows must not be in the message.
+    text.splice(at - 4..at - 4, *b"'',");
+    fs::write(path, &text).unwrap();
+    let error = rehearsal.bring_back(&engine, &night).unwrap_err().to_string();
+    assert!(error.contains("untouched") && error.contains("ERROR 1064"), "{error}");
+    assert!(!error.contains("nn 1") && !error.contains("2999"), "{error}");
+    assert_eq!(count(&service, "events", "birth"), "100");
+    assert_eq!(count(&service, "events", "named"), "100", "the view is still there");
+    assert_eq!(sql(&service, "SHOW DATABASES LIKE 'events%'"), "events");
+}
+
+#[test]
+fn a_database_that_is_misspelt_or_empty_and_a_refused_login_are_no_backup() {
+    needs_service!("mariadb");
+    let (service, rehearsal) = (Service::start("mariadb"), Rehearsal::new());
+    fill(&service, "events");
+    let misspelt = engine(&service, "event").open(&rehearsal.work("misspelt")).err().unwrap().to_string();
+    assert!(misspelt.contains("no such database"), "{misspelt}");
+    sql(&service, "CREATE DATABASE nothing; CREATE TABLE nothing.t (n INT)");
+    let empty = rehearsal.back_up(&engine(&service, "nothing"), "empty").unwrap_err().to_string();
+    assert!(empty.contains("no row"), "{empty}");
+    let password = "s3cret \"w\\n#ord";
+    sql(&service, &format!("CREATE USER judge@localhost IDENTIFIED BY '{}'", password.replace('\\', "\\\\")));
+    sql(&service, "GRANT ALL ON *.* TO judge@localhost");
+    let login = |password: &str| MysqlConfig {
+        user: "judge".into(),
+        password: Some(rehearsal.secret("password", password)),
+        ..engine(&service, "events")
+    };
+    let error = rehearsal.back_up(&login("wr0ng-word"), "wrong").unwrap_err().to_string();
+    assert!(error.contains("denied") && !error.contains("wr0ng"), "{error}");
+    rehearsal.back_up(&login(password), "right").unwrap();
+}
+
+#[test]
+fn tables_that_others_refer_to_and_counts_that_moved() {
+    needs_service!("mariadb");
+    let (service, rehearsal) = (Service::start("mariadb"), Rehearsal::new());
+    fill(&service, "events");
+    sql(&service, "CREATE TABLE events.old (n INT) ENGINE = MyISAM");
+    let engine = engine(&service, "events");
+    let work = rehearsal.work("busy");
+    let mut backup = engine.open(&work).unwrap();
+    while let Some(part) = backup.next(&work).unwrap() {
+        let mut read = (part.open)(&work).unwrap();
+        let mut buffer = vec![0; 65536];
+        while read.read(&mut buffer).unwrap() > 0 {}
+        read.finish().unwrap();
+        sql(&service, "DELETE FROM events.birth WHERE id > 1000");
+    }
+    let account = backup.finish(&work).unwrap();
+    assert!(!account.proof.contains_key("rows of birth"), "it moved: {account:?}");
+    assert_eq!(account.proof["rows of Odd name"], "0");
+    assert!(account.findings.iter().any(|finding| finding.subject.ends_with(" old")), "{account:?}");
+
+    sql(&service, "CREATE DATABASE other; CREATE TABLE other.t (b INT, FOREIGN KEY (b) REFERENCES events.birth (id))");
+    let refused = engine.survey(&account, &work).unwrap_err().to_string();
+    assert!(refused.contains("the database other refer"), "{refused}");
+}
