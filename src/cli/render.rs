@@ -26,6 +26,7 @@ const fn mark(kind: FindingKind) -> &'static str {
     match kind {
         FindingKind::Notice => "note:",
         FindingKind::Source | FindingKind::Target | FindingKind::Behind => "warning:",
+        FindingKind::Suspect => "SUSPECT:",
         FindingKind::Mended => "mended:",
         FindingKind::Damage | FindingKind::Trust => "ALARM:",
     }

@@ -195,6 +195,9 @@ pub struct HoldBody {
     pub until: Option<Timestamp>,
     /// Why, in the operator's words.
     pub reason: Option<String>,
+    /// A person has looked at this suspect snapshot, and it counts as good, with those before it in its chain and series.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cleared: bool,
 }
 
 /// A stretch of a writer's chain: every snapshot record in it.

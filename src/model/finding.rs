@@ -18,6 +18,8 @@ pub enum FindingKind {
     Target,
     /// A store could not be reached or lags behind (exit 3).
     Behind,
+    /// The data changed as it never does: a person should look (exit 3).
+    Suspect,
     /// An object was damaged and is whole again (exit 3).
     Mended,
     /// An object is missing, changed, or does not fit its name (exit 4).

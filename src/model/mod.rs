@@ -3,6 +3,7 @@
 //! Everything here is valid by construction: a value that exists has passed its checks at the door. Nothing here knows
 //! files, stores, keys or the command line; every other floor may use this one, and it uses none of them.
 
+pub mod change;
 pub mod drive;
 pub mod entry;
 pub mod finding;

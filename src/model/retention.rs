@@ -95,6 +95,8 @@ pub enum Reason {
     Tag(Token),
     /// Somebody holds it.
     Held(Timestamp),
+    /// A suspect snapshot of its series stands, and nothing goes until somebody clears it.
+    Frozen(SnapshotId),
     /// The floor of so many snapshots.
     MinSnapshots(u32),
     /// The floor of so many seconds.
@@ -111,6 +113,7 @@ impl fmt::Display for Reason {
             Self::Within(secs) => write!(f, "within {}", human_duration(*secs)),
             Self::Tag(token) => write!(f, "tag {}", token.short()),
             Self::Held(until) => write!(f, "held until {until}"),
+            Self::Frozen(id) => write!(f, "frozen: snapshot {} is suspect", id.short()),
             Self::MinSnapshots(n) => write!(f, "floor of {n} snapshots"),
             Self::MinAge(secs) => write!(f, "floor: younger than {}", human_duration(*secs)),
         }

@@ -130,6 +130,7 @@ fn look_at_pushes(
         let message = format!("the newest snapshot of series {} is {age} old", series.job);
         receipt.findings.push(Finding::new(FindingKind::Behind, &care.name, message));
     }
+    receipt.findings.extend(looked.findings.into_iter().filter(|finding| finding.kind == FindingKind::Suspect));
     let newest = receipt.series.iter().max_by_key(|series| series.time);
     heartbeat(named, &care.pin, newest.map(|series| series.time), newest.and_then(|series| series.due), env)
 }

@@ -189,6 +189,7 @@ fn summary(record: &Checked, detail: Option<&RestoreDetail>, restores: &BTreeMap
         RecordKind::Hold => statement.body_as::<HoldBody>().map(|body| {
             let reason = body.reason.map(|reason| format!(", reason: {reason}")).unwrap_or_default();
             match body.until {
+                _ if body.cleared => format!("clears snapshot {} of suspicion{reason}", body.snapshot.short()),
                 Some(until) => format!("holds snapshot {} until {until}{reason}", body.snapshot.short()),
                 None => format!("lets snapshot {} go{reason}", body.snapshot.short()),
             }

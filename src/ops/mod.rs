@@ -83,7 +83,11 @@ impl Exit {
         findings.iter().fold(Self::Done, |exit, finding| {
             exit.worst(match finding.kind {
                 FindingKind::Notice => Self::Done,
-                FindingKind::Source | FindingKind::Target | FindingKind::Behind | FindingKind::Mended => Self::Findings,
+                FindingKind::Source
+                | FindingKind::Target
+                | FindingKind::Behind
+                | FindingKind::Suspect
+                | FindingKind::Mended => Self::Findings,
                 FindingKind::Damage | FindingKind::Trust => Self::Alarm,
             })
         })

@@ -160,6 +160,8 @@ fn look(
     for snapshot in snapshots {
         by_series.entry(snapshot.body.series).or_default().push(snapshot);
     }
+    let here: Vec<Snapshot> = by_series.values().flatten().cloned().collect();
+    findings.extend(super::prune::frozen(&records, &here, &named.name));
     let mut series = Vec::new();
     for (token, snapshots) in &by_series {
         let Some(newest) = snapshots.last() else { continue };

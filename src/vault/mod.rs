@@ -33,6 +33,7 @@ pub mod replicate;
 pub mod snapshot_writer;
 pub mod snapshots;
 pub mod stream_bases;
+pub mod suspects;
 pub mod sweep;
 pub mod thin;
 pub mod unlock;

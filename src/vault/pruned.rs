@@ -171,9 +171,14 @@ pub fn each_planned(
     Ok(())
 }
 
-/// Snapshots that are held, and until when: by their own records, and by hold records of any trusted writer.
+/// Until when a writer's own newest word holds a snapshot.
 #[must_use]
-pub fn holds(records: &Records) -> BTreeMap<SnapshotId, Timestamp> {
+pub fn held_by(records: &Records, writer: &WriterId, snapshot: &SnapshotId) -> Option<Timestamp> {
+    newest_words(records).get(&(*snapshot, *writer)).and_then(|(_, until)| *until)
+}
+
+/// By snapshot and writer, the newest hold record: its number, and until when it holds.
+fn newest_words(records: &Records) -> BTreeMap<(SnapshotId, WriterId), (u64, Option<Timestamp>)> {
     let mut newest: BTreeMap<(SnapshotId, WriterId), (u64, Option<Timestamp>)> = BTreeMap::new();
     for record in &records.checked {
         if record.standing != Standing::Trusted || record.statement.kind != RecordKind::Hold {
@@ -185,7 +190,13 @@ pub fn holds(records: &Records) -> BTreeMap<SnapshotId, Timestamp> {
             *slot = (record.head.seq, body.until);
         }
     }
-    let by_records = newest.into_iter().filter_map(|((snapshot, _), (_, until))| Some((snapshot, until?)));
+    newest
+}
+
+/// Snapshots that are held, and until when: by their own records, and by hold records of any trusted writer.
+#[must_use]
+pub fn holds(records: &Records) -> BTreeMap<SnapshotId, Timestamp> {
+    let by_records = newest_words(records).into_iter().filter_map(|((snapshot, _), (_, until))| Some((snapshot, until?)));
     let own = records.snapshots().into_iter().filter_map(|snapshot| Some((snapshot.id, snapshot.body.hold?)));
     let mut held: BTreeMap<SnapshotId, Timestamp> = BTreeMap::new();
     for (snapshot, until) in by_records.chain(own) {

@@ -17,5 +17,6 @@ mod nights;
 mod races;
 mod scale;
 mod stories;
+mod suspicion;
 #[path = "../world/mod.rs"]
 mod world;

@@ -18,7 +18,7 @@ use crate::model::retention::Periods;
 use crate::model::size::human_size;
 use crate::model::time::{Timestamp, human_duration, parse_duration_secs};
 use crate::ops::prune::apply::{ApplyReceipt, ApplyRequest, Waiting, apply};
-use crate::ops::prune::hold::{HoldRequest, hold};
+use crate::ops::prune::hold::{HoldRequest, Word, hold};
 use crate::ops::prune::plan::{Damage, PlanReceipt, PlanRequest, Rule, Rules, plan};
 use crate::ops::select::Names;
 use crate::ops::{Exit, OpError};
@@ -169,7 +169,7 @@ fn run_plan(args: &PlanArgs, session: &Session) -> Result<Outcome, OpError> {
         std::fs::write(path, &receipt.bytes).map_err(|e| OpError::NotDone(format!("{}: {e}", path.display())))?;
     }
     session.progress.clear();
-    Ok(Outcome::new(Exit::Done, describe_plan(&receipt, args), &receipt))
+    Ok(Outcome::new(receipt.exit(), describe_plan(&receipt, args), &receipt))
 }
 
 /// The rules of the configuration: a copy's own, else those of jobs and series.
@@ -233,6 +233,7 @@ fn describe_plan(receipt: &PlanReceipt, args: &PlanArgs) -> String {
         None if args.dry_run => text.push_str("nothing was signed\n"),
         None => text.push_str("there is nothing to prune\n"),
     }
+    render::findings(&mut text, &receipt.findings);
     text
 }
 
@@ -301,7 +302,7 @@ pub fn describe_apply(receipt: &ApplyReceipt) -> String {
 
 /// Arguments of `farkeep hold`.
 #[derive(Debug, clap::Args)]
-#[command(group(clap::ArgGroup::new("what").required(true).args(["until", "release"])))]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["until", "release", "clear"])))]
 pub struct HoldArgs {
     #[command(flatten)]
     snapshot: SnapshotArgs,
@@ -311,6 +312,9 @@ pub struct HoldArgs {
     /// Let it go, as far as this machine held it
     #[arg(long)]
     release: bool,
+    /// A person has looked at this suspect snapshot, and it is good: retention goes on
+    #[arg(long)]
+    clear: bool,
     /// Why, for the ledger
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
@@ -328,12 +332,16 @@ pub fn run_hold(args: &HoldArgs, session: &Session) -> Result<Outcome, OpError> 
     args.key.keep(session, &read.pin)?;
     let snapshot = commands::query(&args.snapshot, session);
     let env = session.env();
-    let until =
-        args.until.as_deref().map(|text| hold_end(text, snapshot.timezone.as_deref(), env.clock.now())).transpose()?;
-    let receipt = hold(&HoldRequest { read, snapshot, until, reason: args.reason.clone() }, &env)?;
+    let word = match &args.until {
+        Some(text) => Word::Hold(hold_end(text, snapshot.timezone.as_deref(), env.clock.now())?),
+        None if args.clear => Word::Clear,
+        None => Word::Release,
+    };
+    let receipt = hold(&HoldRequest { read, snapshot, word, reason: args.reason.clone() }, &env)?;
     session.progress.clear();
     let id = receipt.snapshot.short();
     let text = match receipt.until {
+        _ if receipt.cleared => format!("snapshot {id} is cleared: it counts as good, and retention goes on\n"),
         Some(until) => format!("snapshot {id} is held until {until}\n"),
         None => format!("snapshot {id} is let go\n"),
     };

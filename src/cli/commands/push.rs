@@ -169,6 +169,7 @@ fn push_job(args: &Args, session: &Session, name: &str, job: &JobConfig) -> Resu
         every_secs: job.every_secs,
         timezone: timezone(job),
         use_file_cache: !args.reread,
+        judge_change: name != ADHOC_JOB && job.suspect.unwrap_or(true),
         accept_size: args.accept_size.clone(),
         hooks: job.hooks.clone(),
         base_cache_bytes: session.config.base_cache_bytes.unwrap_or(DEFAULT_BASE_CACHE_BYTES),

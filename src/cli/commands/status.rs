@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::cli::wire::{Opened, Opening, configured_pin, open_stores};
 use crate::cli::{Outcome, Session, commands, render};
+use crate::model::snapshot::SnapshotState;
 use crate::ops::status::{StatusPlan, StatusReceipt, age, status};
 use crate::ops::{Exit, OpError};
 
@@ -44,9 +45,14 @@ fn describe(receipt: &StatusReceipt) -> String {
         }
         for series in &store.series {
             let late = if series.late { "  LATE" } else { "" };
+            let state = match series.state {
+                SnapshotState::Good => "",
+                SnapshotState::Suspect => "  SUSPECT",
+                SnapshotState::Partial => "  partial",
+            };
             let _ = writeln!(
                 text,
-                "  {:24} {}  {} old, {}{late}",
+                "  {:24} {}  {} old, {}{late}{state}",
                 series.job,
                 series.snapshot.short(),
                 age(series.age_secs),

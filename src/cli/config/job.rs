@@ -58,6 +58,8 @@ pub struct JobConfig {
     pub compression: Option<Compression>,
     /// What every copy keeps of it that has no rules of its own.
     pub keep: Option<KeepConfig>,
+    /// Whether a snapshot that is unlike those before it is marked suspect; not said is yes.
+    pub suspect: Option<bool>,
     /// Its sources.
     pub sources: Vec<JobSource>,
     /// Around its pushes.
@@ -82,6 +84,7 @@ pub fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, Stor
         every_secs: section.duration_secs("every"),
         compression: read_compression(&section),
         keep: read_keep(&section),
+        suspect: section.flag("suspect"),
         ..JobConfig::default()
     };
     let vars = read_vars(&section, choices);

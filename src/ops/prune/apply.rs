@@ -25,6 +25,7 @@ use crate::vault::VaultError;
 use crate::vault::inventory::page_names;
 use crate::vault::pruned::{Plan, Pruned, each_planned, holds, ranges};
 use crate::vault::snapshots::Snapshot;
+use crate::vault::suspects::Suspects;
 use crate::vault::sweep::{SWEPT, each_listed};
 
 /// Removals at once.
@@ -200,7 +201,7 @@ fn due(site: &Site, plan: &Plan, now: Timestamp) -> Result<Option<Timestamp>, Op
     Ok((now < due).then_some(due))
 }
 
-/// Signs which snapshots are dropped: those of the plan but what somebody holds meanwhile.
+/// Signs which snapshots are dropped: those of the plan but what somebody holds meanwhile, and what a suspect one freezes.
 fn begin(site: &Site, scribe: &mut Scribe, plan: &Plan, env: &Env<'_>) -> Result<PruneDoneBody, OpError> {
     let mut all = site.records.snapshots();
     site.pruned.take_dropped(&mut all);
@@ -208,8 +209,10 @@ fn begin(site: &Site, scribe: &mut Scribe, plan: &Plan, env: &Env<'_>) -> Result
     let newest = all.iter().map(|snapshot| snapshot.time).max();
     let is_held =
         |snapshot: &Snapshot| held.get(&snapshot.id).is_some_and(|until| newest.is_some_and(|time| *until >= time));
+    let suspects = Suspects::read(&site.records);
+    let stays = |snapshot: &Snapshot| is_held(snapshot) || suspects.freezes(&snapshot.body.series).is_some();
     let named = |snapshot: &Snapshot| in_ranges(&plan.body.drops, snapshot);
-    let (drops, stay): (Vec<&Snapshot>, Vec<&Snapshot>) = all.iter().partition(|s| named(s) && !is_held(s));
+    let (drops, stay): (Vec<&Snapshot>, Vec<&Snapshot>) = all.iter().partition(|s| named(s) && !stays(s));
     check_something_stays(site, &drops, &stay)?;
     let body = PruneDoneBody {
         planner: plan.writer,
@@ -234,7 +237,8 @@ fn in_ranges(ranges: &[SnapshotRange], snapshot: &Snapshot) -> bool {
 
 /// No plan, whoever signed it, drops the last good snapshot of a series.
 fn check_something_stays(site: &Site, drops: &[&Snapshot], stay: &[&Snapshot]) -> Result<(), OpError> {
-    let good = |snapshot: &&&Snapshot| snapshot.body.state == SnapshotState::Good;
+    let suspects = Suspects::read(&site.records);
+    let good = |snapshot: &&&Snapshot| suspects.state_of(snapshot) == SnapshotState::Good;
     for snapshot in drops.iter().filter(good) {
         let series = snapshot.body.series;
         let left = stay.iter().filter(good).filter(|other| other.body.series == series);

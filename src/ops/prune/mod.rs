@@ -4,7 +4,7 @@
 //! again at what is needed, signs what it drops, and removes. Both refuse to work on a copy about which anything is doubtful:
 //! what is damaged today may be healed tomorrow from what prune would remove.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::context::{Context, Locking, NamedStore, VaultPin, open_pinned};
@@ -14,7 +14,8 @@ use crate::format::body::{HeartbeatBody, VerifyBody};
 use crate::format::record::{Head, RecordKind};
 use crate::ledger::book::chain_findings;
 use crate::ledger::{Checked, Scribe, Standing};
-use crate::model::ids::WriterId;
+use crate::model::finding::{Finding, FindingKind};
+use crate::model::ids::{Token, WriterId};
 use crate::model::name::{Area, ObjectName};
 use crate::model::time::Timestamp;
 use crate::state::keys::Role;
@@ -25,6 +26,7 @@ use crate::vault::inventory::PageCache;
 use crate::vault::objects::read_object;
 use crate::vault::pruned::Pruned;
 use crate::vault::snapshots::{Records, Snapshot};
+use crate::vault::suspects::Suspects;
 
 pub mod apply;
 pub mod hold;
@@ -151,6 +153,22 @@ impl Site {
         deliver_missing(&self.context, &self.copy, &signed.name)?;
         Ok(signed)
     }
+}
+
+/// One finding for each series among `snapshots` that a suspect one freezes.
+pub fn frozen(records: &Records, snapshots: &[Snapshot], store: &str) -> Vec<Finding> {
+    let suspects = Suspects::read(records);
+    let series: BTreeSet<Token> = snapshots.iter().map(|snapshot| snapshot.body.series).collect();
+    let standing = series.iter().filter_map(|series| suspects.freezes(series));
+    let found = standing.map(|snapshot| {
+        let (id, time) = (snapshot.id.short(), snapshot.time);
+        let message = format!(
+            "snapshot {id} of {time} is suspect: nothing of its series is pruned. Look at it; if it is good, \
+             `farkeep hold {id} --clear`"
+        );
+        Finding::new(FindingKind::Suspect, store, message)
+    });
+    found.collect()
 }
 
 fn check_enrolled(scribe: &Scribe, copy: &Copy, kind: &RecordKind) -> Result<(), OpError> {

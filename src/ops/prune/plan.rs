@@ -5,26 +5,28 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use super::{Site, record_name, record_of};
+use super::{Site, frozen, record_name, record_of};
 use crate::crypto::hash::hash;
 use crate::format::body::{PrunePlanBody, SnapshotRange};
 use crate::format::inventory::{Line, encode};
 use crate::format::record::{Head, RecordKind};
 use crate::ledger::Scribe;
+use crate::model::finding::Finding;
 use crate::model::ids::{SnapshotId, Token, WriterId};
 use crate::model::limits::INVENTORY_PAGE_LINES;
 use crate::model::name::{ObjectName, Sealed};
-use crate::model::retention::{Candidate, Dated, Decision, Keep, decide, effective_times};
+use crate::model::retention::{Candidate, Dated, Decision, Keep, Reason, decide, effective_times};
 use crate::model::snapshot::SnapshotState;
 use crate::model::time::Timestamp;
 use crate::ops::context::{NamedStore, VaultPin};
 use crate::ops::select::Names;
-use crate::ops::{Env, OpError};
+use crate::ops::{Env, Exit, OpError};
 use crate::store::deliver::{RetryPolicy, deliver};
 use crate::vault::VaultError;
 use crate::vault::inventory::{NewPage, page_names};
 use crate::vault::pruned::{holds, ranges};
 use crate::vault::snapshots::Snapshot;
+use crate::vault::suspects::Suspects;
 use crate::vault::sweep::{Sweep, each_listed};
 
 /// Stretches of chains that fit into one record with room to spare; what is beyond is left to the next plan.
@@ -124,6 +126,16 @@ pub struct PlanReceipt {
     pub bytes_freed: u64,
     /// How long to wait, in seconds.
     pub wait_secs: u64,
+    /// Suspect snapshots, for which nothing of their series goes.
+    pub findings: Vec<Finding>,
+}
+
+impl PlanReceipt {
+    /// The exit code.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        Exit::of_findings(&self.findings)
+    }
 }
 
 /// Plans what goes from a copy.
@@ -171,6 +183,7 @@ pub fn plan(request: &PlanRequest, env: &Env<'_>) -> Result<PlanReceipt, OpError
         objects,
         bytes_freed,
         wait_secs: request.wait_secs,
+        findings: frozen(&site.records, &here, &site.copy.name()),
     };
     if let Some(scribe) = &mut scribe
         && (objects > 0 || !drops.is_empty())
@@ -265,7 +278,7 @@ fn broken_snapshots(site: &Site, sweep: &Sweep, here: &[Snapshot], damage: Damag
 /// Decides on every snapshot, series by series.
 fn decisions(request: &PlanRequest, site: &Site, here: &[Snapshot], broken: &BTreeSet<SnapshotId>) -> Vec<Explained> {
     let times = times(site);
-    let held = holds(&site.records);
+    let (held, suspects) = (holds(&site.records), Suspects::read(&site.records));
     let time_of = |snapshot: &Snapshot| times.get(&snapshot.id).copied().unwrap_or(snapshot.time);
     let mut by_series: BTreeMap<Token, Vec<&Snapshot>> = BTreeMap::new();
     for snapshot in here {
@@ -279,7 +292,7 @@ fn decisions(request: &PlanRequest, site: &Site, here: &[Snapshot], broken: &BTr
             .map(|snapshot| Candidate {
                 id: snapshot.id,
                 time: time_of(snapshot),
-                state: snapshot.body.state,
+                state: suspects.state_of(snapshot),
                 whole: !broken.contains(&snapshot.id),
                 tags: snapshot.body.tags.clone(),
                 held: held.get(&snapshot.id).copied(),
@@ -287,7 +300,10 @@ fn decisions(request: &PlanRequest, site: &Site, here: &[Snapshot], broken: &BTr
             .collect();
         let rule = request.rules.of(&series);
         let zone = rule.map_or(TimeZone::UTC, |rule| rule.zone.clone());
-        let decided = decide(&candidates, rule.map(|rule| &rule.keep), &zone);
+        let mut decided = decide(&candidates, rule.map(|rule| &rule.keep), &zone);
+        if let Some(suspect) = suspects.freezes(&series) {
+            decided.iter_mut().for_each(|decision| decision.reasons.push(Reason::Frozen(suspect.id)));
+        }
         let name = request.names.of(&series).map_or_else(|| series.to_string(), |(_, job)| job.to_owned());
         explained.extend(
             snapshots

@@ -8,6 +8,7 @@ use super::prepare::Prepared;
 use super::{PlannedSource, PushPlan};
 use crate::codec::Cutter;
 use crate::format::manifest::Member;
+use crate::model::change::Change;
 use crate::model::finding::Finding;
 use crate::model::ids::{SnapshotId, Token};
 use crate::model::limits::MIB;
@@ -20,7 +21,7 @@ use crate::source::{Source, SourceError};
 use crate::state::bases::BaseCache;
 use crate::state::{StateDir, StateError, read_if_there, write_durably};
 use crate::vault::VaultError;
-use crate::vault::capture::{CaptureConfig, Captured, FileCachePlace, Progress, capture};
+use crate::vault::capture::{CaptureConfig, Captured, FileCachePlace, Fresh, Progress, capture};
 use crate::vault::courier::Courier;
 use crate::vault::snapshot_writer::SnapshotWriter;
 use crate::vault::stream_bases::FinishedStream;
@@ -33,8 +34,20 @@ pub struct CapturedJob {
     pub finding_count: u64,
     pub caches: Vec<FileCachePlace>,
     pub streams: Vec<FinishedStream>,
+    /// Of each member, where its new content lies.
+    pub fresh: Vec<Fresh>,
     /// What hooks had to report: it says nothing about the data.
     pub hook_findings: Vec<Finding>,
+}
+
+impl CapturedJob {
+    /// How each member changed. All packs must be sealed.
+    ///
+    /// # Errors
+    /// When the local index cannot be read.
+    pub fn weigh(&self, writer: &SnapshotWriter<'_>) -> Result<Vec<Change>, VaultError> {
+        self.members.iter().zip(&self.fresh).map(|(member, fresh)| fresh.weigh(&member.tally, writer)).collect()
+    }
 }
 
 /// Captures every member; none of them stands alone.
@@ -70,8 +83,9 @@ pub fn capture_all(
             capture_member(source, writer, &place)
         });
         job.hook_findings.extend(entered.leave(outcome.is_ok()));
-        let Captured { member, findings, finding_count, cache, streams } = outcome?;
+        let Captured { member, findings, finding_count, cache, streams, fresh } = outcome?;
         job.members.push(member);
+        job.fresh.push(fresh);
         job.findings.extend(findings);
         job.finding_count += finding_count;
         job.caches.extend(cache);

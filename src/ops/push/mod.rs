@@ -47,10 +47,12 @@ use crate::vault::stream_bases::CapturedStreams;
 use crate::vault::thin::ThinPacks;
 
 mod catch_up;
+mod change;
 mod members;
 mod mend;
 mod prepare;
 
+use change::Judged;
 use members::{Baseline, CapturedJob, capture_all};
 use prepare::{Prepared, Side};
 
@@ -104,6 +106,8 @@ pub struct PushPlan {
     pub use_file_cache: bool,
     /// Members whose size is taken as it is, however it compares with the last good snapshot.
     pub accept_size: Vec<String>,
+    /// Whether a snapshot that is unlike those before it is marked suspect.
+    pub judge_change: bool,
     /// Around the capture of all members.
     pub hooks: Hooks,
     /// What the blocks that patches are made against may take on this machine's disk, in bytes; 0 makes no patches.
@@ -152,7 +156,7 @@ pub struct PushReceipt {
     pub started: Timestamp,
     /// When it was committed.
     pub finished: Timestamp,
-    /// good or partial.
+    /// good, suspect or partial.
     pub state: SnapshotState,
     /// Its members.
     pub members: Vec<MemberReceipt>,
@@ -244,6 +248,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     let stores: Vec<_> = prepared.sides.iter().map(|side| Arc::clone(&side.named.store)).collect();
     let courier = Courier::start(&stores, &context.state.outbox(), RetryPolicy::DEFAULT);
     let mut writer = SnapshotWriter::start(config, &mut index, live, &mut journal, &courier);
+    writer.take_up(&left);
     let bases = BaseCache::open(&context.state.cache().join("bases"), plan.base_cache_bytes)?;
     let series = secret.series(env.host, &plan.job);
     let baseline = Baseline::read(&context.state, &series, plan, &prepared)?;
@@ -254,6 +259,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
 
     env.step("writing index, manifest and inventory");
     writer.finish_packs()?;
+    let judged = Judged::of(plan, &captured, &writer, &context.state, &series, generation)?;
     let streams = CapturedStreams::new(std::mem::take(&mut captured.streams), &writer)?;
     let usable = |object: &Sealed| prepared.may_refer_to(&ObjectName::Index(*object));
     let indexes = writer.write_indexes(&usable)?;
@@ -262,9 +268,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     let manifest_name = writer.write_manifest(&manifest)?;
     let mut others: BTreeSet<Line> = prepared.plain_lines().into_iter().collect();
     others.extend(indexes.iter().map(|object| Line { hash: object.hash, name: ObjectName::Index(*object) }));
-    if let Some(hash) = manifest_name.content_hash() {
-        others.insert(Line { hash, name: manifest_name.clone() });
-    }
+    others.extend(manifest_name.content_hash().map(|hash| Line { hash, name: manifest_name.clone() }));
     let source_store = prepared.sides[0].named.store.as_ref();
     let base = prepared.sound_pages(&pages)?;
     let mut load = |page: &Sealed| pages.read(source_store, page);
@@ -285,7 +289,6 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     env.check_cancel()?;
 
     let tally = sum(&manifest.members);
-    let state = if captured.finding_count > 0 { SnapshotState::Partial } else { SnapshotState::Good };
     let body = SnapshotBody {
         manifest: manifest_name,
         inventory: ObjectName::Inventory(inventory.root.name),
@@ -293,7 +296,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
         generation,
         series,
         tags: plan.tags.iter().map(|tag| secret.tag(tag)).collect(),
-        state,
+        state: judged.state,
         started,
         due: plan.every_secs.and_then(|secs| i64::try_from(secs).ok()).map(|secs| started.plus_secs(secs)),
         hold: None,
@@ -310,7 +313,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     drop(courier);
     journal.clear()?;
     thin.write(&found_thin);
-    Baseline::keep(&context.state, &series, signed.head.hash, state, &manifest.members)?;
+    judged.keep(&context.state, &series, signed.head.hash, &manifest.members)?;
     for cache in captured.caches {
         cache.finish(&placed)?;
     }
@@ -320,14 +323,16 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     pages.retain(&kept.into_iter().chain(fresh).chain(prepared.inventory_roots()).collect());
 
     hook_findings.extend(entered.leave(true));
-    let findings = [prepared.findings, captured.findings, captured.hook_findings, hook_findings].concat();
+    let findings =
+        [judged.findings(&signed.head.hash), prepared.findings, captured.findings, captured.hook_findings, hook_findings]
+            .concat();
     Ok(Some(PushReceipt {
         snapshot: signed.head.hash,
         seq: signed.head.seq,
         job: plan.job.clone(),
         started,
         finished: env.clock.now(),
-        state,
+        state: judged.state,
         members: manifest.members.iter().map(|m| MemberReceipt { name: m.name.clone(), tally: m.tally }).collect(),
         tally,
         new_packs: stats.new_packs,

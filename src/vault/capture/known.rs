@@ -100,6 +100,11 @@ fn blocks_path(path: &Path) -> PathBuf {
     path.with_extension("blocks")
 }
 
+/// The place that a number of the cache means.
+pub const fn from_cached(place: u32) -> ChunkRef {
+    if place & BLOCK_BIT == 0 { ChunkRef::Known(place) } else { ChunkRef::New(place & !BLOCK_BIT) }
+}
+
 /// How a chunk's place stands in the cache.
 pub fn to_cached(place: ChunkRef) -> u32 {
     match place {

@@ -26,10 +26,12 @@ use crate::vault::VaultError;
 use crate::vault::snapshot_writer::SnapshotWriter;
 use crate::vault::stream_bases::FinishedStream;
 
+mod fresh;
 mod known;
 mod read;
 mod sequence;
 
+pub use fresh::Fresh;
 pub use known::FileCachePlace;
 use read::{BufferPool, Halt, Reading};
 use sequence::Sequencer;
@@ -89,6 +91,8 @@ pub struct Captured {
     pub cache: Option<FileCachePlace>,
     /// Its large streams, for the next push to build patches on.
     pub streams: Vec<FinishedStream>,
+    /// Where its new content lies, to be weighed once every pack is sealed.
+    pub fresh: Fresh,
 }
 
 /// What goes from the scan to the sequencer, in order.
@@ -174,6 +178,7 @@ pub fn capture(
         finding_count: ended.finding_count,
         cache: ended.cache,
         streams: ended.streams,
+        fresh: ended.fresh,
     })
 }
 

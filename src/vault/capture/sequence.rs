@@ -1,5 +1,6 @@
 //! The sequencer: takes entries in order, stores their new chunks, and writes catalogue and file cache.
 
+use super::fresh::Fresh;
 use super::known::{FileCachePlace, to_cached};
 use super::read::{BufferPool, Done, Event};
 use super::{CaptureConfig, Findings};
@@ -27,6 +28,7 @@ pub struct Ending {
     pub finding_count: u64,
     pub cache: Option<FileCachePlace>,
     pub streams: Vec<FinishedStream>,
+    pub fresh: Fresh,
 }
 
 /// Writes one member.
@@ -46,6 +48,7 @@ pub struct Sequencer<'a, 'w> {
     /// The file at hand, when it is looked after as a stream.
     stream: Option<BasedStream>,
     finished: Vec<FinishedStream>,
+    fresh: Fresh,
     line: Vec<u8>,
 }
 
@@ -57,6 +60,7 @@ impl<'a, 'w> Sequencer<'a, 'w> {
         cache: Option<FileCachePlace>,
         racy_after_ns: i128,
     ) -> Self {
+        let fresh = Fresh::begin(writer);
         Self {
             writer,
             config,
@@ -70,6 +74,7 @@ impl<'a, 'w> Sequencer<'a, 'w> {
             places: Vec::new(),
             stream: None,
             finished: Vec::new(),
+            fresh,
             line: Vec::new(),
         }
     }
@@ -128,6 +133,7 @@ impl<'a, 'w> Sequencer<'a, 'w> {
         {
             stream.finish(&mut self.finished);
         }
+        self.fresh.add(&self.places, self.writer);
         let mut sink = Tracking { writer: self.writer, places: &mut self.places };
         let refs = std::mem::take(&mut self.refs).finish(&mut sink)?;
         if let EntryKind::File(content) = &mut entry.kind {
@@ -179,6 +185,7 @@ impl<'a, 'w> Sequencer<'a, 'w> {
 
     /// Ends the member.
     pub fn finish(self) -> Result<Ending, VaultError> {
+        let fresh = self.fresh.end(self.writer);
         let catalogue = self.catalogue.finish(self.writer)?;
         let Findings { kept, count } = self.findings;
         Ok(Ending {
@@ -188,6 +195,7 @@ impl<'a, 'w> Sequencer<'a, 'w> {
             finding_count: count,
             cache: self.cache,
             streams: self.finished,
+            fresh,
         })
     }
 }

@@ -55,6 +55,8 @@ pub struct WriterStats {
     pub new_chunks: u64,
     /// Bytes of new chunks before compression.
     pub new_raw_bytes: u64,
+    /// Of these bytes, those that the vault does hold, in packs that may not be referred to.
+    pub moved_raw_bytes: u64,
     /// Packs made.
     pub new_packs: u64,
     /// Stored bytes of all objects made.
@@ -82,6 +84,8 @@ struct Core<'a> {
     placed: Vec<PackNumber>,
     /// By block serial: which block of that pack.
     block_numbers: Vec<u32>,
+    /// Packs of a push that died: no snapshot refers to them yet.
+    left: BTreeSet<PackNumber>,
     stats: WriterStats,
 }
 
@@ -101,7 +105,24 @@ impl<'a> SnapshotWriter<'a> {
         let packer = Packer::start(&config.packer, courier.budget());
         let needed = vec![0; live.len()];
         let (pending, placed, block_numbers, stats) = (HashMap::new(), Vec::new(), Vec::new(), WriterStats::default());
-        Self { packer, core: Core { index, journal, courier, live, needed, pending, placed, block_numbers, stats }, config }
+        let left = BTreeSet::new();
+        let core = Core { index, journal, courier, live, needed, pending, placed, block_numbers, left, stats };
+        Self { packer, core, config }
+    }
+
+    /// Notes which packs a push that died had sent.
+    pub fn take_up(&mut self, journal: &[Entry]) {
+        let number = |entry: &Entry| match entry {
+            Entry::Pack(pack) => self.core.index.number_of(&pack.pack),
+            Entry::Index(_) => None,
+        };
+        self.core.left = journal.iter().filter_map(number).collect();
+    }
+
+    /// Whether a push that died left this pack.
+    #[must_use]
+    pub fn was_left(&self, pack: PackNumber) -> bool {
+        self.core.left.contains(&pack)
     }
 
     /// The key that names chunks.
@@ -154,6 +175,9 @@ impl<'a> SnapshotWriter<'a> {
         {
             core.needed[place.pack as usize] += bytes.len() as u64;
             return Ok((ChunkRef::Known(place.pack), false));
+        }
+        if core.index.find(&id, |_| true)?.is_some() {
+            core.stats.moved_raw_bytes += bytes.len() as u64;
         }
         core.stats.new_chunks += 1;
         core.stats.new_raw_bytes += bytes.len() as u64;
@@ -233,6 +257,37 @@ impl<'a> SnapshotWriter<'a> {
             (Some(pack), Some(block)) if *pack != NOT_PLACED => Ok(Some((self.core.index.pack(*pack)?.pack, *block))),
             _ => Ok(None),
         }
+    }
+
+    /// What a block of this push lies among, and what `look` says of it, once its pack is sealed.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn look_at<T>(
+        &self,
+        serial: BlockSerial,
+        look: impl Fn(&TableBlock) -> T,
+    ) -> Result<Option<(PackKind, T)>, VaultError> {
+        let place = serial as usize;
+        let (Some(pack), Some(block)) = (self.core.placed.get(place), self.core.block_numbers.get(place)) else {
+            return Ok(None);
+        };
+        if *pack == NOT_PLACED {
+            return Ok(None);
+        }
+        let kind = self.core.index.pack(*pack)?.kind;
+        Ok(self.core.index.table(*pack)?.blocks.get(*block as usize).map(|block| (kind, look(block))))
+    }
+
+    /// The bytes of a pack's blocks before compression, and of those among them that `counts` accepts.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn sum_blocks(&self, pack: PackNumber, counts: impl Fn(&TableBlock) -> bool) -> Result<(u64, u64), VaultError> {
+        let table = self.core.index.table(pack)?;
+        let bytes = |block: &TableBlock| u64::from(block.raw_bytes);
+        let counted = table.blocks.iter().filter(|block| counts(block)).map(bytes).sum();
+        Ok((table.blocks.iter().map(bytes).sum(), counted))
     }
 
     /// The number of a pack that may be referred to.

@@ -1,0 +1,156 @@
+//! Nights on which everything changes at once: what a job makes of them, and who may say that all is well.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::history::{apply, plan};
+use super::world::tools::must;
+use super::world::{Random, Tree, World, args, assert_same};
+
+const MIB: usize = 1024 * 1024;
+
+/// A job `nightly` over a tree, of which two snapshots stay.
+fn job(more: &str) -> (World, Tree) {
+    let world = World::new();
+    let data = world.tree("data");
+    let keep = "keep = { last = 2, min_snapshots = 1 }";
+    let source = format!("name = \"files\"\nkind = \"files\"\npaths = [\"{}\"]", data.root.display());
+    world.agent.configure(&format!("[job.nightly]\n{keep}\n{more}\n[[job.nightly.source]]\n{source}"));
+    (world, data)
+}
+
+/// Text as people write it: it shrinks to a fraction.
+fn text(bytes: usize, seed: u64) -> Vec<u8> {
+    const WORDS: [&str; 8] = ["patient", "record", "district", "birth", "office", "clerk", "ledger", "page"];
+    let mut random = Random::new(seed);
+    let mut text = String::new();
+    while text.len() < bytes {
+        let word = WORDS[(random.part() * WORDS.len() as f64) as usize];
+        text.push_str(&format!("{word} {} ", (random.part() * 10_000.0) as u32));
+    }
+    text.truncate(bytes);
+    text.into_bytes()
+}
+
+/// Eight documents of 512 KiB; each of these nights one of them changes.
+fn nights_of_documents(world: &World, data: &Tree, nights: u64) {
+    for number in 0..8 {
+        data.file(&format!("document-{number}"), &text(MIB / 2, number));
+    }
+    for night in 0..nights {
+        data.file("journal", &text(40_000, 100 + night));
+        assert_eq!(world.push("nightly")["state"], "good", "night {night}");
+    }
+}
+
+/// Every file becomes what nobody can read.
+fn encrypt(data: &Tree) {
+    for number in 0..8 {
+        data.noise(&format!("document-{number}"), MIB / 2, 500 + number);
+    }
+}
+
+fn pushed(world: &World) -> Value {
+    world.run(args!["push", "nightly", "--json"]).json()["jobs"][0].clone()
+}
+
+#[test]
+fn files_that_were_encrypted_stop_retention_until_a_person_says_that_all_is_well() {
+    let (world, data) = job("");
+    nights_of_documents(&world, &data, 4);
+    let good = world.path("good");
+    must(Command::new("cp").arg("-a").arg(&data.root).arg(&good));
+    let last_good = world.snapshots().last().unwrap()["id"].as_str().unwrap()[..12].to_owned();
+
+    encrypt(&data);
+    let push = world.run(args!["push", "nightly"]).exits(3);
+    let push =
+        push.says("files: 99%").says("of what the last good snapshot held is gone (usually").says("cannot be compressed");
+    let suspect = world.snapshots().last().unwrap().clone();
+    let id = suspect["id"].as_str().unwrap()[..12].to_owned();
+    assert_eq!(suspect["state"], "suspect");
+    push.says(&format!("farkeep hold {} --clear", &id[..8]));
+    world.run(args!["status", "--check"]).exits(3).says("SUSPECT").says("nothing of its series is pruned");
+
+    // Nights go on; what would be old stays, and what was encrypted does not come to be the usual.
+    assert_eq!(pushed(&world)["state"], "good", "nothing changed any more");
+    world.run(args!["prune", "plan", "--explain"]).exits(3).says("there is nothing to prune").says("frozen: snapshot");
+    world.restore(&last_good, &world.path("back"));
+    assert_same(&good, &data.below(&world.path("back")));
+
+    world.run(args!["hold", &id, "--clear", "--reason", "we encrypted them"]).ok().says("counts as good");
+    world.run(args!["hold", &id, "--clear"]).exits(2).says("nothing to clear");
+    world.run(args!["ledger", "show"]).ok().says("of suspicion, reason: we encrypted them");
+    world.run(args!["status", "--check"]).ok();
+    assert_eq!(plan(&world, &[])["dropped"], 4);
+    assert_eq!(apply(&world)["dropped"], 4);
+    world.verify("opened");
+}
+
+#[test]
+fn a_plan_that_waits_when_a_suspect_snapshot_comes_drops_nothing() {
+    let (world, data) = job("");
+    nights_of_documents(&world, &data, 4);
+    assert_eq!(plan(&world, &[])["dropped"], 2);
+    encrypt(&data);
+    assert_eq!(pushed(&world)["state"], "suspect");
+    assert_eq!(apply(&world)["dropped"], 0);
+    assert_eq!(world.snapshots().len(), 5);
+    world.verify("opened");
+}
+
+#[test]
+fn a_push_that_died_does_not_hide_what_it_had_sent() {
+    let (world, pictures) = job("");
+    let all = |seed: u64| {
+        for n in 0..10 {
+            pictures.noise(&format!("picture-{n}"), 5 * MIB / 2, seed + n);
+        }
+    };
+    all(0);
+    for night in 0..3 {
+        pictures.noise("new", 100_000, 100 + night);
+        assert_eq!(pushed(&world)["state"], "good");
+    }
+    all(50);
+    // A pack is full and sent when the member turns out to be too small.
+    let before = std::fs::read_to_string(&world.agent.config).unwrap();
+    world.agent.reconfigure(|config| format!("{config}\nmin_bytes = \"1 GiB\"\n"));
+    world.run(args!["push", "nightly"]).exits(1).says("at least");
+    world.agent.reconfigure(|_| before.clone());
+    world.run(args!["push", "nightly"]).exits(3).says("files: 99% of what the last good snapshot held is gone");
+}
+
+#[test]
+fn nights_that_are_large_but_ordinary_are_good() {
+    // Pictures never compress, and each night more of them come, in the end many at once.
+    let (world, pictures) = job("");
+    for night in 0..5_u64 {
+        let size = if night == 4 { 5 * MIB } else { MIB + MIB / 2 };
+        pictures.noise(&format!("picture-{night}"), size, night);
+        assert_eq!(pushed(&world)["state"], "good", "night {night}");
+    }
+    // Most of the documents are written anew, and they are documents still.
+    let (world, data) = job("");
+    nights_of_documents(&world, &data, 4);
+    for number in 0..5 {
+        data.file(&format!("document-{number}"), &text(MIB / 2, 900 + number));
+    }
+    assert_eq!(pushed(&world)["state"], "good");
+    // All of them move to another directory.
+    must(Command::new("mkdir").arg(data.root.join("moved")));
+    for number in 0..8 {
+        let name = format!("document-{number}");
+        must(Command::new("mv").arg(data.root.join(&name)).arg(data.root.join("moved")));
+    }
+    assert_eq!(pushed(&world)["state"], "good");
+}
+
+#[test]
+fn a_job_may_say_that_such_nights_are_usual() {
+    let (world, data) = job("suspect = false");
+    nights_of_documents(&world, &data, 4);
+    encrypt(&data);
+    assert_eq!(pushed(&world)["state"], "good");
+}
