@@ -1,5 +1,6 @@
 //! Nights on which everything changes at once: what a job makes of them, and who may say that all is well.
 
+use std::fs;
 use std::process::Command;
 
 use serde_json::Value;
@@ -115,7 +116,7 @@ fn a_push_that_died_does_not_hide_what_it_had_sent() {
     }
     all(50);
     // A pack is full and sent when the member turns out to be too small.
-    let before = std::fs::read_to_string(&world.agent.config).unwrap();
+    let before = fs::read_to_string(&world.agent.config).unwrap();
     world.agent.reconfigure(|config| format!("{config}\nmin_bytes = \"1 GiB\"\n"));
     world.run(args!["push", "nightly"]).exits(1).says("at least");
     world.agent.reconfigure(|_| before.clone());
@@ -139,10 +140,10 @@ fn nights_that_are_large_but_ordinary_are_good() {
     }
     assert_eq!(pushed(&world)["state"], "good");
     // All of them move to another directory.
-    must(Command::new("mkdir").arg(data.root.join("moved")));
+    data.dir("moved");
     for number in 0..8 {
         let name = format!("document-{number}");
-        must(Command::new("mv").arg(data.root.join(&name)).arg(data.root.join("moved")));
+        fs::rename(data.path(&name), data.path("moved").join(&name)).unwrap();
     }
     assert_eq!(pushed(&world)["state"], "good");
 }
