@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Cursor;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use ::mongodb::bson::{Document, RawDocumentBuf, doc};
@@ -16,16 +16,21 @@ use crate::mongodb::{count, database, uri};
 use crate::rehearsal::Rehearsal;
 use crate::service::{Service, needs_service};
 use crate::world::background::until;
+use crate::world::{World, args};
 
 fn sample(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples/mongodump").join(name)
 }
 
+fn install(program: &Path, text: &str) {
+    fs::write(program, text).unwrap();
+    fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
 /// A restore of `hearth-dev` into the database `copy` by the stand-in.
 fn engine(rehearsal: &Rehearsal, service: &Service) -> MongoConfig {
     let program = rehearsal.path("mongorestore");
-    fs::write(&program, include_str!("stand-ins/mongorestore")).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    install(&program, include_str!("stand-ins/mongorestore"));
     MongoConfig {
         name: "hearth".into(),
         uri: rehearsal.secret("uri", &uri(service)),
@@ -99,7 +104,6 @@ fn what_mongorestore_loaded_under_new_names_takes_the_place_of_the_old() {
     let environment = fs::read_to_string(rehearsal.path("environment")).unwrap();
     assert!(!argv.contains("mongodb://") && !environment.contains("mongodb://"), "{argv}");
     let said: Vec<&str> = argv.lines().skip(2).collect();
-    let (from, to) = ("hearth-dev.$collection$", "copy.farkeep_new_$collection$");
     assert_eq!(
         said,
         [
@@ -107,12 +111,9 @@ fn what_mongorestore_loaded_under_new_names_takes_the_place_of_the_old() {
             "--drop",
             "--stopOnError",
             "--maintainInsertionOrder",
-            "--nsInclude",
-            "hearth-dev.*",
-            "--nsFrom",
-            from,
-            "--nsTo",
-            to,
+            "--nsInclude=hearth-dev.*",
+            "--nsFrom=hearth-dev.$collection$",
+            "--nsTo=copy.farkeep_new_$collection$",
             "--numInsertionWorkersPerCollection=2"
         ]
     );
@@ -138,4 +139,33 @@ fn a_mongorestore_that_lost_a_document_and_ends_well_leaves_the_old_collections(
     let left: Vec<Document> =
         database.collection("farkeep_new_Patient").find(doc! {}).run().unwrap().map(Result::unwrap).collect();
     assert!(left.is_empty(), "what an attempt left is taken away before the next");
+}
+
+#[test]
+fn an_archive_of_mongodump_comes_back_through_the_vault_without_mongorestore() {
+    needs_service!("ferretdb");
+    let (service, world) = (Service::start("ferretdb"), World::new());
+    let path = |name: &str| world.path(name);
+    install(&path("mongodump"), include_str!("../sources/stand-ins/mongodump"));
+    symlink(sample(""), path("samples")).unwrap();
+    fs::write(path("mode"), "whole").unwrap();
+    fs::write(path("uri"), uri(&service)).unwrap();
+    fs::set_permissions(path("uri"), fs::Permissions::from_mode(0o600)).unwrap();
+    world.agent.configure(&format!(
+        "[job.nightly]\n[[job.nightly.source]]\nname = 'hearth'\nkind = 'mongodb'\nuri_file = '{}'\ntool = '{}'\n\
+         database = 'hearth-dev'\ntimeout = '10m'\n",
+        path("uri").display(),
+        path("mongodump").display(),
+    ));
+    assert_eq!(world.push("nightly")["state"], "good");
+
+    let database = database(&service, "hearth-dev");
+    database.collection("Patient").insert_one(doc! { "_id": "damaged" }).run().unwrap();
+    database.collection("later").insert_one(doc! { "_id": 1 }).run().unwrap();
+    let run = args!["restore", "latest", "--run", "--yes-destroy", "nightly", "--identity", &world.identity, "--json"];
+    let receipt = world.run(run).ok().json();
+    let member = &receipt["members"][0];
+    assert_eq!(member["outcome"], "restored", "{receipt}");
+    assert_eq!(member["proof"]["documents of Patient"], "300", "{receipt}");
+    assert_eq!((count(&database, "Patient"), count(&database, "Location"), count(&database, "later")), (300, 50, 0));
 }

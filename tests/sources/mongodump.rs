@@ -92,7 +92,7 @@ fn the_tool_learns_the_password_from_a_private_file_and_nowhere_else() {
         assert!(!text.contains("s3cret") && !text.contains("mongodb://"), "{text}");
     }
     let said: Vec<&str> = argv.lines().skip(2).collect();
-    assert_eq!(said, ["--archive", "--numParallelCollections=1", "--db", "hearth-dev", "--readPreference=secondary"]);
+    assert_eq!(said, ["--archive", "--numParallelCollections=1", "--db=hearth-dev", "--readPreference=secondary"]);
     let address = format!("mongodb://backup:{PASSWORD}@mongo1:27017,mongo2:27017/?authSource=users&replicaSet=rs0");
     assert_eq!(config, format!("600\nuri: \"{address}\"\n"));
     let file = argv.lines().nth(1).unwrap();

@@ -111,8 +111,8 @@ impl Vendor {
     /// mongodump, writing the archive of one database to its standard output: one collection at a time and not compressed,
     /// so that what did not change between two nights is stored once.
     fn dumping(&self, config: &MongoConfig, work: &Work) -> Result<Tool, SourceError> {
-        let tool = self.tool(config, work)?.args(["--archive", "--numParallelCollections=1", "--db", &config.database]);
-        Ok(tool.args(&self.args))
+        let tool = self.tool(config, work)?.args(["--archive", "--numParallelCollections=1"]);
+        Ok(tool.arg(format!("--db={}", config.database)).args(&self.args))
     }
 
     /// Runs mongorestore on an archive of the database `from`: every collection under its new name.
@@ -122,12 +122,9 @@ impl Vendor {
             .tool(config, work)?
             .args(["--archive", "--drop", "--stopOnError", "--maintainInsertionOrder"])
             .args(is_zipped(archive)?.then_some("--gzip"))
-            .arg("--nsInclude")
-            .arg(format!("{from}.*"))
-            .arg("--nsFrom")
-            .arg(format!("{from}.$collection$"))
-            .arg("--nsTo")
-            .arg(format!("{}.{NEW}$collection$", config.database))
+            .arg(format!("--nsInclude={from}.*"))
+            .arg(format!("--nsFrom={from}.$collection$"))
+            .arg(format!("--nsTo={}.{NEW}$collection$", config.database))
             .args(&self.args);
         tool.judge(tool.run_with(File::open(archive).map_err(wrong)?, work)?).map(|_| ())
     }
