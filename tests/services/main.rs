@@ -13,6 +13,7 @@
 
 mod influxdb;
 mod mongodb;
+mod mongorestore;
 mod mysql;
 mod postgres;
 mod rehearsal;

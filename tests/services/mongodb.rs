@@ -17,7 +17,14 @@ pub fn uri(service: &Service) -> String {
 }
 
 fn engine(rehearsal: &Rehearsal, uri: &str, database: &str) -> MongoConfig {
-    MongoConfig { name: database.into(), uri: rehearsal.secret("uri", uri), hosts: None, database: database.into() }
+    MongoConfig {
+        name: database.into(),
+        uri: rehearsal.secret("uri", uri),
+        hosts: None,
+        database: database.into(),
+        dumper: None,
+        loader: None,
+    }
 }
 
 pub fn database(service: &Service, name: &str) -> Database {

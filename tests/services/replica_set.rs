@@ -112,6 +112,8 @@ fn a_set_of_one_three_or_five_members_is_backed_up_and_restored_with_one_of_them
             uri: rehearsal.secret("uri", &uri(&service)),
             hosts: Some(hosts),
             database: "hearth-dev".into(),
+            dumper: None,
+            loader: None,
         };
         let night = rehearsal.back_up(&engine, "night").unwrap();
         database.drop().run().unwrap();
@@ -126,6 +128,8 @@ fn a_set_of_one_three_or_five_members_is_backed_up_and_restored_with_one_of_them
         uri: rehearsal.secret("uri", &format!("{}?serverSelectionTimeoutMS=500", uri(&service))),
         hosts: Some(format!("rs1/{hosts}")),
         database: "hearth-dev".into(),
+        dumper: None,
+        loader: None,
     };
     assert!(rehearsal.back_up(&engine, "wrong set").is_err());
 }

@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bson::{Document, RawDocumentBuf, doc};
 
-use super::archive::{ArchiveError, Collection, Item, Reader};
+use super::archive::{ArchiveError, Collection, Item, Prelude, Reader};
 use super::client::Deployment;
 use super::metadata::Metadata;
-use super::{open_archive, schema};
+use super::{open_archive, restorable, schema, tally};
 use crate::source::SourceError;
 
 /// Before the name of a collection that is still being filled.
-const NEW: &str = "farkeep_new_";
+pub const NEW: &str = "farkeep_new_";
 /// Documents of one insert: the driver splits what the server would refuse.
 const BATCH_DOCUMENTS: usize = 2000;
 /// Bytes of one insert.
@@ -25,26 +25,50 @@ pub fn load(deployment: &Deployment, path: &Path, abandoned: &AtomicBool) -> Res
     let loader = Loader { deployment, abandoned };
     loader.remove_what_begins_with_new()?;
     let mut reader = Reader::open(open_archive(path)?).map_err(|e| of_archive(path, e))?;
-    let mut metadata = Vec::new();
-    for collection in &reader.prelude().collections {
-        metadata.push(Metadata::from_json(&collection.metadata).map_err(|e| of_archive(path, ArchiveError::Damaged(e)))?);
-    }
-    let collections = reader.prelude().collections.clone();
-    let all: Vec<(&Collection, &Metadata)> = collections.iter().zip(&metadata).collect();
-    for (collection, metadata) in all.iter().filter(|(c, _)| c.kind != "view") {
+    let described = described(path, reader.prelude())?;
+    for (collection, metadata) in described.iter().filter(|(c, _)| c.kind != "view") {
         loader.create(&format!("{NEW}{}", collection.name), &metadata.options)?;
     }
+    let collections = reader.prelude().collections.clone();
     let counts = loader.fill(&mut reader, path, &collections)?;
-    for ((collection, metadata), count) in all.iter().zip(counts).filter(|((c, _), _)| c.kind != "view") {
+    for ((collection, metadata), count) in described.iter().zip(counts).filter(|((c, _), _)| c.kind != "view") {
         loader.index(&collection.name, metadata)?;
         loader.must_hold(&collection.name, count)?;
     }
-    loader.swap(&all)
+    loader.swap(&described)
+}
+
+/// Makes room for another program that loads the archive at `path` under new names; gives the database it is of.
+pub fn clear(deployment: &Deployment, path: &Path, abandoned: &AtomicBool) -> Result<String, SourceError> {
+    Loader { deployment, abandoned }.remove_what_begins_with_new()?;
+    let reader = Reader::open(open_archive(path)?).map_err(|e| of_archive(path, e))?;
+    restorable(reader.prelude()).map(str::to_owned).map_err(|why| of_archive(path, ArchiveError::Damaged(why)))
+}
+
+/// Lets what another program loaded take the place of all that the database holds, when it is as the archive says.
+pub fn take_over(deployment: &Deployment, path: &Path, abandoned: &AtomicBool) -> Result<(), SourceError> {
+    let loader = Loader { deployment, abandoned };
+    let (prelude, tallies) = tally::of_archive(open_archive(path)?).map_err(|e| of_archive(path, e))?;
+    for (name, tally) in &tallies {
+        loader.must_hold(name, tally.documents)?;
+    }
+    loader.swap(&described(path, &prelude)?)
+}
+
+fn described(path: &Path, prelude: &Prelude) -> Result<Vec<Described>, SourceError> {
+    let read = |collection: &Collection| {
+        let metadata = Metadata::from_json(&collection.metadata);
+        metadata.map(|m| (collection.clone(), m)).map_err(|e| of_archive(path, ArchiveError::Damaged(e)))
+    };
+    prelude.collections.iter().map(read).collect()
 }
 
 fn of_archive(path: &Path, error: ArchiveError) -> SourceError {
     SourceError::Expectation { what: path.display().to_string(), why: error.to_string() }
 }
+
+/// A collection or view, and its description as it was read.
+type Described = (Collection, Metadata);
 
 struct Loader<'a> {
     deployment: &'a Deployment,
@@ -145,7 +169,7 @@ impl Loader<'_> {
     }
 
     /// The destructive part.
-    fn swap(&self, all: &[(&Collection, &Metadata)]) -> Result<(), SourceError> {
+    fn swap(&self, all: &[Described]) -> Result<(), SourceError> {
         let kept: BTreeSet<&str> = all.iter().filter(|(c, _)| c.kind != "view").map(|(c, _)| c.name.as_str()).collect();
         let listed = schema::list(self.deployment)?;
         for old in listed.iter().filter(|old| old.kind == "view") {

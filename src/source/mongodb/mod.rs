@@ -1,4 +1,5 @@
-//! MongoDB, one database a member, without the vendor's tools: we write and read mongodump's archive format ourselves.
+//! MongoDB, one database a member, without the vendor's tools unless they are asked for: we write and read mongodump's
+//! archive format ourselves.
 //!
 //! mongodump takes a misspelt database for an empty one and succeeds, waits for ever on some addresses, and prints the
 //! password when a login fails; mongorestore compares checksums after it has written. Here a database that is missing or
@@ -10,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bson::{RawDocumentBuf, doc};
 use flate2::read::MultiGzDecoder;
@@ -29,9 +30,12 @@ mod load;
 mod metadata;
 mod schema;
 pub mod tally;
+pub mod vendor;
 
+use archive::Prelude;
 use client::Deployment;
 use tally::{Tallies, Tally};
+use vendor::{LOADER, Vendor, VendorDump};
 
 /// What the server is called among the tools of a backup.
 const SERVER: &str = "MongoDB server";
@@ -53,6 +57,10 @@ pub struct MongoConfig {
     pub hosts: Option<String>,
     /// The database.
     pub database: String,
+    /// The program that makes the archive in our place.
+    pub dumper: Option<Vendor>,
+    /// The program that writes the documents of a restore in our place.
+    pub loader: Option<Vendor>,
 }
 
 impl MongoConfig {
@@ -89,6 +97,9 @@ impl Engine for MongoConfig {
     }
 
     fn open(&self, work: &Work) -> Result<Box<dyn Backup>, SourceError> {
+        if let Some(vendor) = &self.dumper {
+            return Ok(Box::new(VendorDump::open(self, vendor, work)?));
+        }
         let deployment = self.deployment(work)?;
         let asked = deployment.clone();
         let collections = patiently(work, move |_| schema::read(&asked).map(|c| (c.len(), asked.databases())))?;
@@ -120,6 +131,9 @@ impl Engine for MongoConfig {
             survey.notes.push(format!("the backup is of a server {then}, the target is {version}"));
         }
         survey.tools.insert(SERVER.into(), version);
+        if let Some(vendor) = &self.loader {
+            survey.tools.insert(LOADER.into(), vendor.version(work)?);
+        }
         Ok(survey)
     }
 
@@ -127,24 +141,10 @@ impl Engine for MongoConfig {
         let path = archive_of(fetched)?;
         let wrong = |why: String| SourceError::Expectation { what: self.name.clone(), why };
         let (prelude, tallies) = tally::of_archive(open_archive(path)?).map_err(|e| wrong(format!("the archive {e}")))?;
-        let databases: BTreeSet<&str> = prelude.collections.iter().map(|c| c.database.as_str()).collect();
-        if databases.len() > 1 {
-            let names: Vec<&str> = databases.into_iter().collect();
-            return Err(wrong(format!("the archive holds several databases: {}", names.join(", "))));
-        }
         if tallies.values().all(|tally| tally.documents == 0) {
             return Err(wrong("the archive holds no document".into()));
         }
-        for collection in &prelude.collections {
-            if collection.kind == "timeseries" {
-                return Err(wrong(format!(
-                    "{:?} is a time series, which only mongorestore can bring back",
-                    collection.name
-                )));
-            }
-            metadata::Metadata::from_json(&collection.metadata)
-                .map_err(|e| wrong(format!("the description of {:?} cannot be read: {e}", collection.name)))?;
-        }
+        restorable(&prelude).map_err(wrong)?;
         let found = tally::account(&tallies);
         match found.proof.iter().find(|(name, value)| fetched.account.proof.get(*name).is_some_and(|then| then != *value)) {
             Some((name, value)) => {
@@ -156,7 +156,13 @@ impl Engine for MongoConfig {
 
     fn replace(&self, fetched: &Fetched, work: &Work) -> Result<(), SourceError> {
         let (deployment, path) = (self.deployment(work)?, archive_of(fetched)?.to_owned());
-        patiently(work, move |abandoned| load::load(&deployment, &path, abandoned))
+        let Some(vendor) = &self.loader else {
+            return patiently(work, move |abandoned| load::load(&deployment, &path, abandoned));
+        };
+        let (cleared, archive) = (deployment.clone(), path.clone());
+        let database = patiently(work, move |abandoned| load::clear(&cleared, &archive, abandoned))?;
+        vendor.load(self, &database, &path, work)?;
+        patiently(work, move |abandoned| load::take_over(&deployment, &path, abandoned))
     }
 
     fn prove(&self, fetched: &Fetched, work: &Work) -> Result<Account, SourceError> {
@@ -195,15 +201,37 @@ fn archive_of(fetched: &Fetched) -> Result<&Path, SourceError> {
     }
 }
 
+/// Whether a restore can load an archive into one database and rename what it loaded; gives the database it was made of.
+fn restorable(prelude: &Prelude) -> Result<&str, String> {
+    let databases: BTreeSet<&str> = prelude.collections.iter().map(|c| c.database.as_str()).collect();
+    let database = match databases.iter().copied().collect::<Vec<_>>().as_slice() {
+        [] => return Err("the archive holds no collection".into()),
+        [one] => *one,
+        several => return Err(format!("the archive holds several databases: {}", several.join(", "))),
+    };
+    for collection in &prelude.collections {
+        if collection.kind == "timeseries" {
+            return Err(format!("{:?} is a time series, which cannot be brought back under another name", collection.name));
+        }
+        metadata::Metadata::from_json(&collection.metadata)
+            .map_err(|e| format!("the description of {:?} cannot be read: {e}", collection.name))?;
+    }
+    Ok(database)
+}
+
 /// Opens an archive, gzipped or plain: the first bytes tell.
 fn open_archive(path: &Path) -> Result<Box<dyn Read>, SourceError> {
-    let wrong = |source| SourceError::Io { path: path.display().to_string(), source };
-    let mut magic = Vec::new();
-    File::open(path).map_err(wrong)?.take(2).read_to_end(&mut magic).map_err(wrong)?;
-    let file = File::open(PathBuf::from(path)).map_err(wrong)?;
-    Ok(if magic == GZIP_MAGIC {
+    let file = File::open(path).map_err(|source| SourceError::Io { path: path.display().to_string(), source })?;
+    Ok(if is_zipped(path)? {
         Box::new(BufReader::with_capacity(READ_BYTES, MultiGzDecoder::new(BufReader::with_capacity(READ_BYTES, file))))
     } else {
         Box::new(BufReader::with_capacity(READ_BYTES, file))
     })
+}
+
+fn is_zipped(path: &Path) -> Result<bool, SourceError> {
+    let wrong = |source| SourceError::Io { path: path.display().to_string(), source };
+    let mut magic = Vec::new();
+    File::open(path).map_err(wrong)?.take(2).read_to_end(&mut magic).map_err(wrong)?;
+    Ok(magic == GZIP_MAGIC)
 }

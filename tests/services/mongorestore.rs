@@ -1,0 +1,171 @@
+//! The vendor's mongorestore, through a stand-in whose documents this test writes into FerretDB.
+
+use std::fs;
+use std::io::Cursor;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use ::mongodb::bson::{Document, RawDocumentBuf, doc};
+use ::mongodb::sync::Database;
+use farkeep::source::engine::Fetched;
+use farkeep::source::mongodb::MongoConfig;
+use farkeep::source::mongodb::archive::{Item, Reader};
+use farkeep::source::mongodb::vendor::Vendor;
+
+use crate::mongodb::{count, database, uri};
+use crate::rehearsal::Rehearsal;
+use crate::service::{Service, needs_service};
+use crate::world::background::until;
+use crate::world::{World, args};
+
+fn sample(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples/mongodump").join(name)
+}
+
+fn install(program: &Path, text: &str) {
+    fs::write(program, text).unwrap();
+    fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// A restore of `hearth-dev` into the database `copy` by the stand-in.
+fn engine(rehearsal: &Rehearsal, service: &Service) -> MongoConfig {
+    let program = rehearsal.path("mongorestore");
+    install(&program, include_str!("stand-ins/mongorestore"));
+    MongoConfig {
+        name: "hearth".into(),
+        uri: rehearsal.secret("uri", &uri(service)),
+        hosts: None,
+        database: "copy".into(),
+        dumper: None,
+        loader: Some(
+            Vendor::new(program.display().to_string(), vec!["--numInsertionWorkersPerCollection=2".into()]).unwrap(),
+        ),
+    }
+}
+
+/// What the real tool would write: every document under the new name of its collection, except the last `left_out`.
+fn write(database: &Database, archive: &[u8], left_out: usize) {
+    let mut reader = Reader::open(Cursor::new(archive)).unwrap();
+    let collections = reader.prelude().collections.clone();
+    let new = |place: usize| format!("farkeep_new_{}", collections[place].name);
+    let mut documents = Vec::new();
+    while let Some(item) = reader.next_item().unwrap() {
+        if let Item::Document(place, bytes) = item {
+            documents.push((place, RawDocumentBuf::from_bytes(bytes.to_vec()).unwrap()));
+        }
+    }
+    documents.truncate(documents.len() - left_out);
+    for place in 0..collections.len() {
+        database.create_collection(new(place)).run().unwrap();
+        let own: Vec<&RawDocumentBuf> = documents.iter().filter(|(of, _)| *of == place).map(|(_, d)| d).collect();
+        if !own.is_empty() {
+            database.collection::<RawDocumentBuf>(&new(place)).insert_many(own).run().unwrap();
+        }
+    }
+}
+
+/// Restores; meanwhile writes what the stand-in was given, as the real tool would.
+fn bring_back(
+    rehearsal: &Rehearsal,
+    engine: &MongoConfig,
+    fetched: &Fetched,
+    database: &Database,
+    left_out: usize,
+) -> Result<farkeep::source::engine::Account, farkeep::source::SourceError> {
+    let path = |name: &str| rehearsal.path(name);
+    let _ = fs::remove_file(path("loaded"));
+    let _ = fs::remove_file(path("given"));
+    std::thread::scope(|scope| {
+        let restoring = scope.spawn(|| rehearsal.bring_back(engine, fetched));
+        until("the stand-in has all it was given", || path("given").exists());
+        write(database, &fs::read(path("stdin")).unwrap(), left_out);
+        fs::write(path("loaded"), "").unwrap();
+        restoring.join().unwrap()
+    })
+}
+
+#[test]
+fn what_mongorestore_loaded_under_new_names_takes_the_place_of_the_old() {
+    needs_service!("ferretdb");
+    let (service, rehearsal) = (Service::start("ferretdb"), Rehearsal::new());
+    let (database, engine) = (database(&service, "copy"), engine(&rehearsal, &service));
+    database.collection("later").insert_one(doc! { "_id": 1 }).run().unwrap();
+    database.collection("Patient").insert_one(doc! { "_id": "old" }).run().unwrap();
+    let archive = sample("hearth-dev.archive");
+    let adopted = rehearsal.adopted("hearth", &archive);
+    let now = bring_back(&rehearsal, &engine, &adopted, &database, 0).unwrap();
+    assert_eq!(now.proof["documents of Patient"], "300");
+    assert!(fs::read(rehearsal.path("stdin")).unwrap() == fs::read(&archive).unwrap());
+    let mut names = database.list_collection_names().run().unwrap();
+    names.sort();
+    assert_eq!(names, ["Location", "Patient", "empty"]);
+
+    let argv = fs::read_to_string(rehearsal.path("argv")).unwrap();
+    let environment = fs::read_to_string(rehearsal.path("environment")).unwrap();
+    assert!(!argv.contains("mongodb://") && !environment.contains("mongodb://"), "{argv}");
+    let said: Vec<&str> = argv.lines().skip(2).collect();
+    assert_eq!(
+        said,
+        [
+            "--archive",
+            "--drop",
+            "--stopOnError",
+            "--maintainInsertionOrder",
+            "--nsInclude=hearth-dev.*",
+            "--nsFrom=hearth-dev.$collection$",
+            "--nsTo=copy.farkeep_new_$collection$",
+            "--numInsertionWorkersPerCollection=2"
+        ]
+    );
+    assert!(fs::read_to_string(rehearsal.path("config")).unwrap().starts_with("600\nuri: \"mongodb://127.0.0.1:"));
+}
+
+#[test]
+fn a_mongorestore_that_lost_a_document_and_ends_well_leaves_the_old_collections() {
+    needs_service!("ferretdb");
+    let (service, rehearsal) = (Service::start("ferretdb"), Rehearsal::new());
+    let (database, engine) = (database(&service, "copy"), engine(&rehearsal, &service));
+    database.collection("Patient").insert_one(doc! { "_id": "old" }).run().unwrap();
+    let adopted = rehearsal.adopted("hearth", &sample("hearth-dev.archive"));
+    let lost = bring_back(&rehearsal, &engine, &adopted, &database, 1).unwrap_err().to_string();
+    assert!(lost.contains("the old collections still stand"), "{lost}");
+    assert_eq!(count(&database, "Patient"), 1);
+
+    // Nothing loaded at all, and a failure that says why, after what the first attempt left.
+    fs::write(rehearsal.path("failing"), "").unwrap();
+    let failed = rehearsal.bring_back(&engine, &adopted).unwrap_err().to_string();
+    assert!(failed.contains("E11000"), "{failed}");
+    assert_eq!(count(&database, "Patient"), 1);
+    let left: Vec<Document> =
+        database.collection("farkeep_new_Patient").find(doc! {}).run().unwrap().map(Result::unwrap).collect();
+    assert!(left.is_empty(), "what an attempt left is taken away before the next");
+}
+
+#[test]
+fn an_archive_of_mongodump_comes_back_through_the_vault_without_mongorestore() {
+    needs_service!("ferretdb");
+    let (service, world) = (Service::start("ferretdb"), World::new());
+    let path = |name: &str| world.path(name);
+    install(&path("mongodump"), include_str!("../sources/stand-ins/mongodump"));
+    symlink(sample(""), path("samples")).unwrap();
+    fs::write(path("mode"), "whole").unwrap();
+    fs::write(path("uri"), uri(&service)).unwrap();
+    fs::set_permissions(path("uri"), fs::Permissions::from_mode(0o600)).unwrap();
+    world.agent.configure(&format!(
+        "[job.nightly]\n[[job.nightly.source]]\nname = 'hearth'\nkind = 'mongodb'\nuri_file = '{}'\ntool = '{}'\n\
+         database = 'hearth-dev'\ntimeout = '10m'\n",
+        path("uri").display(),
+        path("mongodump").display(),
+    ));
+    assert_eq!(world.push("nightly")["state"], "good");
+
+    let database = database(&service, "hearth-dev");
+    database.collection("Patient").insert_one(doc! { "_id": "damaged" }).run().unwrap();
+    database.collection("later").insert_one(doc! { "_id": 1 }).run().unwrap();
+    let run = args!["restore", "latest", "--run", "--yes-destroy", "nightly", "--identity", &world.identity, "--json"];
+    let receipt = world.run(run).ok().json();
+    let member = &receipt["members"][0];
+    assert_eq!(member["outcome"], "restored", "{receipt}");
+    assert_eq!(member["proof"]["documents of Patient"], "300", "{receipt}");
+    assert_eq!((count(&database, "Patient"), count(&database, "Location"), count(&database, "later")), (300, 50, 0));
+}
