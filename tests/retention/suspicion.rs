@@ -37,10 +37,10 @@ fn text(bytes: usize, seed: u64) -> Vec<u8> {
 /// Eight documents of 512 KiB; each of these nights one of them changes.
 fn nights_of_documents(world: &World, data: &Tree, nights: u64) {
     for number in 0..8 {
-        data.file(&format!("document-{number}"), &text(MIB / 2, number));
+        data.file(format!("document-{number}"), text(MIB / 2, number));
     }
     for night in 0..nights {
-        data.file("journal", &text(40_000, 100 + night));
+        data.file("journal", text(40_000, 100 + night));
         assert_eq!(world.push("nightly")["state"], "good", "night {night}");
     }
 }
@@ -136,7 +136,7 @@ fn nights_that_are_large_but_ordinary_are_good() {
     let (world, data) = job("");
     nights_of_documents(&world, &data, 4);
     for number in 0..5 {
-        data.file(&format!("document-{number}"), &text(MIB / 2, 900 + number));
+        data.file(format!("document-{number}"), text(MIB / 2, 900 + number));
     }
     assert_eq!(pushed(&world)["state"], "good");
     // All of them move to another directory.
