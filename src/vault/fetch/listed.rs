@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::format::table::PackKind;
 use crate::model::ids::ChunkId;
-use crate::state::index::{ChunkIndex, PackNumber};
+use crate::state::index::{ChunkIndex, PackNumber, Place};
 use crate::vault::VaultError;
 
 /// What was found out about packs so far.
@@ -18,19 +18,39 @@ impl Listed {
     /// When the index cannot be read.
     pub fn has(&mut self, index: &ChunkIndex, id: &ChunkId) -> Result<bool, VaultError> {
         for place in index.places(id)? {
-            let stands = match self.0.get(&place.pack) {
-                Some(stands) => *stands,
-                None => {
-                    let stands = stands(index, place.pack)?;
-                    self.0.insert(place.pack, stands);
-                    stands
-                }
-            };
-            if stands {
+            if self.stands(index, place.pack)? {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// Where the chunk lies: of several places, one of which all is listed that it is built on. An index object may list a patch
+    /// that the snapshot does not need, and whose bases stand in an object that the snapshot does not name. Where no place is
+    /// like that it is the first.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn find(&mut self, index: &ChunkIndex, id: &ChunkId) -> Result<Option<Place>, VaultError> {
+        let Some(first) = index.find(id, |_| true)? else { return Ok(None) };
+        if self.stands(index, first.pack)? {
+            return Ok(Some(first));
+        }
+        for place in index.places(id)? {
+            if self.stands(index, place.pack)? {
+                return Ok(Some(place));
+            }
+        }
+        Ok(Some(first))
+    }
+
+    fn stands(&mut self, index: &ChunkIndex, pack: PackNumber) -> Result<bool, VaultError> {
+        if let Some(stands) = self.0.get(&pack) {
+            return Ok(*stands);
+        }
+        let stands = stands(index, pack)?;
+        self.0.insert(pack, stands);
+        Ok(stands)
     }
 }
 
@@ -83,5 +103,28 @@ mod tests {
         let mut has = |n| listed.has(&index, &ChunkId([n; 24])).unwrap();
         assert_eq!([1, 2, 3, 4, 5, 7].map(&mut has), [true, true, false, false, true, false]);
         assert!(!has(4), "asked again");
+    }
+
+    #[test]
+    fn of_two_places_the_one_that_stands_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut index = ChunkIndex::open(&dir.path().join("index")).unwrap();
+        // The same chunk in an ordinary pack, and later in a patch on a pack that nothing lists.
+        index.add_pack(&pack(1, None)).unwrap();
+        let mut patch = pack(2, Some(9));
+        patch.table.blocks[0].chunks[0].id = ChunkId([1; 24]);
+        index.add_pack(&patch).unwrap();
+        index.add_pack(&pack(4, Some(9))).unwrap();
+        let id = ChunkId([1; 24]);
+        assert_eq!(
+            index.find(&id, |_| true).unwrap().map(|place| place.pack),
+            index.number_of(&patch.pack),
+            "the newest first"
+        );
+        let found = Listed::default().find(&index, &id).unwrap().unwrap();
+        assert_eq!(index.pack(found.pack).unwrap().pack, pack(1, None).pack);
+        // Without any that stands, the first: whoever reads it names what is missing.
+        assert!(Listed::default().find(&index, &ChunkId([4; 24])).unwrap().is_some());
+        assert!(Listed::default().find(&index, &ChunkId([7; 24])).unwrap().is_none());
     }
 }

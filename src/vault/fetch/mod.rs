@@ -275,6 +275,7 @@ struct Planner<'a, T> {
     fetches: &'a Sender<FetchJob>,
     room: &'a Room,
     stop: &'a AtomicBool,
+    listed: Listed,
     maps: VecDeque<(PackNumber, Arc<TableMap>)>,
     known: HashMap<(PackNumber, u32), Weak<Slot>>,
     kept: VecDeque<Arc<Slot>>,
@@ -301,6 +302,7 @@ impl<'a, T> Planner<'a, T> {
             fetches,
             room,
             stop,
+            listed: Listed::default(),
             maps: VecDeque::new(),
             known: HashMap::new(),
             kept: VecDeque::new(),
@@ -332,7 +334,7 @@ impl<'a, T> Planner<'a, T> {
     }
 
     fn order(&mut self, id: ChunkId) -> Result<(), VaultError> {
-        let Some(place) = self.reader.index.find(&id, |_| true)? else {
+        let Some(place) = self.listed.find(&self.reader.index, &id)? else {
             self.items.push(Planned::Unknown(id));
             return Ok(());
         };
