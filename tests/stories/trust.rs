@@ -114,6 +114,31 @@ fn a_vault_gets_a_custodian_afterwards_here_or_elsewhere_and_loses_it_again() {
 }
 
 #[test]
+fn what_one_custodian_drops_from_one_copy_is_not_dropped_from_another() {
+    let world = two_copies();
+    let night = |night: u64| {
+        world.tree("data").noise("file", 100_000, night);
+        world.push(world.path("data"));
+    };
+    (2..5).for_each(night);
+    keys(&world, args!["enrol", "custodian"]).ok();
+    let second = key_pair(&world, "second");
+    keys(&world, args!["enrol", "custodian", second.with_extension("pub")]).ok();
+    let caretaker = colleague(&world, "caretaker");
+
+    // The first word of each: what tells the copies apart must not be the same.
+    world.run(args!["prune", "plan", "--store", "b", "--keep-last", "2"]).ok();
+    caretaker.run(args!["prune", "plan", "--store", "a", "--keep-last", "2", "--key", &second]).ok();
+    caretaker.run(args!["prune", "apply", "--store", "a", "--now", "--key", &second]).ok().says("2 snapshots dropped");
+    (5..8).for_each(night);
+    let listed = world.run(args!["snapshots", "--from", "b"]).ok();
+    assert!(!listed.out.contains("dropped"), "{}", listed.out);
+    for store in ["a", "b"] {
+        world.run(args!["verify", "--from", store, "--depth", "sealed"]).ok();
+    }
+}
+
+#[test]
 fn after_a_new_epoch_the_old_identity_opens_what_was_and_the_new_one_what_comes() {
     needs!("rsync");
     let (world, other) = (two_copies(), World::new());

@@ -7,12 +7,13 @@ use serde::Serialize;
 
 use super::{Site, frozen, record_name, record_of};
 use crate::crypto::hash::hash;
+use crate::crypto::random;
 use crate::format::body::{PrunePlanBody, SnapshotRange};
 use crate::format::inventory::{Line, encode};
 use crate::format::record::{Head, RecordKind};
 use crate::ledger::Scribe;
 use crate::model::finding::Finding;
-use crate::model::ids::{SnapshotId, Token, WriterId};
+use crate::model::ids::{ObjectHash, SnapshotId, Token, WriterId};
 use crate::model::limits::INVENTORY_PAGE_LINES;
 use crate::model::name::{ObjectName, Sealed};
 use crate::model::retention::{Candidate, Dated, Decision, Keep, Reason, decide, effective_times};
@@ -189,7 +190,7 @@ pub fn plan(request: &PlanRequest, env: &Env<'_>) -> Result<PlanReceipt, OpError
         && (objects > 0 || !drops.is_empty())
     {
         env.step("signing the plan");
-        let copy = write_page(&site, &mut vec![record_before(&site, scribe)?])?;
+        let copy = write_page(&site, &mut vec![record_before(scribe)?])?;
         let list = write_list(&site, copy.clone(), &sweep)?;
         let stay: Vec<&Snapshot> = kept.iter().copied().chain(&others).collect();
         let body = PrunePlanBody {
@@ -365,15 +366,16 @@ fn split<'a>(
     (drops, kept.into_iter().chain(left).collect())
 }
 
-/// The record before the plan: no two plans have the same, and no record is ever removed.
-fn record_before(site: &Site, scribe: &Scribe) -> Result<Line, OpError> {
+/// The record before the plan: no two plans have the same, and no record is ever removed. A writer without one gets a name
+/// that nobody else has: what tells copies apart must never be the same for two planners.
+fn record_before(scribe: &Scribe) -> Result<Line, OpError> {
     if let Some(head) = scribe.head() {
         let name = record_name(&scribe.writer(), &head);
         return Ok(Line { hash: hash(&scribe.read(&name)?), name });
     }
-    let newest = site.copy.trust_records().last();
-    let (name, bytes) = newest.ok_or_else(|| VaultError::internal("a copy without a trust record"))?;
-    Ok(Line { hash: hash(bytes), name: name.clone() })
+    let drawn = || random::<32>().map(ObjectHash).map_err(VaultError::internal);
+    let name = ObjectName::Record { writer: scribe.writer(), seq: 1, statement: drawn()? };
+    Ok(Line { name, hash: drawn()? })
 }
 
 /// Writes the list of what goes: pages first, then the root that lists them. `copy` is among them, so that no two lists are
