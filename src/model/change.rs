@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn files_that_are_all_encrypted_are_suspect_whatever_they_were() {
-        let documents = [[100, 100, 5], [101, 2, 0], [102, 2, 0], [102, 102, 102]];
+        let documents = [[100, 100, 5], [101, 2, 0], [102, 3, 0], [102, 102, 102]];
         let why = last_of(&documents).unwrap_or_default();
         assert!(why.contains("100% of what the last good snapshot held is gone (usually 1%)"), "{why}");
         let pictures = [[100, 100, 100], [102, 2, 2], [104, 2, 2], [104, 104, 104]];

@@ -121,7 +121,6 @@ fn what_one_custodian_drops_from_one_copy_is_not_dropped_from_another() {
         world.push(world.path("data"));
     };
     (2..5).for_each(night);
-    keys(&world, args!["enrol", "custodian"]).ok();
     let second = key_pair(&world, "second");
     keys(&world, args!["enrol", "custodian", second.with_extension("pub")]).ok();
     let caretaker = colleague(&world, "caretaker");
