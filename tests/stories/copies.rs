@@ -149,3 +149,33 @@ fn a_pack_that_could_not_be_copied_is_no_hole_to_build_on_and_is_sent_when_it_is
     let verified = world.run(args!["verify", "--depth", "sealed", "--from", "b", "--json"]).ok().json();
     assert_eq!(verified["snapshots"], 4, "{verified}");
 }
+
+#[test]
+fn what_was_found_in_one_copy_stands_until_that_copy_was_read_again() {
+    let world = World::with_stores(&["a", "b"]);
+    world.tree("data").ordinary(10, 1).noise("file", 200_000, 1);
+    world.push(world.path("data"));
+    world.run(args!["verify", "--from", "a", "--depth", "sealed"]).ok();
+    flip(&world.objects("packs")[0], 100);
+    world.run(args!["verify", "--from", "a", "--depth", "sealed"]).exits(4);
+    // The other is whole. That says nothing of this one, however often it is said.
+    for _ in 0..2 {
+        world.run(args!["verify", "--from", "b", "--depth", "sealed"]).ok();
+        world.push(world.path("data"));
+        let status = world.run(args!["status", "--check", "--json"]).exits(4).json();
+        let alarms = status["findings"].as_array().unwrap().iter().filter(|finding| finding["kind"] == "damage");
+        assert_eq!(alarms.map(|alarm| &alarm["subject"]).collect::<Vec<_>>(), ["a"], "{status}");
+        assert_eq!((&status["stores"][0]["verified"][2], &status["stores"][1]["verified"][2]), (&1.into(), &0.into()));
+    }
+    world.run(args!["sync", "a", "--from", "b", "--plain-directory"]).ok();
+    world.run(args!["status", "--check"]).exits(4).says("none since has read all of that copy");
+    world.run(args!["verify", "--from", "a", "--depth", "sealed"]).ok();
+    world.run(args!["status", "--check"]).ok();
+    // Another machine sees whose directories they are, and what it read itself before anybody enrols it.
+    let colleague = world.machine("colleague");
+    colleague.configure(&fs::read_to_string(&world.agent.config).unwrap());
+    colleague.run(args!["status"]).ok().says("never verified from here").says("verified sealed at");
+    colleague.run(args!["verify", "--from", "b", "--depth", "sealed"]).ok();
+    let status = colleague.run(args!["status", "--json"]).ok().json();
+    assert_eq!(status["stores"][1]["verified"][1], "sealed", "{status}");
+}
