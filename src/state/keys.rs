@@ -68,7 +68,9 @@ impl KeyDir {
     pub fn writer(&self, role: Role) -> Result<Option<SigningKey>, StateError> {
         let Some((path, text)) = self.read(role.file())? else { return Ok(None) };
         let way_out = match role {
-            Role::Agent => "put it back from a copy of the state directory; without it this machine cannot push to this vault",
+            Role::Agent => {
+                "put it back from a copy of the state directory; without it this machine cannot push to this vault"
+            }
             Role::Station => "put it back from a copy, or move it away: a new one is made, and enrolled like the first",
             Role::Custodian => {
                 "put it back from a copy, or move it away and have another enrolled (`farkeep keys enrol custodian`)"

@@ -59,9 +59,8 @@ pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
 }
 
 fn show(args: &ShowArgs, session: &Session) -> Result<Outcome, OpError> {
-    let is_kind = |kind: &str, wanted: &str| {
-        kind == wanted || kind.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('-'))
-    };
+    let is_kind =
+        |kind: &str, wanted: &str| kind == wanted || kind.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('-'));
     if let Some(unknown) = args.kind.iter().find(|wanted| !RecordKind::known().any(|kind| is_kind(kind, wanted))) {
         let known: Vec<&str> = RecordKind::known().collect();
         return Err(OpError::Usage(format!("--kind {unknown}: no record is of that kind; there are {}", known.join(", "))));

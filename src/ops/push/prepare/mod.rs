@@ -258,10 +258,7 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Re
 
 /// Whether the copy is what is wrong, and not this machine: what is new goes to the others all the same.
 const fn is_of_the_copy(error: &VaultError) -> bool {
-    matches!(
-        error,
-        VaultError::NoVault(_) | VaultError::Damaged { .. } | VaultError::Ledger(_) | VaultError::Crypto { .. }
-    )
+    matches!(error, VaultError::NoVault(_) | VaultError::Damaged { .. } | VaultError::Ledger(_) | VaultError::Crypto { .. })
 }
 
 /// A store without a copy that could be built on. That it never had one is no alarm.
@@ -271,7 +268,8 @@ fn unfit(name: &str, error: &VaultError, seen_before: bool) -> Finding {
         VaultError::Damaged { .. } => FindingKind::Damage,
         _ => FindingKind::Trust,
     };
-    let message = format!("{error}; nothing was sent there, and `farkeep sync {name} --from` another store makes it a copy again");
+    let message =
+        format!("{error}; nothing was sent there, and `farkeep sync {name} --from` another store makes it a copy again");
     Finding::new(kind, name, message)
 }
 
