@@ -7,6 +7,7 @@
 #![allow(dead_code, unused_imports, unused_macros, clippy::useless_vec, reason = "each test binary takes what it needs")]
 
 pub mod background;
+pub mod clock;
 pub mod compare;
 pub mod drive;
 pub mod machine;
