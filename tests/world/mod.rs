@@ -9,6 +9,7 @@
 pub mod background;
 pub mod clock;
 pub mod compare;
+pub mod deployment;
 pub mod drive;
 pub mod machine;
 pub mod random;

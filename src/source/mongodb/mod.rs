@@ -6,7 +6,8 @@
 //! empty is an error, every wait has an end, and an archive is looked through before anything at the target is touched.
 //!
 //! A collection is read by `_id` while others may write: each document is one that stood there, the collections together
-//! are of no single moment. Where that matters, stop the writers with a hook. Users, roles and the oplog are not part of it.
+//! are of no single moment. Where that matters, stop the writers with a hook. Users, roles and the oplog are not part of it: they
+//! belong to the deployment, which mongodump takes as a whole ([`vendor::WholeConfig`]).
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -24,7 +25,7 @@ use crate::source::work::Work;
 
 pub mod archive;
 mod client;
-mod crc64;
+pub mod crc64;
 mod dump;
 mod load;
 mod metadata;
