@@ -21,7 +21,9 @@ end() {
 }
 trap end EXIT
 
-farkeep() { cargo run --quiet --manifest-path "$HERE/../../Cargo.toml" -- "$@"; }
+farkeep() { # the program at $FARKEEP, or the one that cargo builds
+  if [ -n "${FARKEEP:-}" ]; then "$FARKEEP" "$@"; else cargo run --quiet --manifest-path "$HERE/../../Cargo.toml" -- "$@"; fi
+}
 say() { echo "== $*"; }
 
 uri=${1:-}
@@ -32,11 +34,11 @@ if [ -z "$uri" ]; then
   uri=mongodb://127.0.0.1:$port/
   options=${options:---noIndexRestore}
 fi
-mongodump --version | head -n 1
+mongodump --version | sed -n 1p
 
 export FARKEEP_CONFIG=$SCRATCH/farkeep.toml FARKEEP_STATE_DIR=$SCRATCH/state
 (umask 077 && echo "$uri" >"$SCRATCH/uri" && printf 'uri: "%s"\n' "$uri" >"$SCRATCH/tools.yaml")
-quoted=$(printf '"%s", ' $options)
+quoted=$([ -z "$options" ] || printf '"%s", ' $options)
 source_of() { # NAME DATABASE MORE
   printf '\n[[job.%s.source]]\nname = "%s"\nkind = "mongodb"\nuri_file = "%s"\ndatabase = "%s"\n%s\n' \
     "$1" "$1" "$SCRATCH/uri" "$2" "$3"
