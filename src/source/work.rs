@@ -73,6 +73,14 @@ impl Work {
         }
     }
 
+    /// The same with the whole time before it, which begins now.
+    #[must_use]
+    pub fn anew(&self) -> Self {
+        let anew = Self { started: Arc::default(), ..self.clone() };
+        anew.start_clock();
+        anew
+    }
+
     /// Begins the member's time. Later calls change nothing.
     pub fn start_clock(&self) {
         self.started.get_or_init(Instant::now);

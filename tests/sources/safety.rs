@@ -135,6 +135,17 @@ fn a_member_that_cannot_be_kept_stops_the_restore_and_the_message_names_the_way_
 }
 
 #[test]
+fn a_copy_that_hangs_ends_at_the_time_limit_of_its_member() {
+    let world = registry();
+    let timed = "name = \"deaths\"\nkind = \"command\"";
+    world.agent.reconfigure(|text| text.replace(timed, &format!("{timed}\ntimeout = \"1s\"")));
+    fs::write(world.path("live/deaths.hangs"), "").unwrap();
+    let said = restore(&world, &world.path("before")).exits(1);
+    said.says("deaths").says("time limit").says("nothing has been destroyed");
+    assert_eq!(live(&world, "births"), "births of today");
+}
+
+#[test]
 fn a_restore_that_was_killed_while_it_kept_a_copy_begins_that_copy_anew() {
     let world = registry();
     let copy = world.path("before");

@@ -221,7 +221,7 @@ impl Place<'_> {
         }
         let entered =
             task.source.backup_hooks.enter(&format!("safety copy of {name}"), &self.opened.context.state, self.env)?;
-        let kept = engine.keep(&fetched, dir, &task.work);
+        let kept = engine.keep(&fetched, dir, &task.work.anew());
         let mut findings = entered.leave(kept.is_ok());
         findings.extend(kept.map_err(|e| in_member(name, e))?);
         Ok(findings)
