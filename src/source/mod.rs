@@ -70,6 +70,14 @@ pub enum SourceError {
         /// What was missed.
         why: String,
     },
+    /// There is nothing in it: as a backup that is a failure, for a safety copy there is nothing to be kept.
+    #[error("{what}: {why}")]
+    Empty {
+        /// The server or file, without secrets.
+        what: String,
+        /// What was looked for.
+        why: String,
+    },
     /// The walk itself failed.
     #[error("{path}: {source}")]
     Io {
@@ -88,7 +96,7 @@ impl SourceError {
     #[must_use]
     pub fn within(&self, member: &str) -> String {
         match self {
-            Self::Expectation { what, why } if what == member => why.clone(),
+            Self::Expectation { what, why } | Self::Empty { what, why } if what == member => why.clone(),
             other => other.to_string(),
         }
     }

@@ -1,7 +1,10 @@
 //! What an engine is given for one run: a private directory, the present, its time limit, and when to stop.
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -52,6 +55,32 @@ impl Work {
         tidying
     }
 
+    /// A new file in the scratch directory that only this account may use, for a program that is told its path. Its name
+    /// begins with `stem`: parts of a member are opened side by side, and none may find the file of another.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn new_file(&self, stem: &str) -> Result<(PathBuf, File), SourceError> {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        loop {
+            let path = self.scratch.join(format!("{stem}-{}", COUNTER.fetch_add(1, Ordering::Relaxed)));
+            match File::options().write(true).create_new(true).mode(0o600).open(&path) {
+                Ok(file) => return Ok((path, file)),
+                // Of an earlier process.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(SourceError::Io { path: path.display().to_string(), source }),
+            }
+        }
+    }
+
+    /// The same with the whole time before it, which begins now.
+    #[must_use]
+    pub fn anew(&self) -> Self {
+        let anew = Self { started: Arc::default(), ..self.clone() };
+        anew.start_clock();
+        anew
+    }
+
     /// Begins the member's time. Later calls change nothing.
     pub fn start_clock(&self) {
         self.started.get_or_init(Instant::now);
@@ -98,5 +127,23 @@ impl Work {
 
     pub(super) fn late_why(&self) -> String {
         format!("ran longer than its time limit of {} s", self.timeout.unwrap_or_default().as_secs())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_one_stem_never_meet_not_even_those_of_an_earlier_process() {
+        static GO_ON: AtomicBool = AtomicBool::new(false);
+        let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let work = Work::new("member", dir.path().to_owned(), Timestamp(0), "UTC", &GO_ON);
+        let number = |path: &PathBuf| path.extension().and_then(|n| n.to_str()?.split('-').nth(1)?.parse::<u32>().ok());
+        let (first, _) = work.new_file("pass.cnf").unwrap_or_else(|e| panic!("{e}"));
+        let next = number(&first).unwrap_or_default() + 1;
+        std::fs::write(dir.path().join(format!("pass.cnf-{next}")), "left behind").unwrap_or_else(|e| panic!("{e}"));
+        let (second, _) = work.new_file("pass.cnf").unwrap_or_else(|e| panic!("{e}"));
+        assert!(number(&second) > Some(next), "{}", second.display());
     }
 }

@@ -11,6 +11,7 @@
     reason = "tests"
 )]
 
+mod direct;
 mod influxdb;
 mod mongodb;
 mod mongorestore;

@@ -16,7 +16,8 @@ use crate::mongodb::{count, database, uri};
 use crate::rehearsal::Rehearsal;
 use crate::service::{Service, needs_service};
 use crate::world::background::until;
-use crate::world::{World, args};
+use crate::world::deployment::{archive, births, namespaces, oplog};
+use crate::world::{Machine, Run, Running, World, args};
 
 fn sample(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples/mongodump").join(name)
@@ -168,4 +169,85 @@ fn an_archive_of_mongodump_comes_back_through_the_vault_without_mongorestore() {
     assert_eq!(member["outcome"], "restored", "{receipt}");
     assert_eq!(member["proof"]["documents of Patient"], "300", "{receipt}");
     assert_eq!((count(&database, "Patient"), count(&database, "Location"), count(&database, "later")), (300, 50, 0));
+}
+
+/// A machine that takes a whole deployment, and both programs.
+fn deployment(service: &Service) -> World {
+    let world = World::new();
+    let path = |name: &str| world.path(name);
+    install(&path("mongodump"), include_str!("../sources/stand-ins/mongodump"));
+    install(&path("mongorestore"), include_str!("stand-ins/mongorestore"));
+    fs::write(path("mode"), "whole").unwrap();
+    fs::write(path("uri"), uri(service)).unwrap();
+    fs::set_permissions(path("uri"), fs::Permissions::from_mode(0o600)).unwrap();
+    let held: Vec<_> = namespaces().into_iter().chain([oplog()]).collect();
+    fs::write(path("deployment-oplog.archive"), archive(&held)).unwrap();
+    world.agent.configure(&format!(
+        "[job.nightly]\n[[job.nightly.source]]\nname = 'all'\nkind = 'mongodb'\nuri_file = '{}'\ntimeout = '10m'\n\
+         tool = '{}'\ntool_args = ['--oplog']\nrestore_tool = '{}'\n",
+        path("uri").display(),
+        path("mongodump").display(),
+        path("mongorestore").display(),
+    ));
+    assert_eq!(world.push("nightly")["state"], "good");
+    world
+}
+
+fn replace_all(world: &World) -> Vec<std::ffi::OsString> {
+    args!["restore", "latest", "--run", "--yes-destroy", "nightly", "--identity", &world.identity, "--json"]
+}
+
+/// Restores; meanwhile writes what the real program would, all but the last `left_out` deaths.
+fn restore_whole(world: &World, machine: &Machine, service: &Service, left_out: usize) -> Run {
+    for name in ["loaded", "given"] {
+        let _ = fs::remove_file(world.path(name));
+    }
+    let running = Running::start(machine, replace_all(world));
+    until("the stand-in has all it was given", || world.path("given").exists());
+    for namespace in namespaces().into_iter().filter(|namespace| namespace.database != "admin") {
+        let mut documents = if namespace.name == "births" { births() } else { namespace.documents };
+        if namespace.name == "deaths" {
+            documents.truncate(documents.len() - left_out);
+        }
+        let collection = database(service, namespace.database).collection::<RawDocumentBuf>(namespace.name);
+        collection.drop().run().unwrap();
+        collection.insert_many(documents).run().unwrap();
+    }
+    fs::write(world.path("loaded"), "").unwrap();
+    running.wait()
+}
+
+#[test]
+fn a_whole_deployment_is_brought_back_in_place_and_its_oplog_replayed() {
+    needs_service!("ferretdb");
+    let service = Service::start("ferretdb");
+    let world = deployment(&service);
+    let later = |of: &str, name: &str| database(&service, of).collection(name).insert_one(doc! { "_id": 1 }).run().unwrap();
+    later("crvs", "births");
+    later("crvs", "later");
+    later("stray", "anything");
+    let plan = args!["restore", "latest", "--run", "--dry-run", "--identity", &world.identity];
+    let plan = world.run(plan).ok().says("all databases").says("database crvs: 2 collections, 2 documents");
+    plan.says("database stray").says("3 entries of the oplog are replayed").says("fills it in place");
+
+    // It gives up in the middle: said so, and the same command does it again.
+    fs::write(world.path("failing"), "").unwrap();
+    world.run(replace_all(&world)).exits(1).says("E11000").says("holds a part of the backup now");
+    fs::remove_file(world.path("failing")).unwrap();
+    let receipt = restore_whole(&world, &world.agent, &service, 0).ok().json();
+    let member = &receipt["members"][0];
+    assert_eq!(member["outcome"], "restored", "{receipt}");
+    assert_eq!(member["proof"]["documents of crvs.deaths"], "20", "{receipt}");
+    assert!(member["proof"]["documents of crvs.births"].is_null(), "the oplog has changed it: {receipt}");
+    let count = |of: &str, name: &str| count(&database(&service, of), name);
+    assert_eq!((count("crvs", "births"), count("crvs", "deaths"), count("users", "people")), (300, 20, 5));
+    assert_eq!((count("crvs", "later"), count("stray", "anything")), (0, 0), "what came later is gone");
+    let argv = fs::read_to_string(world.path("argv")).unwrap();
+    let said: Vec<&str> = argv.lines().skip(2).collect();
+    assert_eq!(said, ["--archive", "--drop", "--stopOnError", "--maintainInsertionOrder", "--oplogReplay"]);
+    assert!(!argv.contains("mongodb://"), "{argv}");
+
+    // A document is lost and the program ends well.
+    let lost = restore_whole(&world, &world.agent, &service, 1).exits(4);
+    lost.says("documents of crvs.deaths: 20 was backed up and 19 is there");
 }

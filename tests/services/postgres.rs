@@ -77,6 +77,13 @@ fn a_database_comes_back_with_its_roles_although_somebody_is_connected() {
     assert_eq!(psql(&service, "events", "SELECT to_regclass('app.later') IS NULL, count(*) FROM app.named"), "t|3000");
     assert_eq!(psql(&service, "events", "SHOW work_mem"), "5MB");
 
+    // Closed to everybody by a restore that broke off while it changed the names: the next one sees to it.
+    psql(&service, "postgres", "ALTER DATABASE events ALLOW_CONNECTIONS false");
+    let survey = engine.survey(&night.account, &rehearsal.work("survey")).unwrap();
+    assert!(survey.destroys[0].starts_with("database events, which cannot be counted"), "{survey:?}");
+    rehearsal.bring_back_all(&engine, &night);
+    assert_eq!(count(&service), "3000");
+
     // On a server that knows neither the database nor the role.
     psql(&service, "postgres", "DROP DATABASE events");
     psql(&service, "postgres", "DROP ROLE registrar");

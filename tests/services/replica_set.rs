@@ -24,7 +24,7 @@ const REPLY_BYTES: usize = HEADER_BYTES + 20;
 const MSG_BYTES: usize = HEADER_BYTES + 5;
 
 /// A set whose first member is the primary. Gives the hosts; the last of several is down.
-fn start(server: u16, members: usize) -> String {
+pub fn start(server: u16, members: usize) -> String {
     let listeners: Vec<TcpListener> = (0..members).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     let hosts: Vec<String> = listeners.iter().map(|l| l.local_addr().unwrap().to_string()).collect();
     for (place, listener) in listeners.into_iter().enumerate() {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use farkeep::source::engine::Engine;
+use farkeep::source::engine::{Engine, Fetched};
 use farkeep::source::http::HttpConfig;
 use farkeep::source::search::SearchConfig;
 use serde_json::{Value, json};
@@ -117,7 +117,7 @@ fn indices_come_back_and_damage_stops_before_anything_is_removed(kind: &'static 
     assert!(rehearsal.bring_back(&ours, &without_list).is_err());
 
     changed_while_it_was_read(&service, &rehearsal, &ours);
-    not_searchable(&service, &rehearsal, &ours);
+    not_searchable(&service, &rehearsal, &ours, &night);
     assert_eq!(count(&service, "ocrvs-births"), 620);
 }
 
@@ -146,7 +146,7 @@ fn changed_while_it_was_read(service: &Service, rehearsal: &Rehearsal, engine: &
     must(service, Method::PUT, "/_snapshot/ocrvs", &json!({ "type": "fs", "settings": settings }).to_string());
 }
 
-fn not_searchable(service: &Service, rehearsal: &Rehearsal, engine: &SearchConfig) {
+fn not_searchable(service: &Service, rehearsal: &Rehearsal, engine: &SearchConfig, night: &Fetched) {
     must(service, Method::POST, "/ocrvs-deaths/_close", "");
     assert!(rehearsal.back_up(engine, "closed").unwrap_err().to_string().contains("closed"));
     must(service, Method::POST, "/ocrvs-deaths/_open?wait_for_active_shards=all", "");
@@ -154,6 +154,12 @@ fn not_searchable(service: &Service, rehearsal: &Rehearsal, engine: &SearchConfi
     let settings = json!({ "settings": { "index.routing.allocation.require._name": "nowhere" } });
     must(service, Method::PUT, "/ocrvs-lost?wait_for_active_shards=0&timeout=1s", &settings.to_string());
     rehearsal.back_up(engine, "partial").unwrap_err();
+    // What is lost does not keep its own restore from being planned; only a copy of it cannot be had.
+    let survey = engine.survey(&night.account, &rehearsal.work("survey")).unwrap();
+    assert!(survey.destroys.iter().any(|line| line.contains("ocrvs-lost, which cannot be counted")), "{survey:?}");
+    let aside = rehearsal.path("aside");
+    fs::create_dir(&aside).unwrap();
+    engine.keep(night, &aside, &rehearsal.work("keep")).unwrap_err();
     must(service, Method::DELETE, "/ocrvs-lost", "");
     assert!(Path::new(&service.data("repo")).exists());
 }

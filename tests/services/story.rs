@@ -10,7 +10,7 @@ use crate::service::{Service, needs_service};
 use crate::world::{World, args};
 use crate::{influxdb, mongodb, search};
 
-fn secret(world: &World, name: &str, text: &str) -> std::path::PathBuf {
+pub fn secret(world: &World, name: &str, text: &str) -> std::path::PathBuf {
     let path = world.path(name);
     fs::write(&path, text).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
@@ -68,7 +68,8 @@ database       = "ocrvs"
     fs::create_dir(&repository).unwrap();
     influxdb::query(&influx, "DROP DATABASE ocrvs");
 
-    let run = args!["restore", "latest", "--run", "--yes-destroy", "nightly", "--identity", &world.identity, "--json"];
+    let mut run = args!["restore", "latest", "--run", "--yes-destroy", "nightly", "--identity", &world.identity, "--json"];
+    run.extend(args!["--safety-copy", world.path("before")]);
     let receipt = world.run(run).ok().json();
     assert_eq!(mongodb::count(&database, "Patient"), 2500);
     assert_eq!(search::count(&elastic, "ocrvs-births"), 400);

@@ -17,16 +17,18 @@ mod hooks;
 mod mongodump;
 mod opencrvs;
 mod run;
+mod safety;
 mod spool;
 mod stackgraph;
 #[path = "../world/mod.rs"]
 mod world;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
+use world::clock::{at, missing_faketime};
 use world::tools::must;
 use world::{Machine, Run, World};
 
@@ -54,27 +56,6 @@ fn station(world: &World, name: &str) -> Machine {
 /// `farkeep push nightly` at this time.
 fn push_at(machine: &Machine, time: &str) -> Run {
     at(machine, time, world::args!["push", "nightly", "--json"])
-}
-
-/// Runs farkeep when it is this time, in UTC: `2026-11-17 02:30:00`.
-fn at(machine: &Machine, time: &str, args: Vec<std::ffi::OsString>) -> Run {
-    let mut command = machine.command(args);
-    command.env("LD_PRELOAD", faketime().unwrap()).env("FAKETIME", format!("@{time}"));
-    command.env("NO_FAKE_STAT", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-    Run::of(&mut command)
-}
-
-/// Where the library is that tells a program another time.
-fn faketime() -> Option<PathBuf> {
-    let machine = std::env::consts::ARCH;
-    let places =
-        [format!("/usr/lib/{machine}-linux-gnu/faketime/libfaketime.so.1"), "/usr/lib/faketime/libfaketime.so.1".into()];
-    places.into_iter().map(PathBuf::from).find(|path| path.exists())
-}
-
-/// Why a test of other days cannot run here, if it cannot.
-fn missing_faketime() -> Option<String> {
-    if faketime().is_some() { None } else { Some("faketime is not installed".into()) }
 }
 
 /// `farkeep restore SNAP --run` with the operator's identity.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use farkeep::cli::config::Config;
 
+use crate::world::deployment::{Namespace, archive, namespaces, oplog};
 use crate::world::{Run, World, args};
 use crate::{job, snapshots, source};
 
@@ -52,6 +53,17 @@ impl Registry {
             self.path("mongodump").display(),
         );
         job(&self.world, &source("hearth", "mongodb", &keys));
+    }
+
+    /// All databases as one member, which holds this.
+    fn configure_whole(&self, tool_args: &str, held: &[Namespace]) {
+        let keys = format!(
+            "uri_file = '{}'\nhosts = 'rs0/mongo1:27017,mongo2:27017'\ntimeout = '10m'\ntool = '{}'\ntool_args = [{tool_args}]",
+            self.path("uri").display(),
+            self.path("mongodump").display(),
+        );
+        job(&self.world, &source("hearth", "mongodb", &keys));
+        fs::write(self.path("deployment-oplog.archive"), archive(held)).unwrap();
     }
 
     fn push(&self) -> Run {
@@ -137,6 +149,51 @@ fn a_tool_that_hangs_is_killed_at_its_time_limit() {
     registry.fails("ran longer than its time limit of 2 s and was killed");
 }
 
+/// All that a deployment holds and what was written meanwhile.
+fn with_oplog() -> Vec<Namespace> {
+    namespaces().into_iter().chain([oplog()]).collect()
+}
+
+#[test]
+fn a_whole_deployment_is_one_member_with_what_was_written_meanwhile() {
+    let registry = Registry::new("whole");
+    registry.configure_whole("'--oplog', '--readPreference=secondary'", &with_oplog());
+    assert_eq!(registry.world.push("nightly")["state"], "good");
+    let said: Vec<String> = registry.kept("argv").lines().skip(2).map(str::to_owned).collect();
+    assert_eq!(said, ["--archive", "--numParallelCollections=1", "--oplog", "--readPreference=secondary"]);
+    let back = registry.world.path("back");
+    let restored = args!["restore", "latest", "@hearth/archive", "--into", &back, "--identity", &registry.world.identity];
+    registry.world.run(restored).ok();
+    assert!(fs::read(back.join("@hearth/archive")).unwrap() == archive(&with_oplog()));
+    // Only the program itself can bring that back.
+    let run = args!["restore", "latest", "--run", "--dry-run", "--identity", &registry.world.identity];
+    registry.world.run(run).exits(1).says("restore_tool = \"mongorestore\"");
+}
+
+#[test]
+fn an_oplog_that_is_missing_empty_cut_or_damaged_is_no_backup() {
+    let registry = Registry::new("whole");
+    registry.configure_whole("'--oplog'", &namespaces());
+    registry.fails("the archive holds no oplog, although it was asked for");
+    let nothing = Namespace { documents: Vec::new(), ..oplog() };
+    registry.configure_whole("'--oplog'", &namespaces().into_iter().chain([nothing]).collect::<Vec<_>>());
+    registry.fails("the oplog in the archive is empty");
+
+    registry.configure_whole("'--oplog'", &with_oplog());
+    let (file, whole) = (registry.path("deployment-oplog.archive"), archive(&with_oplog()));
+    let entry = whole.windows(8).position(|at| at == b"periodic").unwrap();
+    fs::write(&file, &whole[..entry]).unwrap();
+    registry.fails("what mongodump wrote is cut off");
+    let mut flipped = whole.clone();
+    flipped[entry] ^= 1;
+    fs::write(&file, &flipped).unwrap();
+    registry.fails("the checksum of collection \"oplog\" is wrong");
+    // Without a replica set there is none, as the program says itself.
+    fs::write(&file, &whole).unwrap();
+    registry.behaves("standalone");
+    registry.fails("error finding oplog");
+}
+
 #[test]
 fn what_would_make_the_dump_worthless_cannot_be_configured() {
     let member = |keys: &str| {
@@ -149,10 +206,12 @@ fn what_would_make_the_dump_worthless_cannot_be_configured() {
     assert!(member("tool = 'mongodump'").contains("timeout is missing"));
     assert!(timed("tool = 'pg_dump'").contains("must be \"mongodump\""));
     assert!(timed("tool_args = ['--quiet']").contains("tool = \"mongodump\" is missing"));
-    for wrong in ["--gzip", "--password=s3cret", "-p", "--uri", "--oplog"] {
+    for wrong in ["--gzip", "--password=s3cret", "-p", "--uri"] {
         let said = timed(&format!("tool = 'mongodump'\ntool_args = ['{wrong}']"));
         assert!(said.contains("cannot be given here") && !said.contains("s3cret"), "{wrong}: {said}");
     }
+    assert!(timed("tool = 'mongodump'\ntool_args = ['--oplog']").contains("leave out database"));
+    assert!(timed("restore_tool = 'mongorestore'\nrestore_tool_args = ['--oplogReplay']").contains("cannot be given here"));
     let said = timed("restore_tool = 'mongorestore'\nrestore_tool_args = ['mongodb://a:s3cret@h/']");
     assert!(said.contains("uri_file") && !said.contains("s3cret"), "{said}");
     let fine =

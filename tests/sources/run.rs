@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::world::{Run, World, args, assert_same, flip};
+use crate::world::background::until;
+use crate::world::{Run, Running, World, args, assert_same, flip};
 use crate::{job, member, restore_run, source, station};
 
 /// A registry of two databases, each a file of lines, and a directory of attachments. Each line is a row.
@@ -250,4 +251,60 @@ fn hooks_run_around_a_restore_and_the_service_starts_only_when_it_is_done() {
     registry.run(&["--yes-destroy", "nightly"]).ok();
     assert_eq!(words(), ["stop", "migrate", "start"]);
     assert!(registry.is_whole());
+}
+
+#[test]
+fn a_machine_of_another_release_restores_what_the_snapshot_holds_and_leaves_the_rest() {
+    let registry = Registry::new();
+    registry.disaster();
+    // This one has a database that the backed-up machine did not have yet.
+    let marriages = registry.db("marriages");
+    fs::write(&marriages, "marriages 1\n").unwrap();
+    let keys = format!("command = ['cat', '{0}']\nrestore_command = ['rm', '{0}']", marriages.display());
+    registry.world.agent.reconfigure(|text| text.to_owned() + &source("marriages", "command", &keys));
+    registry.run(&["--dry-run"]).ok().says("untouched: marriages: not in this snapshot");
+    registry.run(&["--yes-destroy", "nightly"]).ok();
+    assert!(registry.is_whole() && marriages.exists());
+    // That one knows nothing of a database that was backed up: it says so before it begins.
+    registry.disaster();
+    registry.loaded();
+    registry.world.agent.reconfigure(|text| text.replace("name = \"deaths\"", "name = \"burials\""));
+    let missing = "member \"deaths\" is in the snapshot and not in [job.nightly] here";
+    registry.run(&["--yes-destroy", "nightly"]).exits(2).says(missing);
+    assert_eq!(registry.loaded(), Vec::<String>::new());
+    assert_eq!(fs::read_to_string(registry.db("births")).unwrap(), "births 1\n");
+}
+
+#[test]
+fn what_cannot_even_be_counted_any_more_is_restored_all_the_same() {
+    let registry = Registry::new();
+    registry.disaster();
+    let counting = "wc -l < \"$0\" 2>/dev/null || echo none";
+    let failing = "wc -l < \"$0\" || kill $$";
+    registry.world.agent.reconfigure(|text| text.replace(counting, failing));
+    fs::remove_file(registry.db("births")).unwrap();
+    registry.run(&["--dry-run"]).ok().says("which cannot be counted");
+    registry.run(&["--yes-destroy", "nightly"]).ok();
+    assert!(registry.is_whole());
+}
+
+#[test]
+fn a_restore_does_not_begin_while_a_backup_is_running() {
+    let registry = Registry::new();
+    registry.disaster();
+    let (hangs, begun) = (registry.world.path("hangs"), registry.world.path("begun"));
+    fs::write(&hangs, "").unwrap();
+    let wait = format!(
+        "\nbefore = ['sh', '-c', 'touch \"$1\"; while [ -e \"$0\" ]; do sleep 0.1; done', '{}', '{}']\n",
+        hangs.display(),
+        begun.display()
+    );
+    registry.configure(&wait);
+    let push = Running::start(&registry.world.agent, args!["push", "nightly"]);
+    until("the backup is running", || begun.exists());
+    registry.run(&["--yes-destroy", "nightly"]).exits(75).says("another farkeep is at work");
+    assert_eq!(registry.loaded(), Vec::<String>::new());
+    assert_eq!(fs::read_to_string(registry.db("births")).unwrap(), "births 1\n");
+    fs::remove_file(&hangs).unwrap();
+    push.wait().ok();
 }

@@ -110,6 +110,10 @@ fn an_archive_that_is_missing_truncated_damaged_or_of_last_week_makes_no_snapsho
     fs::create_dir_all(spool(&world)).unwrap();
     let push = || world.run(args!["push", "nightly"]);
     push().exits(1).says("0 archives of the day are there");
+    // A pipe whose writer has died is no archive, and nobody waits for it.
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    push().exits(1).says("0 archives of the day are there");
+    fs::remove_file(&path).unwrap();
     gzip(&path, &documents(1, 0..0), None);
     let whole = fs::read(&path).unwrap();
 

@@ -7,7 +7,9 @@
 #![allow(dead_code, unused_imports, unused_macros, clippy::useless_vec, reason = "each test binary takes what it needs")]
 
 pub mod background;
+pub mod clock;
 pub mod compare;
+pub mod deployment;
 pub mod drive;
 pub mod machine;
 pub mod random;

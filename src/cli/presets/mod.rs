@@ -53,6 +53,11 @@ mod tests {
         for name in NAMES {
             let config = Config::parse(text(name).unwrap_or_default()).unwrap_or_else(|e| panic!("{name}: {e:#?}"));
             assert!(config.jobs.contains_key(name), "{name}");
+            // Each says how long its nights stay and when it runs.
+            for line in ["\nkeep     = { daily = 7, weekly = 8, min_snapshots = 3 }\n", "# cron: ", "# systemd: OnCalendar="]
+            {
+                assert!(text(name).is_some_and(|text| text.contains(line)), "{name}: {line}");
+            }
         }
     }
 }

@@ -10,13 +10,10 @@ use crate::format::manifest::Member;
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::time::Timestamp;
 use crate::ops::{Env, OpError};
-use crate::source::engine::{Account, Engine, Fetched, Part};
+use crate::source::SourceConfig;
+use crate::source::engine::{Account, Engine, Fetched};
 use crate::source::work::Work;
-use crate::source::{SourceConfig, SourceError};
 use crate::vault::catalogue_reader::SnapshotReader;
-
-/// Bytes that a safety copy is written in.
-const COPY_BUFFER_BYTES: usize = 1024 * 1024;
 
 /// A member to be brought back.
 pub struct Task<'a> {
@@ -181,53 +178,52 @@ impl Place<'_> {
         Ok((receipt, findings))
     }
 
-    /// Keeps what is at the target now, as parts in `dir/<member>/`.
+    /// Keeps what is at the target now in `dir/<member>/`, once: what an earlier run of this restore has kept is from before it
+    /// replaced anything.
     pub(super) fn save(&self, task: &Task<'_>, dir: &Path) -> Result<Vec<Finding>, OpError> {
         let name = &task.member.name;
-        let dir = dir.join(name);
-        if dir.exists() {
-            let why = format!("{}: is there already, and a safety copy is never written over", dir.display());
-            return Err(OpError::NotDone(why));
-        }
-        crate::state::make_private_dir(&dir)?;
-        let engine = match &task.way {
-            Way::Engine(engine, _) => *engine,
-            Way::Files(files) => return files.save(&dir, &task.work).map(|()| Vec::new()).map_err(|e| in_member(name, e)),
+        let (place, unfinished) = (dir.join(name), dir.join(format!(".{name}.unfinished")));
+        let failed = |path: &Path| {
+            let path = path.display().to_string();
+            move |e: std::io::Error| OpError::NotDone(format!("{path}: {e}"))
         };
-        let place = format!("safety copy of {name}");
-        let entered = task.source.backup_hooks.enter(&place, &self.opened.context.state, self.env)?;
-        let saved = save_parts(engine, &dir, &task.work);
-        let mut findings = entered.leave(saved.is_ok());
-        findings.extend(saved.map_err(|e| in_member(name, e))?.findings);
+        let mut findings = Vec::new();
+        if !self.notes.is_saved(name) {
+            if place.exists() {
+                let why = format!("{}: is there already, and a safety copy is never written over", place.display());
+                return Err(OpError::NotDone(why));
+            }
+            match std::fs::remove_dir_all(&unfinished) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(&unfinished)(e)),
+                _ => crate::state::make_private_dir(&unfinished)?,
+            }
+            findings = self.copy_of(task, &unfinished)?;
+            self.notes.saved(name)?;
+        }
+        // Noted as complete first: a copy that has its name and is not noted would be somebody else's.
+        if unfinished.exists() {
+            std::fs::rename(&unfinished, &place).map_err(failed(&place))?;
+            std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed(dir))?;
+        }
         Ok(findings)
     }
-}
 
-fn save_parts(engine: &dyn Engine, dir: &Path, work: &Work) -> Result<Account, SourceError> {
-    let mut backup = engine.open(work)?;
-    while let Some(part) = backup.next(work)? {
-        save_part(part, dir, work)?;
-    }
-    backup.finish(work)
-}
-
-fn save_part(part: Part, dir: &Path, work: &Work) -> Result<(), SourceError> {
-    use std::io::Write;
-    let path = dir.join(&part.name);
-    let failed = |source| SourceError::Io { path: path.display().to_string(), source };
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(failed)?;
-    }
-    let mut file = std::fs::File::create_new(&path).map_err(failed)?;
-    let mut reader = (part.open)(work)?;
-    let mut buffer = vec![0; COPY_BUFFER_BYTES];
-    loop {
-        work.check()?;
-        match reader.read(&mut buffer)? {
-            0 => break,
-            count => file.write_all(&buffer[..count]).map_err(failed)?,
+    fn copy_of(&self, task: &Task<'_>, dir: &Path) -> Result<Vec<Finding>, OpError> {
+        let name = &task.member.name;
+        let (engine, parts) = match &task.way {
+            Way::Engine(engine, parts) => (*engine, parts),
+            Way::Files(files) => return files.save(dir, &task.work).map(|()| Vec::new()).map_err(|e| in_member(name, e)),
+        };
+        let fetched = self.fetched(task, parts)?;
+        let there = engine.survey(&fetched.account, &task.work).map_err(|e| in_member(name, e))?;
+        if there.destroys.is_empty() {
+            return Ok(Vec::new());
         }
+        let entered =
+            task.source.backup_hooks.enter(&format!("safety copy of {name}"), &self.opened.context.state, self.env)?;
+        let kept = engine.keep(&fetched, dir, &task.work.anew());
+        let mut findings = entered.leave(kept.is_ok());
+        findings.extend(kept.map_err(|e| in_member(name, e))?);
+        Ok(findings)
     }
-    reader.finish()?;
-    file.sync_all().map_err(failed)
 }

@@ -298,12 +298,25 @@ impl Place<'_> {
     fn keep_safe(&self, tasks: &[&Task<'_>], receipt: &mut RunReceipt) -> Result<(), OpError> {
         let Some(dir) = &self.plan.safety_copy else { return Ok(()) };
         crate::state::make_private_dir(dir)?;
-        for task in tasks.iter().filter(|task| !self.notes.is_saved(&task.member.name)) {
+        let mut unkept = Vec::new();
+        for task in tasks {
             self.env.step(format!("keeping a copy of {}", task.member.name));
-            receipt.findings.extend(self.save(task, dir)?);
-            self.notes.saved(&task.member.name)?;
+            match self.save(task, dir) {
+                Ok(findings) => receipt.findings.extend(findings),
+                Err(error) if error.exit() == Exit::Interrupted => return Err(error),
+                Err(error) => unkept.push(error.to_string()),
+            }
         }
-        Ok(())
+        if unkept.is_empty() {
+            return Ok(());
+        }
+        // The others are kept all the same: whoever goes on without this copy has those.
+        Err(OpError::NotDone(format!(
+            "no copy can be kept of what is there now: {}; nothing has been destroyed. The same command without --safety-copy \
+             restores all the same; what could be kept lies in {}",
+            unkept.join("; "),
+            dir.display()
+        )))
     }
 
     fn replace_all(&self, tasks: &[Task<'_>], receipt: &mut RunReceipt) -> Result<(), OpError> {

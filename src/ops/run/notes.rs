@@ -49,7 +49,7 @@ impl Notes {
 
     /// A directory for what a member's engine puts on disk.
     pub fn scratch(&self, member: &str) -> Result<PathBuf, StateError> {
-        let dir = self.dir.join("scratch").join(member);
+        let dir = self.scratch_dir().join(member);
         make_private_dir(&dir)?;
         Ok(dir)
     }
@@ -106,7 +106,20 @@ impl Notes {
         }
     }
 
+    fn scratch_dir(&self) -> PathBuf {
+        self.dir.join("scratch")
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Done> {
         self.done.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Drop for Notes {
+    /// What engines put on disk was for this run, passwords for their programs among it. A directory that holds nothing else
+    /// goes as well.
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(self.scratch_dir());
+        let _ = std::fs::remove_dir(&self.dir);
     }
 }

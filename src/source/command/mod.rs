@@ -75,8 +75,14 @@ impl Engine for CommandConfig {
         if self.count.is_empty() {
             survey.destroys.push(format!("whatever {program} replaces: no count is configured for it"));
         } else {
-            let counts = self.counts(work)?;
-            survey.destroys.extend(counts.iter().map(|(name, value)| format!("{name}: {value}")));
+            // What is to be replaced may be damaged, or gone.
+            match self.counts(work) {
+                Ok(counts) => survey.destroys.extend(counts.iter().map(|(name, value)| format!("{name}: {value}"))),
+                Err(error) if work.check().is_ok() => {
+                    survey.destroys.push(format!("whatever {program} replaces, which cannot be counted ({error})"));
+                }
+                Err(error) => return Err(error),
+            }
         }
         if let Some(rule) = &restore.log {
             survey.notes.push(format!("judged by {}", rule.path.display()));

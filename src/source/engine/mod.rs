@@ -14,6 +14,7 @@
 //! | [`Engine::survey`] | what stands at the target and would be destroyed, with its counts; changes nothing |
 //! | the restore | prints the plan, asks, fetches every part of every member and compares its hash |
 //! | [`Engine::check`] | looks into the fetched parts without the target: whole, well formed, as the proof says |
+//! | [`Engine::keep`] | where a safety copy is wanted: what stands at the target, before it is replaced |
 //! | [`Engine::replace`] | the only destructive step, begun when every member has passed `check`. May be called again after it broke off |
 //! | [`Engine::prove`] | what the target holds now, to be equal to the proof that the backup recorded |
 //!
@@ -65,6 +66,7 @@ use crate::source::SourceError;
 use crate::source::work::Work;
 
 mod adapter;
+pub mod keep;
 mod parts;
 
 pub use adapter::EngineSource;
@@ -100,6 +102,17 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// # Errors
     /// When they are not a whole backup: nothing of any member has been destroyed then.
     fn check(&self, fetched: &Fetched, work: &Work) -> Result<(), SourceError>;
+
+    /// Keeps what stands at the target in the empty directory `dir`, for somebody who wants it back after [`Engine::replace`]:
+    /// as a backup of it, unless the kind knows better. What is damaged must not keep its own restore from being made, so a
+    /// kind that can keep it without understanding it does.
+    ///
+    /// # Errors
+    /// When it cannot be kept.
+    fn keep(&self, fetched: &Fetched, dir: &Path, work: &Work) -> Result<Vec<Finding>, SourceError> {
+        let _ = fetched;
+        keep::parts(self.name(), self.open(work), dir, work)
+    }
 
     /// Replaces what stands at the target by the parts. It may have broken off half way through an earlier call.
     ///

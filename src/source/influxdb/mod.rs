@@ -55,6 +55,10 @@ impl InfluxConfig {
         SourceError::System { system: format!("InfluxDB {}/{}", self.backup_address, self.database), why: why.into() }
     }
 
+    fn empty(&self, why: impl Into<String>) -> SourceError {
+        SourceError::Empty { what: format!("InfluxDB {}/{}", self.backup_address, self.database), why: why.into() }
+    }
+
     fn probe(&self) -> Result<(), SourceError> {
         let address = &self.backup_address;
         let found = address.to_socket_addrs().map_err(|e| self.failed(format!("{address}: {e}")))?.next();
@@ -112,9 +116,16 @@ impl Engine for InfluxConfig {
         let query = Query::new(&http, work);
         let mut survey = Survey { target: format!("InfluxDB {}/{}", http.url(), self.database), ..Survey::default() };
         if query.databases()?.contains(&self.database) {
-            let points = query.points(&self.database)?;
-            survey.destroys.push(format!("database {}: {} measurements", self.database, points.len()));
-            survey.destroys.extend(points.iter().map(|(name, count)| format!("measurement {name}: {count}")));
+            // What is to be replaced may be damaged.
+            match query.points(&self.database) {
+                Ok(points) => {
+                    survey.destroys.push(format!("database {}: {} measurements", self.database, points.len()));
+                    survey.destroys.extend(points.iter().map(|(name, count)| format!("measurement {name}: {count}")));
+                }
+                Err(error) => {
+                    survey.destroys.push(format!("database {}, which cannot be counted ({error})", self.database));
+                }
+            }
         }
         survey.tools.insert("InfluxDB".into(), query.version()?);
         survey.notes.push("the database is first restored under another name: so much room must be free".into());
@@ -228,7 +239,8 @@ impl PortableBackup {
         config.influxd(&words, &dir, work)?;
         let after = query.points(&config.database)?;
         let (name, bytes) = manifest::find(&dir)?;
-        let manifest = Manifest::parse(&bytes, &config.database).map_err(|why| config.failed(why))?;
+        let judged = Manifest::parse(&bytes, &config.database);
+        let manifest = judged.map_err(|why| if after.is_empty() { config.empty(why) } else { config.failed(why) })?;
         let mut parts =
             vec![(MANIFEST.to_owned(), dir.join(name), None), (META.to_owned(), dir.join(&manifest.meta.file_name), None)];
         let mut shards = manifest.shards().to_vec();

@@ -103,6 +103,19 @@ impl Deployment {
         cursor.collect::<Result<_, _>>().map_err(|e| self.error(&e))
     }
 
+    /// Another database of the same deployment.
+    pub fn of(&self, database: &str) -> Self {
+        Self { database: self.client.database(database), ..self.clone() }
+    }
+
+    /// The names of all databases.
+    ///
+    /// # Errors
+    /// When the server does not tell.
+    pub fn all_databases(&self) -> Result<Vec<String>, SourceError> {
+        self.client.list_database_names().run().map_err(|e| self.error(&e))
+    }
+
     /// The names of all databases, for a message; empty where the account may not see them.
     pub fn databases(&self) -> Vec<String> {
         self.client.list_database_names().run().unwrap_or_default()

@@ -54,10 +54,12 @@ impl Backup for Dump {
 
     fn finish(&mut self, work: &Work) -> Result<Account, SourceError> {
         let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let void = |why: &str| SourceError::Expectation { what: work.member.clone(), why: why.into() };
-        let (version, tallies) = outcome.ok_or_else(|| void("the dump did not end"))?;
+        let what = work.member.clone();
+        let Some((version, tallies)) = outcome else {
+            return Err(SourceError::Expectation { what, why: "the dump did not end".into() });
+        };
         if tallies.values().all(|tally| tally.documents == 0) {
-            return Err(void("the database holds no document at all"));
+            return Err(SourceError::Empty { what, why: "the database holds no document at all".into() });
         }
         Ok(account(&tallies).tool(SERVER, version))
     }

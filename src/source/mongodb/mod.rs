@@ -6,7 +6,8 @@
 //! empty is an error, every wait has an end, and an archive is looked through before anything at the target is touched.
 //!
 //! A collection is read by `_id` while others may write: each document is one that stood there, the collections together
-//! are of no single moment. Where that matters, stop the writers with a hook. Users, roles and the oplog are not part of it.
+//! are of no single moment. Where that matters, stop the writers with a hook. Users, roles and the oplog are not part of it: they
+//! belong to the deployment, which mongodump takes as a whole ([`vendor::WholeConfig`]).
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -24,7 +25,7 @@ use crate::source::work::Work;
 
 pub mod archive;
 mod client;
-mod crc64;
+pub mod crc64;
 mod dump;
 mod load;
 mod metadata;
@@ -105,7 +106,8 @@ impl Engine for MongoConfig {
         let collections = patiently(work, move |_| schema::read(&asked).map(|c| (c.len(), asked.databases())))?;
         if let (0, databases) = collections {
             let there = if databases.is_empty() { String::new() } else { format!("; there are {}", databases.join(", ")) };
-            return Err(deployment.failed(format!("the database is not there or holds nothing{there}")));
+            let why = format!("the database is not there or holds nothing{there}");
+            return Err(SourceError::Empty { what: deployment.title, why });
         }
         Ok(Box::new(dump::Dump::new(deployment)))
     }
@@ -121,8 +123,11 @@ impl Engine for MongoConfig {
                     continue;
                 }
                 let collection = deployment.database.collection::<RawDocumentBuf>(&listed.name);
-                let count = collection.estimated_document_count().run().map_err(|e| deployment.error(&e))?;
-                destroys.push(format!("collection {}: {count} documents", listed.name));
+                // What is to be replaced may be damaged.
+                destroys.push(match collection.estimated_document_count().run() {
+                    Ok(count) => format!("collection {}: {count} documents", listed.name),
+                    Err(e) => format!("collection {}, which cannot be counted ({})", listed.name, deployment.error(&e)),
+                });
             }
             Ok((deployment.version()?, destroys))
         })?;
@@ -207,7 +212,11 @@ fn restorable(prelude: &Prelude) -> Result<&str, String> {
     let database = match databases.iter().copied().collect::<Vec<_>>().as_slice() {
         [] => return Err("the archive holds no collection".into()),
         [one] => *one,
-        several => return Err(format!("the archive holds several databases: {}", several.join(", "))),
+        several => {
+            // The oplog belongs to none.
+            let named: Vec<&str> = several.iter().map(|name| if name.is_empty() { "the oplog" } else { name }).collect();
+            return Err(format!("the archive holds several databases: {}", named.join(", ")));
+        }
     };
     for collection in &prelude.collections {
         if collection.kind == "timeseries" {

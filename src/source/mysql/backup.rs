@@ -79,7 +79,8 @@ impl Backup for Dumping {
         let mut account = self.before.take().ok_or_else(|| server.failed("nothing was dumped"))?;
         let rows = account.proof.iter().filter(|(name, _)| name.starts_with("rows of "));
         if rows.clone().all(|(_, count)| count == "0") {
-            return Err(server.failed(format!("the database holds no row ({} tables)", rows.count())));
+            let why = format!("the database holds no row ({} tables)", rows.count());
+            return Err(SourceError::Empty { what: self.config.title(), why });
         }
         // The dump has a moment of its own between the two counts: what moved meanwhile is no proof of it.
         let after = server.count(&self.config.database)?;

@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use super::{CHARSET, COLLATION, MysqlConfig};
@@ -185,10 +184,9 @@ impl<'a> Server<'a> {
 
 /// The password in a file that nobody else may read, as the programs' option files have it.
 fn option_file(secret: &Secret, work: &Work) -> Result<(PathBuf, SecretText), SourceError> {
-    let (path, text) = (work.scratch.join("client.cnf"), secret.read()?);
+    let text = secret.read()?;
+    let (path, mut file) = work.new_file("client.cnf")?;
     let wrong = |source| SourceError::Io { path: path.display().to_string(), source };
-    let _ = fs::remove_file(&path);
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path).map_err(wrong)?;
     let quoted = SecretText::new(text.expose().replace('\\', "\\\\").replace('"', "\\\""));
     writeln!(file, "[client]\npassword=\"{}\"", quoted.expose()).map_err(wrong)?;
     Ok((path, text))

@@ -54,7 +54,8 @@ impl Backup for Dumping {
         let account = session.count(Account::default())?;
         let rows = account.proof.iter().filter(|(name, _)| name.starts_with("rows of "));
         if rows.clone().all(|(_, count)| count == "0") {
-            return Err(server.failed(format!("the database holds no row ({} tables)", rows.count())));
+            let why = format!("the database holds no row ({} tables)", rows.count());
+            return Err(SourceError::Empty { what: self.config.title(), why });
         }
         let account = session.properties(account)?;
         Ok(account

@@ -95,12 +95,15 @@ impl Engine for PostgresConfig {
         let mut survey = Survey { target: self.title(), ..Survey::default() };
         if server.has(&self.database)? {
             let sql = "SELECT count(*), coalesce(sum(n_live_tup), 0) FROM pg_catalog.pg_stat_user_tables;";
-            let rows = server.query(&self.database, sql)?;
-            let (tables, count) = match rows.first().map(Vec::as_slice) {
-                Some([tables, count]) => (tables.clone(), count.clone()),
-                _ => return Err(server.failed("does not count its tables")),
+            // What is to be replaced may be damaged, or closed to everybody by a restore that broke off.
+            let counted = match server.query(&self.database, sql) {
+                Ok(rows) => match rows.first().map(Vec::as_slice) {
+                    Some([tables, count]) => format!(": {tables} tables, about {count} rows"),
+                    _ => return Err(server.failed("does not count its tables")),
+                },
+                Err(error) => format!(", which cannot be counted ({error})"),
             };
-            survey.destroys.push(format!("database {}: {tables} tables, about {count} rows", self.database));
+            survey.destroys.push(format!("database {}{counted}", self.database));
             let sql =
                 format!("SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE datname = {};", literal(&self.database));
             let sessions = server.query(&self.maintenance, &sql)?;

@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use super::PostgresConfig;
@@ -41,12 +40,11 @@ impl<'a> Server<'a> {
     pub fn new(config: &'a PostgresConfig, work: &'a Work) -> Result<Self, SourceError> {
         let mut password = None;
         if let Some(secret) = &config.password {
-            let (path, text) = (work.scratch.join("pgpass"), secret.read()?);
+            let text = secret.read()?;
             // libpq takes it from a file that nobody else may read, and a colon or a backslash of it behind a backslash.
             let escaped = SecretText::new(text.expose().replace('\\', "\\\\").replace(':', "\\:"));
+            let (path, mut file) = work.new_file("pgpass")?;
             let wrong = |source| SourceError::Io { path: path.display().to_string(), source };
-            let _ = fs::remove_file(&path);
-            let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path).map_err(wrong)?;
             writeln!(file, "*:*:*:*:{}", escaped.expose()).map_err(wrong)?;
             password = Some((path, text));
         }

@@ -7,10 +7,11 @@
 //! A server calls a restore a success that has lost a shard, and a repository whole that has lost a file. So the vault's own
 //! hashes come first, then a restore under other names, then the one that replaces; the documents are counted by a search.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use crate::model::finding::{Finding, FindingKind};
 use crate::source::SourceError;
-use crate::source::engine::{Account, Backup, Engine, Fetched, Survey};
+use crate::source::engine::{Account, Backup, Engine, Fetched, Survey, keep};
 use crate::source::http::{Http, HttpConfig};
 use crate::source::work::Work;
 
@@ -75,8 +76,11 @@ impl Engine for SearchConfig {
         let mut survey = Survey { target: http.url().to_owned(), ..Survey::default() };
         for index in restoring.in_the_way()? {
             let line = if index.open {
-                let count = restoring.cluster.counts([&index.name])?.remove(&index.name).unwrap_or_default();
-                format!("index {}: {count} documents", index.name)
+                // What is to be replaced may be damaged.
+                match restoring.cluster.counts([&index.name]) {
+                    Ok(counts) => format!("index {}: {} documents", index.name, counts.values().sum::<u64>()),
+                    Err(error) => format!("index {}, which cannot be counted ({error})", index.name),
+                }
             } else {
                 format!("index {}: closed, nobody knows how many documents", index.name)
             };
@@ -108,6 +112,21 @@ impl Engine for SearchConfig {
             return Err(wrong("the repository holds no snapshot"));
         }
         Ok(())
+    }
+
+    /// What is in the way, whatever the configuration names: patterns that name nothing any more stop a backup.
+    fn keep(&self, fetched: &Fetched, dir: &Path, work: &Work) -> Result<Vec<Finding>, SourceError> {
+        let http = Http::new(&self.http)?;
+        let found = Restoring::new(self, Cluster::new(&http, work), &fetched.account)?.in_the_way()?;
+        let (open, closed): (Vec<_>, Vec<_>) = found.into_iter().partition(|index| index.open);
+        let unkept = closed.iter().map(|index| {
+            let why = format!("index {:?} is closed: no copy of it is kept", index.name);
+            Finding::new(FindingKind::Notice, &self.name, why)
+        });
+        let there = Self { indices: open.into_iter().map(|index| index.name).collect(), ..self.clone() };
+        let kept =
+            if there.indices.is_empty() { Ok(Vec::new()) } else { keep::parts(&self.name, there.open(work), dir, work) };
+        Ok(kept?.into_iter().chain(unkept).collect())
     }
 
     fn replace(&self, fetched: &Fetched, work: &Work) -> Result<(), SourceError> {

@@ -6,9 +6,10 @@
 //! restore packs it again, with the same content in other bytes. `exact = true` keeps the bytes instead.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::model::finding::Finding;
 use crate::source::SourceError;
 use crate::source::engine::{Account, Backup, Engine, Fetched, OpenPart, Part, Survey};
 use crate::source::work::Work;
@@ -59,6 +60,11 @@ impl Engine for SpoolConfig {
 
     fn check(&self, fetched: &Fetched, work: &Work) -> Result<(), SourceError> {
         put_back::check(fetched, work)
+    }
+
+    /// The archives that would be written over: those of today are another matter.
+    fn keep(&self, fetched: &Fetched, dir: &Path, work: &Work) -> Result<Vec<Finding>, SourceError> {
+        put_back::keep(self, fetched, dir, work).map(|()| Vec::new())
     }
 
     fn replace(&self, fetched: &Fetched, work: &Work) -> Result<(), SourceError> {

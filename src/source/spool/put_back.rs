@@ -15,7 +15,7 @@ use super::{SpoolConfig, content_key, file_key};
 use crate::model::entry::Metadata;
 use crate::model::size::human_size;
 use crate::source::SourceError;
-use crate::source::engine::{Account, Fetched, FetchedPart, Survey};
+use crate::source::engine::{Account, Fetched, FetchedPart, Survey, keep};
 use crate::source::work::Work;
 
 /// Bytes that are copied between two looks at the time.
@@ -68,6 +68,18 @@ pub fn check(fetched: &Fetched, work: &Work) -> Result<(), SourceError> {
         if !fetched.account.proof.contains_key(&content_key(&part.name)) {
             let why = "the snapshot has no proof of it".to_owned();
             return Err(SourceError::Expectation { what: part.name.clone(), why });
+        }
+    }
+    Ok(())
+}
+
+/// Copies what stands where the archives go, each under the name that it has below the spool's directory.
+pub fn keep(config: &SpoolConfig, fetched: &Fetched, dir: &Path, work: &Work) -> Result<(), SourceError> {
+    for part in &fetched.parts {
+        let place = place(config, &fetched.account, &part.name)?;
+        if place.exists() {
+            let below = Path::new(&part.name).parent().unwrap_or(Path::new(""));
+            keep::file(&place, dir, below, work)?;
         }
     }
     Ok(())

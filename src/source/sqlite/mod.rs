@@ -4,10 +4,11 @@
 //! itself copies the pages of one moment into a file of ours, which is then looked through (`integrity_check`) and counted.
 //! A restore looks through the file again beside its place, and only then lets it take the place.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use crate::model::finding::{Finding, FindingKind};
 use crate::source::SourceError;
-use crate::source::engine::{Account, Backup, Engine, Fetched, Part, Survey};
+use crate::source::engine::{Account, Backup, Engine, Fetched, Part, Survey, keep};
 use crate::source::work::Work;
 
 mod database;
@@ -29,7 +30,15 @@ pub struct SqliteConfig {
 
 impl SqliteConfig {
     fn failed(&self, why: impl Into<String>) -> SourceError {
-        SourceError::System { system: format!("SQLite {}", self.path.display()), why: why.into() }
+        SourceError::System { system: self.title(), why: why.into() }
+    }
+
+    fn empty(&self, why: impl Into<String>) -> SourceError {
+        SourceError::Empty { what: self.title(), why: why.into() }
+    }
+
+    fn title(&self) -> String {
+        format!("SQLite {}", self.path.display())
     }
 }
 
@@ -45,7 +54,7 @@ impl Engine for SqliteConfig {
     fn open(&self, work: &Work) -> Result<Box<dyn Backup>, SourceError> {
         let tables = Database::in_use(&self.path, work)?.tables(work)?;
         if tables.is_empty() {
-            return Err(self.failed("the database holds no table"));
+            return Err(self.empty("the database holds no table"));
         }
         Ok(Box::new(Copying { config: self.clone(), given: false, account: None }))
     }
@@ -67,6 +76,21 @@ impl Engine for SqliteConfig {
 
     fn check(&self, fetched: &Fetched, work: &Work) -> Result<(), SourceError> {
         Database::at_rest(fetched.part(DATABASE)?, work)?.must_be(&fetched.account, work)
+    }
+
+    fn keep(&self, _: &Fetched, dir: &Path, work: &Work) -> Result<Vec<Finding>, SourceError> {
+        let error = match keep::parts(&self.name, self.open(work), dir, work) {
+            Err(error) if work.check().is_ok() => error,
+            kept => return kept,
+        };
+        // Damaged, as it may be: whoever wants to save something of it needs its log as well.
+        let _ = std::fs::remove_file(dir.join(DATABASE));
+        let place = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        for path in std::iter::once(place.clone()).chain(replace::beside(&place)).filter(|path| path.exists()) {
+            keep::file(&path, dir, Path::new(""), work)?;
+        }
+        let why = format!("cannot be read ({error}): it is kept file by file, as it is");
+        Ok(vec![Finding::new(FindingKind::Notice, &self.name, why)])
     }
 
     fn replace(&self, fetched: &Fetched, work: &Work) -> Result<(), SourceError> {
@@ -95,7 +119,7 @@ impl Backup for Copying {
         Database::in_use(&self.config.path, work)?.copy_to(&copy, work)?;
         let account = Database::at_rest(&copy, work)?.account(work)?;
         if account.proof.iter().all(|(name, count)| !name.starts_with("rows of ") || count == "0") {
-            return Err(self.config.failed("the database holds no row"));
+            return Err(self.config.empty("the database holds no row"));
         }
         self.account = Some(account);
         let meta = database::metadata(&self.config.path)?;

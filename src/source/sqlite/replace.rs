@@ -84,8 +84,7 @@ fn let_go(config: &SqliteConfig, place: &Path) -> Result<(), SourceError> {
             // Damaged, as it may be: it goes with its log.
         }
     }
-    for suffix in BESIDE {
-        let path = with_suffix(place, suffix);
+    for path in beside(place) {
         match fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 return Err(SourceError::Io { path: path.display().to_string(), source });
@@ -94,6 +93,11 @@ fn let_go(config: &SqliteConfig, place: &Path) -> Result<(), SourceError> {
         }
     }
     Ok(())
+}
+
+/// What SQLite keeps beside this database, if it does.
+pub fn beside(place: &Path) -> impl Iterator<Item = PathBuf> + '_ {
+    BESIDE.iter().map(move |suffix| with_suffix(place, suffix))
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

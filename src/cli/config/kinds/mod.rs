@@ -24,7 +24,7 @@ pub fn read(kind: &str, section: &Section<'_>, name: &str) -> Option<SourceConfi
     match kind {
         "files" => Some(SourceConfig::Files(files::read(section, name))),
         "command" => engine(command::read(section, name)),
-        "mongodb" => engine(mongodb::read(section, name)),
+        "mongodb" => mongodb::read(section, name),
         "elasticsearch" => engine(search::read(section, name, "elasticsearch")),
         "opensearch" => engine(search::read(section, name, "opensearch")),
         "influxdb" => engine(influxdb::read(section, name)),

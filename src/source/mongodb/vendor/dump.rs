@@ -48,7 +48,7 @@ impl Backup for VendorDump {
         }
         let (config, vendor, held) = (self.config.clone(), self.vendor.clone(), Arc::clone(&self.held));
         Ok(Some(Part::new(PART, move |work| {
-            Ok(Watched::new(config.name.clone(), vendor.dumping(&config, work)?.stream(work)?, held))
+            Ok(Watched::new(config.name.clone(), vendor.dumping(&config, work)?.stream(work)?, tally::of_archive, held))
         })))
     }
 
@@ -57,9 +57,9 @@ impl Backup for VendorDump {
         let (prelude, tallies) = held.ok_or_else(|| self.void("the dump did not end"))?;
         if tallies.values().all(|tally| tally.documents == 0) {
             let database = &self.config.database;
-            return Err(self.void(format!(
-                "the database {database:?} is not there or holds no document at all, although {DUMPER} ended well"
-            )));
+            let why =
+                format!("the database {database:?} is not there or holds no document at all, although {DUMPER} ended well");
+            return Err(SourceError::Empty { what: self.config.name.clone(), why });
         }
         let database = restorable(&prelude).map_err(|why| self.void(why))?;
         if database != self.config.database {
@@ -70,23 +70,29 @@ impl Backup for VendorDump {
 }
 
 /// The program's output, handed on to whoever stores it and to a thread that reads it as an archive.
-struct Watched {
+pub struct Watched<H> {
     member: String,
     running: Running,
     along: Option<SyncSender<Vec<u8>>>,
-    reader: Option<JoinHandle<Result<Held, ArchiveError>>>,
-    held: Arc<Mutex<Option<Held>>>,
+    reader: Option<JoinHandle<Result<H, ArchiveError>>>,
+    held: Arc<Mutex<Option<H>>>,
 }
 
-impl Watched {
-    fn new(member: String, running: Running, held: Arc<Mutex<Option<Held>>>) -> Self {
+impl<H: Send + 'static> Watched<H> {
+    /// `read` says what a whole archive holds, and `held` gets it when the program has ended well, too.
+    pub fn new(
+        member: String,
+        running: Running,
+        read: fn(Pieces) -> Result<H, ArchiveError>,
+        held: Arc<Mutex<Option<H>>>,
+    ) -> Self {
         let (along, from) = sync_channel(PIECES_WAITING);
-        let reader = std::thread::spawn(move || tally::of_archive(Pieces { from, piece: Vec::new(), given: 0 }));
+        let reader = std::thread::spawn(move || read(Pieces { from, piece: Vec::new(), given: 0 }));
         Self { member, running, along: Some(along), reader: Some(reader), held }
     }
 
     /// What the reader has found, when there is nothing more to read or it wants no more.
-    fn verdict(&mut self) -> Result<Held, SourceError> {
+    fn verdict(&mut self) -> Result<H, SourceError> {
         self.along = None;
         let wrong = |why: String| SourceError::Expectation { what: self.member.clone(), why };
         let reader = self.reader.take().ok_or_else(|| wrong("the archive was read twice".into()))?;
@@ -95,7 +101,7 @@ impl Watched {
     }
 }
 
-impl PartRead for Watched {
+impl<H: Send + 'static> PartRead for Watched<H> {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, SourceError> {
         let count = self.running.read(buffer)?;
         let wanted = match &self.along {
@@ -118,7 +124,7 @@ impl PartRead for Watched {
 }
 
 /// What was sent, as one stream.
-struct Pieces {
+pub struct Pieces {
     from: Receiver<Vec<u8>>,
     piece: Vec<u8>,
     given: usize,

@@ -4,22 +4,24 @@
 //! themselves is not enough: mongodump ends well for a database that is not there, and mongorestore for documents that were
 //! refused. So the archive is looked through while it comes, and the target is counted before anything there is replaced.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::load::NEW;
 use super::{MongoConfig, is_zipped};
 use crate::source::SourceError;
-use crate::source::secret::SecretText;
+use crate::source::secret::{Secret, SecretText};
 use crate::source::tool::Tool;
 use crate::source::work::Work;
 
 mod address;
 mod dump;
+mod oplog;
+mod whole;
 
 pub use dump::VendorDump;
+pub use whole::WholeConfig;
 
 /// What the tool that makes archives is called.
 pub const DUMPER: &str = "mongodump";
@@ -91,13 +93,11 @@ impl Vendor {
     }
 
     /// The program, told where the deployment is.
-    fn tool(&self, config: &MongoConfig, work: &Work) -> Result<Tool, SourceError> {
-        let uri = config.uri.read()?;
-        let address = address::of(&uri, config.hosts.as_deref())?;
-        let path = work.scratch.join("mongodb-tools.yaml");
+    fn tool(&self, uri: &Secret, hosts: Option<&str>, work: &Work) -> Result<Tool, SourceError> {
+        let uri = uri.read()?;
+        let address = address::of(&uri, hosts)?;
+        let (path, mut file) = work.new_file("mongodb-tools.yaml")?;
         let wrong = |source| SourceError::Io { path: path.display().to_string(), source };
-        let _ = fs::remove_file(&path);
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path).map_err(wrong)?;
         // A text of JSON is one of YAML.
         let line = SecretText::new(format!("uri: {}\n", serde_json::Value::from(address.expose())));
         file.write_all(line.expose().as_bytes()).map_err(wrong)?;
@@ -111,15 +111,33 @@ impl Vendor {
     /// mongodump, writing the archive of one database to its standard output: one collection at a time and not compressed,
     /// so that what did not change between two nights is stored once.
     fn dumping(&self, config: &MongoConfig, work: &Work) -> Result<Tool, SourceError> {
-        let tool = self.tool(config, work)?.args(["--archive", "--numParallelCollections=1"]);
+        let tool = self.tool(&config.uri, config.hosts.as_deref(), work)?.args(["--archive", "--numParallelCollections=1"]);
         Ok(tool.arg(format!("--db={}", config.database)).args(&self.args))
+    }
+
+    /// The same of all databases, and the oplog where it is wanted.
+    fn dumping_whole(&self, config: &WholeConfig, work: &Work) -> Result<Tool, SourceError> {
+        let tool = self.tool(&config.uri, config.hosts.as_deref(), work)?.args(["--archive", "--numParallelCollections=1"]);
+        Ok(tool.args(config.oplog.then_some("--oplog")).args(&self.args))
+    }
+
+    /// Runs mongorestore on an archive of a whole deployment, in place of what is there: it replays an oplog under no other
+    /// names.
+    fn load_whole(&self, config: &WholeConfig, archive: &Path, oplog: bool, work: &Work) -> Result<(), SourceError> {
+        let wrong = |source| SourceError::Io { path: archive.display().to_string(), source };
+        let tool = self
+            .tool(&config.uri, config.hosts.as_deref(), work)?
+            .args(["--archive", "--drop", "--stopOnError", "--maintainInsertionOrder"])
+            .args(oplog.then_some("--oplogReplay"))
+            .args(&self.args);
+        tool.judge(tool.run_with(File::open(archive).map_err(wrong)?, work)?).map(|_| ())
     }
 
     /// Runs mongorestore on an archive of the database `from`: every collection under its new name.
     pub fn load(&self, config: &MongoConfig, from: &str, archive: &Path, work: &Work) -> Result<(), SourceError> {
         let wrong = |source| SourceError::Io { path: archive.display().to_string(), source };
         let tool = self
-            .tool(config, work)?
+            .tool(&config.uri, config.hosts.as_deref(), work)?
             .args(["--archive", "--drop", "--stopOnError", "--maintainInsertionOrder"])
             .args(is_zipped(archive)?.then_some("--gzip"))
             .arg(format!("--nsInclude={from}.*"))

@@ -1,0 +1,188 @@
+//! Safety copies: what stands at a target is kept whatever state it is in, or the restore says how to go on without.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+
+use crate::world::background::until;
+use crate::world::{Run, Running, World};
+use crate::{gunzip, gzip, job, restore_run, source, written_at};
+
+fn restore(world: &World, copy: &Path) -> Run {
+    world.run(restore_run(world, "latest", &["--yes-destroy", "nightly", "--safety-copy", copy.to_str().unwrap()]))
+}
+
+fn restore_without_copy(world: &World) -> Run {
+    world.run(restore_run(world, "latest", &["--yes-destroy", "nightly"]))
+}
+
+/// Names in a directory, hidden ones too.
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// A machine whose devices stand in a database of SQLite, pushed once.
+fn devices() -> (World, PathBuf) {
+    let world = World::new();
+    let path = world.path("devices.db");
+    let db = Connection::open(&path).unwrap();
+    db.execute_batch("CREATE TABLE device (name TEXT); INSERT INTO device VALUES ('printer'), ('scanner')").unwrap();
+    drop(db);
+    job(&world, &source("devices", "sqlite", &format!("path = '{}'", path.display())));
+    world.push("nightly");
+    (world, path)
+}
+
+fn rows(path: &Path) -> i64 {
+    Connection::open(path).unwrap().query_row("SELECT count(*) FROM device", [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn a_damaged_database_file_is_kept_as_it_is_with_its_log_and_restored() {
+    let (world, path) = devices();
+    let (copy, log) = (world.path("before"), world.path("devices.db-wal"));
+    let mut damaged = fs::read(&path).unwrap();
+    damaged[..100].fill(b'x');
+    fs::write(&path, &damaged).unwrap();
+    fs::write(&log, "what was written last").unwrap();
+    restore(&world, &copy).ok().says("kept file by file, as it is").says("devices: restored");
+    assert_eq!(rows(&path), 2);
+    assert_eq!(names(&copy), ["devices"]);
+    let kept = names(&copy.join("devices"));
+    assert!(kept.starts_with(&["devices.db".into()]) && kept.contains(&"devices.db-wal".into()), "{kept:?}");
+    assert!(fs::read(copy.join("devices/devices.db")).unwrap() == damaged);
+    assert_eq!(fs::read_to_string(copy.join("devices/devices.db-wal")).unwrap(), "what was written last");
+    // What is whole is kept as one file of one moment.
+    let again = world.path("again");
+    restore(&world, &again).ok();
+    assert_eq!(names(&again.join("devices")), ["database"]);
+    assert_eq!(rows(&again.join("devices/database")), 2);
+    // Another restore never writes over a copy.
+    restore(&world, &again).exits(1).says("never written over").says("nothing has been destroyed");
+}
+
+#[test]
+fn where_nothing_is_left_there_is_nothing_to_be_kept() {
+    let (world, path) = devices();
+    fs::remove_file(&path).unwrap();
+    restore(&world, &world.path("missing")).ok();
+    assert_eq!(rows(&path), 2);
+    let db = Connection::open(&path).unwrap();
+    db.execute_batch("DELETE FROM device").unwrap();
+    drop(db);
+    restore(&world, &world.path("emptied")).ok().says("there was nothing to be kept");
+    assert_eq!(rows(&path), 2);
+}
+
+/// Two files whose program can be made to fail, or to hang, by a file beside.
+fn registry() -> World {
+    let world = World::new();
+    fs::create_dir(world.path("live")).unwrap();
+    let read = "cat \"$0\"; while [ -e \"$0\".hangs ]; do touch \"$0\".begun; sleep 0.1; done; [ ! -e \"$0\".broken ]";
+    let sources = ["births", "deaths"].map(|name| {
+        let file = world.path("live").join(name);
+        fs::write(&file, format!("{name} of the night")).unwrap();
+        let keys = format!(
+            "command = ['sh', '-c', '{read}', '{0}']\nrestore_command = ['sh', '-c', 'cat > \"$0\"', '{0}']",
+            file.display()
+        );
+        source(name, "command", &keys)
+    });
+    job(&world, &sources.concat());
+    world.push("nightly");
+    for name in ["births", "deaths"] {
+        fs::write(world.path("live").join(name), format!("{name} of today")).unwrap();
+    }
+    world
+}
+
+fn live(world: &World, name: &str) -> String {
+    fs::read_to_string(world.path("live").join(name)).unwrap()
+}
+
+#[test]
+fn a_member_that_cannot_be_kept_stops_the_restore_and_the_message_names_the_way_out() {
+    let world = registry();
+    let copy = world.path("before");
+    fs::write(world.path("live/births.broken"), "").unwrap();
+    let said = restore(&world, &copy).exits(1);
+    said.says("births").says("nothing has been destroyed").says("The same command without --safety-copy");
+    assert_eq!((live(&world, "births"), live(&world, "deaths")), ("births of today".into(), "deaths of today".into()));
+    // What could be kept is; of the other no half lies under its name.
+    assert_eq!(fs::read_to_string(copy.join("deaths/stdout")).unwrap(), "deaths of today");
+    assert!(!copy.join("births").exists());
+
+    // It can be read again: the same command goes on.
+    fs::remove_file(world.path("live/births.broken")).unwrap();
+    restore(&world, &copy).ok();
+    assert_eq!(
+        (live(&world, "births"), live(&world, "deaths")),
+        ("births of the night".into(), "deaths of the night".into())
+    );
+    assert_eq!(fs::read_to_string(copy.join("births/stdout")).unwrap(), "births of today");
+    assert_eq!(names(&copy), ["births", "deaths"]);
+
+    // Or it cannot, and nobody wants it.
+    fs::write(world.path("live/births.broken"), "").unwrap();
+    fs::write(world.path("live/births"), "damaged").unwrap();
+    restore(&world, &world.path("second")).exits(1);
+    restore_without_copy(&world).ok();
+    assert_eq!(live(&world, "births"), "births of the night");
+}
+
+#[test]
+fn a_copy_that_hangs_ends_at_the_time_limit_of_its_member() {
+    let world = registry();
+    let timed = "name = \"deaths\"\nkind = \"command\"";
+    world.agent.reconfigure(|text| text.replace(timed, &format!("{timed}\ntimeout = \"1s\"")));
+    fs::write(world.path("live/deaths.hangs"), "").unwrap();
+    let said = restore(&world, &world.path("before")).exits(1);
+    said.says("deaths").says("time limit").says("nothing has been destroyed");
+    assert_eq!(live(&world, "births"), "births of today");
+}
+
+#[test]
+fn a_restore_that_was_killed_while_it_kept_a_copy_begins_that_copy_anew() {
+    let world = registry();
+    let copy = world.path("before");
+    fs::write(world.path("live/deaths.hangs"), "").unwrap();
+    let more = ["--yes-destroy", "nightly", "--safety-copy", copy.to_str().unwrap()];
+    let running = Running::start(&world.agent, restore_run(&world, "latest", &more));
+    until("the second copy is half made", || world.path("live/deaths.begun").exists());
+    running.kill();
+    fs::remove_file(world.path("live/deaths.hangs")).unwrap();
+    assert_eq!(live(&world, "births"), "births of today");
+    assert!(!copy.join("deaths").exists());
+    restore(&world, &copy).ok();
+    assert_eq!(names(&copy), ["births", "deaths"]);
+    for name in ["births", "deaths"] {
+        assert_eq!(live(&world, name), format!("{name} of the night"));
+        assert_eq!(fs::read_to_string(copy.join(name).join("stdout")).unwrap(), format!("{name} of today"));
+    }
+}
+
+#[test]
+fn archives_that_are_written_over_are_kept_and_not_those_of_today() {
+    let world = World::new();
+    let spool = world.path("spool");
+    let archive = |name: &str| spool.join("mongo").join(name);
+    gzip(&archive("hearth.gz"), b"hearth of the night", None);
+    gzip(&archive("users.gz"), b"users of the night", None);
+    let glob = format!("glob = '{}/**'\nquiet = '1s'\nwait = '0s'", spool.display());
+    job(&world, &source("archives", "spool", &glob));
+    world.push("nightly");
+    // One was damaged long ago, one is gone; neither would be a backup of today.
+    fs::write(archive("hearth.gz"), "damaged").unwrap();
+    written_at(&archive("hearth.gz"), "3 weeks ago");
+    fs::remove_file(archive("users.gz")).unwrap();
+    let copy = world.path("before");
+    restore(&world, &copy).ok();
+    assert_eq!(gunzip(&archive("hearth.gz")), b"hearth of the night");
+    assert_eq!(gunzip(&archive("users.gz")), b"users of the night");
+    assert_eq!(fs::read_to_string(copy.join("archives/mongo/hearth.gz")).unwrap(), "damaged");
+    assert_eq!(names(&copy.join("archives/mongo")), ["hearth.gz"]);
+}
