@@ -10,10 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
+use super::plan::{Rules, kept_by};
 use super::{Site, record_name};
 use crate::format::body::{PruneDoneBody, SnapshotRange};
 use crate::format::record::{Head, RecordKind};
 use crate::ledger::Scribe;
+use crate::model::ids::SnapshotId;
 use crate::model::name::{Area, ObjectName};
 use crate::model::snapshot::SnapshotState;
 use crate::model::time::Timestamp;
@@ -54,6 +56,8 @@ pub struct ApplyRequest {
     pub plan: Option<String>,
     /// Whether to wait.
     pub waiting: Waiting,
+    /// What must stay also if the plan drops it: the rules of whoever applies it by itself, night by night.
+    pub rules: Option<Rules>,
 }
 
 /// What was removed.
@@ -97,7 +101,7 @@ pub fn apply(request: &ApplyRequest, env: &Env<'_>) -> Result<ApplyReceipt, OpEr
     let store: Arc<dyn WriteOnceStore> = Arc::clone(&request.store) as Arc<dyn WriteOnceStore>;
     let mut site = Site::open_sound(&NamedStore { name: request.name.clone(), store }, &request.pin, env)?;
     let mut receipt = ApplyReceipt::nothing(site.copy.name());
-    let Some(plan) = choose(&site.pruned, request.plan.as_deref())? else { return Ok(receipt) };
+    let Some(plan) = choose(&site.pruned, request.plan.as_deref(), &site.copy.name())? else { return Ok(receipt) };
     // Whoever planned when that was known has planned despite the damage.
     let planned = site.records.checked.iter().find(|record| record.name == record_name(&plan.writer, &plan.head));
     site.check_verified(|found| planned.is_some_and(|planned| knew(planned, found)), env)?;
@@ -116,7 +120,7 @@ pub fn apply(request: &ApplyRequest, env: &Env<'_>) -> Result<ApplyReceipt, OpEr
     }
     let begun = match begun {
         Some(body) => body,
-        None => begin(&site, &mut scribe, &plan, env)?,
+        None => begin(&site, &mut scribe, &plan, request.rules.as_ref(), env)?,
     };
     receipt.dropped = begun.snapshots;
     // Whatever was committed before the drops were signed is seen now, and whoever looks from now on sees them.
@@ -150,11 +154,14 @@ fn remove_list(store: &dyn PruneStore, site: &Site, plan: &Plan) {
     }
 }
 
-fn choose(pruned: &Pruned, wanted: Option<&str>) -> Result<Option<Plan>, OpError> {
+/// The plan that was named, or of those that call this copy by the name that it has here the newest: its page may have been
+/// brought here from another copy, to which other rules apply.
+fn choose(pruned: &Pruned, wanted: Option<&str>, copy: &str) -> Result<Option<Plan>, OpError> {
     let Some(wanted) = wanted else {
         // One that was begun goes first.
-        let begun = pruned.pending().find(|plan| pruned.done(plan).is_some());
-        return Ok(begun.or_else(|| pruned.pending().last()).cloned());
+        let mut own = pruned.pending().filter(|plan| plan.body.store == copy);
+        let begun = own.clone().find(|plan| pruned.done(plan).is_some());
+        return Ok(begun.or_else(|| own.next_back()).cloned());
     };
     let mut found = pruned.plans.iter().filter(|plan| plan.head.hash.to_string().starts_with(wanted));
     let plan = match (found.next(), found.next()) {
@@ -201,16 +208,25 @@ fn due(site: &Site, plan: &Plan, now: Timestamp) -> Result<Option<Timestamp>, Op
     Ok((now < due).then_some(due))
 }
 
-/// Signs which snapshots are dropped: those of the plan but what somebody holds meanwhile, and what a suspect one freezes.
-fn begin(site: &Site, scribe: &mut Scribe, plan: &Plan, env: &Env<'_>) -> Result<PruneDoneBody, OpError> {
+/// Signs which snapshots are dropped: those of the plan but what somebody holds meanwhile, what a suspect one freezes, and
+/// what the rules keep now.
+fn begin(
+    site: &Site,
+    scribe: &mut Scribe,
+    plan: &Plan,
+    rules: Option<&Rules>,
+    env: &Env<'_>,
+) -> Result<PruneDoneBody, OpError> {
     let mut all = site.records.snapshots();
-    site.pruned.take_dropped(&mut all);
+    site.pruned.take_gone(&mut all);
+    let kept: BTreeSet<SnapshotId> = rules.map_or_else(BTreeSet::new, |rules| kept_by(rules, site, &all));
     let held = holds(&site.records);
     let newest = all.iter().map(|snapshot| snapshot.time).max();
     let is_held =
         |snapshot: &Snapshot| held.get(&snapshot.id).is_some_and(|until| newest.is_some_and(|time| *until >= time));
     let suspects = Suspects::read(&site.records);
-    let stays = |snapshot: &Snapshot| is_held(snapshot) || suspects.freezes(&snapshot.body.series).is_some();
+    let frozen = |snapshot: &Snapshot| suspects.freezes(&snapshot.body.series).is_some();
+    let stays = |snapshot: &Snapshot| is_held(snapshot) || frozen(snapshot) || kept.contains(&snapshot.id);
     let named = |snapshot: &Snapshot| in_ranges(&plan.body.drops, snapshot);
     let (drops, stay): (Vec<&Snapshot>, Vec<&Snapshot>) = all.iter().partition(|s| named(s) && !stays(s));
     check_something_stays(site, &drops, &stay)?;
@@ -303,7 +319,7 @@ fn staying(site: &Site, drops: &[SnapshotRange]) -> Result<Vec<Snapshot>, OpErro
     let dirs = [Area::Inventories.dir().to_owned(), Area::Manifests.dir().to_owned()];
     site.copy.store.list(&dirs, &mut |listed| here.extend(ObjectName::parse_stored(&listed.name).map(|(name, _)| name)))?;
     let mut all = site.records.snapshots();
-    site.pruned.take_dropped(&mut all);
+    site.pruned.take_gone(&mut all);
     let lies_here = |s: &Snapshot| here.contains(&s.body.inventory) || here.contains(&s.body.manifest);
     all.retain(|snapshot| lies_here(snapshot) && !in_ranges(drops, snapshot));
     Ok(all)
