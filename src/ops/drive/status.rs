@@ -144,7 +144,7 @@ fn holds(drive: &Drive, snapshot: &Snapshot) -> bool {
 fn last_read(drive: &Drive, opened: &Opened) -> Option<Timestamp> {
     let records = opened.all.iter().filter(|record| record.statement.kind == RecordKind::Verify);
     let of_drive = records.filter(|record| record.statement.time >= drive.enrolled).filter(|record| {
-        record.statement.body_as::<VerifyBody>().is_ok_and(|body| body.drive.as_ref() == Some(&drive.name))
+        record.statement.body_as::<VerifyBody>().is_ok_and(|body| body.whole && body.drive.as_ref() == Some(&drive.name))
     });
     of_drive.map(|record| record.statement.time).max()
 }
