@@ -87,16 +87,16 @@ impl Pruned {
         }
         let ended: BTreeSet<(WriterId, u64)> =
             pruned.done.iter().filter(|done| done.finished).map(|done| (done.planner, done.plan.seq)).collect();
-        for snapshot in records.snapshots() {
+        let snapshots = records.snapshots();
+        // Whoever forges snapshots gives them the inventory of a true one: that it lies here says nothing of them.
+        let shared: BTreeSet<&ObjectName> =
+            snapshots.iter().filter(|one| !pruned.was_dropped(one)).map(|one| &one.body.inventory).collect();
+        for snapshot in &snapshots {
             let here = presence.has(&snapshot.body.inventory);
-            let (mut dropped, mut over) = (false, true);
-            for done in pruned.dropping(&snapshot) {
-                dropped = true;
-                over &= ended.contains(&(done.planner, done.plan.seq));
-            }
-            if here && dropped {
+            if here && pruned.was_dropped(snapshot) {
+                let over = pruned.dropping(snapshot).all(|done| ended.contains(&(done.planner, done.plan.seq)));
                 pruned.going.insert(snapshot.id);
-                if over {
+                if over && !shared.contains(&snapshot.body.inventory) {
                     pruned.stay.insert(snapshot.id);
                 }
             } else if !here && elsewhere.iter().any(|range| range.contains(&snapshot.writer, snapshot.head.seq)) {
@@ -113,10 +113,16 @@ impl Pruned {
         self.done.iter().filter(names)
     }
 
+    /// Whether it was signed that a snapshot is dropped from this copy, whatever became of it.
+    #[must_use]
+    pub fn was_dropped(&self, snapshot: &Snapshot) -> bool {
+        self.dropping(snapshot).next().is_some()
+    }
+
     /// Whether a snapshot was dropped from this very copy: it shall not come back.
     #[must_use]
     pub fn is_dropped(&self, snapshot: &Snapshot) -> bool {
-        !self.stay.contains(&snapshot.id) && self.dropping(snapshot).next().is_some()
+        !self.stay.contains(&snapshot.id) && self.was_dropped(snapshot)
     }
 
     /// As [`take_dropped`](Self::take_dropped), for whoever removes: as long as the inventory of a snapshot lies here the

@@ -178,7 +178,7 @@ pub fn plan(request: &PlanRequest, env: &Env<'_>) -> Result<PlanReceipt, OpError
         record: None,
         bytes: Vec::new(),
         kept: kept.len() as u64,
-        dropped: drops.len() as u64,
+        dropped: drops.iter().filter(|snapshot| !site.pruned.was_dropped(snapshot)).count() as u64,
         snapshots: explained,
         objects,
         bytes_freed,
@@ -186,7 +186,7 @@ pub fn plan(request: &PlanRequest, env: &Env<'_>) -> Result<PlanReceipt, OpError
         findings: frozen(&site.records, &here, &site.copy.name()),
     };
     if let Some(scribe) = &mut scribe
-        && (objects > 0 || !drops.is_empty())
+        && (objects > 0 || receipt.dropped > 0)
     {
         env.step("signing the plan");
         let copy = write_page(&site, &mut vec![record_before(scribe)?])?;
