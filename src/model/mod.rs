@@ -9,6 +9,7 @@ pub mod entry;
 pub mod finding;
 pub mod ids;
 pub mod limits;
+pub mod local;
 pub mod name;
 pub mod path;
 pub mod pattern;

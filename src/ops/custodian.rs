@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::context::{NamedStore, VaultPin};
 use super::prune::apply::{ApplyReceipt, ApplyRequest, Waiting, apply};
 use super::prune::plan::{Damage, PlanReceipt, PlanRequest, Rules, plan};
-use super::prune::{heartbeat, is_pending};
+use super::prune::{be_alone, heartbeat, is_pending};
 use super::reading::ReadPlan;
 use super::select::Names;
 use super::status::{SeriesStatus, StatusPlan, status};
@@ -68,6 +68,7 @@ impl CustodianReceipt {
 pub fn custodian(care: &CustodianPlan, env: &Env<'_>) -> Result<CustodianReceipt, OpError> {
     let store: Arc<dyn WriteOnceStore> = Arc::clone(&care.store) as Arc<dyn WriteOnceStore>;
     let named = NamedStore { name: care.name.clone(), store };
+    be_alone(&named)?;
     let read = ReadPlan { pin: care.pin.clone(), from: named.clone(), names: Names::default(), identities: Vec::new() };
     let verified =
         verify(&VerifyPlan { read, depth: Depth::Sealed, share: Share::Within(care.within_secs), repair: false }, env)?;
@@ -89,6 +90,7 @@ fn prune(care: &CustodianPlan, named: &NamedStore, receipt: &mut CustodianReceip
             store: Arc::clone(&care.store),
             plan: None,
             waiting: Waiting::AsPlanned,
+            rules: Some(care.rules.clone()),
         };
         let applied = apply(&request, env)?;
         let waits = applied.due.is_some();

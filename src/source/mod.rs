@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::model::entry::{Entry, Metadata};
 use crate::model::finding::Finding;
+use crate::model::local::KeepLocal;
 use crate::model::path::EntryPath;
 use crate::state::file_cache::StatKey;
 
@@ -203,6 +204,15 @@ impl SourceConfig {
         match self {
             Self::Files(config) => &config.name,
             Self::Engine(engine) => engine.name(),
+        }
+    }
+
+    /// How much of the files that it takes in may stay on this machine once they were pushed.
+    #[must_use]
+    pub fn keep_local(&self) -> Option<KeepLocal> {
+        match self {
+            Self::Files(_) => None,
+            Self::Engine(engine) => engine.keep_local(),
         }
     }
 

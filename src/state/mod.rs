@@ -20,6 +20,7 @@ pub mod journal;
 pub mod keys;
 pub mod probes;
 pub mod ratchet;
+pub mod shipped;
 
 /// What went wrong with a file of the state directory.
 #[derive(Debug, thiserror::Error)]

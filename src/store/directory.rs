@@ -3,6 +3,9 @@
 //! Write protocol: a temporary under a lock, write, fsync, rename that refuses to replace, fsync of the directory. Where
 //! the file system has no such rename (exFAT, some FUSE), the object is made at its final name with O_EXCL, as over SFTP.
 //! Links are never followed inside the store: a planted one cannot lead a read or a write elsewhere.
+//!
+//! Written by root, an object belongs to the owner and group of the directory that it lies in, readable as its neighbours:
+//! the account that pushes must be able to read what a custodian, a prune or a sync has put beside its own.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -130,6 +133,12 @@ impl DirectoryStore {
         Ok(File::from(fd))
     }
 
+    /// A directory that was just made belongs to whom its parent belongs, and its files to the same group.
+    fn give_dir_to_owner(&self, dir: &str) -> Result<(), StoreError> {
+        let (Some(parent), Some(made)) = (self.open_dir(split(dir).0)?, self.open_dir(dir)?) else { return Ok(()) };
+        give_to_owner(&parent, &made, DIR_MODE | Mode::SGID, dir).map_err(|e| error(dir, e))
+    }
+
     /// Writes a temporary and renames it to `file` in `dir`. None where the file system has no rename that refuses to
     /// replace.
     fn put_by_rename(&self, dir: &OwnedFd, file: &str, bytes: &[u8]) -> Result<Option<()>, Errno> {
@@ -145,7 +154,7 @@ impl DirectoryStore {
             }
             other => other?,
         };
-        let written = write_and_sync(fd, bytes).and_then(|fd| {
+        let written = give_to_owner(dir, &fd, OBJECT_MODE, file).and_then(|()| write_and_sync(fd, bytes)).and_then(|fd| {
             let renamed = rustix::fs::renameat_with(dir, &temporary, dir, file, RenameFlags::NOREPLACE);
             drop(fd);
             renamed
@@ -170,6 +179,25 @@ fn label_of(root: &OwnedFd) -> Option<String> {
         return None;
     }
     read_range(&File::from(fd), 0, RECORD_MAX_BYTES).ok().map(|bytes| hash(&bytes).short())
+}
+
+/// Gives what root has just made in `dir` to whom that directory belongs, with `mode` whatever root's umask is. It is done on
+/// the open descriptor of what was made, so no link leads it elsewhere. A file system that keeps no owners, or keeps them
+/// from root (NFS), leaves it as it is.
+fn give_to_owner(dir: &OwnedFd, made: &OwnedFd, mode: Mode, name: &str) -> Result<(), Errno> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let (of_dir, of_made) = (rustix::fs::fstat(dir)?, rustix::fs::fstat(made)?);
+    if of_dir.st_uid == of_made.st_uid && of_dir.st_gid == of_made.st_gid {
+        return Ok(());
+    }
+    let (uid, gid) = (rustix::fs::Uid::from_raw(of_dir.st_uid), rustix::fs::Gid::from_raw(of_dir.st_gid));
+    let given = rustix::fs::fchown(made, Some(uid), Some(gid)).and_then(|()| rustix::fs::fchmod(made, mode));
+    if let Err(error) = given {
+        tracing::warn!(%name, %error, "belongs to root: the account that owns the vault may not be able to read it");
+    }
+    Ok(())
 }
 
 /// A failed fsync is never tried again on the same file: the kernel may have dropped the pages and would now say yes.
@@ -350,7 +378,8 @@ impl WriteOnceStore for DirectoryStore {
     fn make_dirs(&self, dirs: &[String]) -> Result<(), StoreError> {
         for dir in dirs {
             match rustix::fs::mkdirat(&self.root, dir.as_str(), DIR_MODE) {
-                Ok(()) | Err(Errno::EXIST) => {}
+                Ok(()) => self.give_dir_to_owner(dir)?,
+                Err(Errno::EXIST) => {}
                 Err(e) => return Err(error(dir, e)),
             }
         }
@@ -367,12 +396,22 @@ impl WriteOnceStore for DirectoryStore {
         if renamed.is_none() {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let fd = rustix::fs::openat(&dir, file, flags, OBJECT_MODE).map_err(|e| error(name, e))?;
+            give_to_owner(&dir, &fd, OBJECT_MODE, name).map_err(|e| error(name, e))?;
             write_and_sync(fd, bytes).map_err(|e| error(name, e))?;
         }
         match rustix::fs::fsync(dir.as_fd()) {
             Ok(()) => Ok(Durability::Confirmed),
             Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(Durability::NotConfirmed),
             Err(e) => Err(error(name, e)),
+        }
+    }
+
+    /// A lock on the directory itself: it leaves nothing behind and ends with the process. Asked twice, it is had twice.
+    fn prune_alone(&self) -> Result<bool, StoreError> {
+        match rustix::fs::flock(&self.root, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            // File systems without locks, and those over a network that want a writable descriptor.
+            _ => Ok(true),
         }
     }
 

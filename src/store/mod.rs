@@ -220,6 +220,15 @@ pub trait WriteOnceStore: Store {
     /// When the store cannot be read.
     fn sweep(&self, dirs: &[String]) -> Result<u64, StoreError>;
 
+    /// Asks to be the only one who prunes this store, until it is closed: two who sign with the same key would write two
+    /// chains. False when somebody else is at it. A store that knows no such thing says yes to everybody.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    fn prune_alone(&self) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
     /// Attacks files of its own making to find out whether stored objects can be changed. None where that cannot be a
     /// question: whoever may write a directory of this machine may change what lies there.
     ///

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 
 use crate::model::limits::PACK_BUFFERS_MAX_BYTES;
 use crate::model::name::ObjectName;
-use crate::state::write_durably;
+use crate::state::{StateError, write_durably};
 use crate::store::deliver::{Delivered, RetryPolicy, deliver};
 use crate::store::{Durability, StoreError, WriteOnceStore};
 
@@ -94,7 +94,32 @@ struct Parcel {
 #[derive(Clone)]
 enum Load {
     Memory(Arc<Vec<u8>>, Option<Arc<Hold>>),
-    Disk(PathBuf),
+    Disk(Arc<Spilled>),
+}
+
+/// A file of the outbox; it goes, and its room is free again, when nobody wants it any more.
+struct Spilled {
+    path: PathBuf,
+    bytes: u64,
+    used: Arc<AtomicU64>,
+}
+
+impl Drop for Spilled {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "not removed");
+        }
+        self.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Where what does not fit into memory goes, and how much of it.
+#[derive(Debug, Clone)]
+pub struct Outbox {
+    /// The directory: nobody else's, and what an earlier push has left in it goes.
+    pub dir: PathBuf,
+    /// Bytes that may lie in it; 0 keeps it empty.
+    pub max_bytes: u64,
 }
 
 #[derive(Default)]
@@ -159,18 +184,15 @@ impl Lane {
         let spilled;
         let bytes: &[u8] = match &parcel.load {
             Load::Memory(bytes, _) => bytes,
-            Load::Disk(path) => {
-                let io = |e: std::io::Error| StoreError::Io { name: path.display().to_string(), why: e.to_string() };
-                spilled = std::fs::read(path).map_err(io)?;
+            Load::Disk(file) => {
+                let io = |e: std::io::Error| StoreError::Io { name: file.path.display().to_string(), why: e.to_string() };
+                spilled = std::fs::read(&file.path).map_err(io)?;
                 &spilled
             }
         };
         let delivered = deliver(self.store.as_ref(), &parcel.name, bytes, self.policy)?;
         if delivered.sent {
             self.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        }
-        if let Load::Disk(path) = &parcel.load {
-            let _ = std::fs::remove_file(path);
         }
         Ok((parcel.name.clone(), delivered))
     }
@@ -198,13 +220,15 @@ pub struct Courier {
     lanes: Vec<Arc<Lane>>,
     threads: Vec<JoinHandle<()>>,
     budget: Arc<Budget>,
-    outbox: PathBuf,
+    outbox: Outbox,
+    spilled_bytes: Arc<AtomicU64>,
 }
 
 impl Courier {
     /// Starts the transfers of each store; `outbox` takes what does not fit into memory.
     #[must_use]
-    pub fn start(stores: &[Arc<dyn WriteOnceStore>], outbox: &Path, policy: RetryPolicy) -> Self {
+    pub fn start(stores: &[Arc<dyn WriteOnceStore>], outbox: Outbox, policy: RetryPolicy) -> Self {
+        empty(&outbox.dir);
         let mut threads = Vec::new();
         let mut lanes = Vec::new();
         for store in stores {
@@ -221,7 +245,7 @@ impl Courier {
             }
             lanes.push(lane);
         }
-        Self { lanes, threads, budget: Budget::new(PACK_BUFFERS_MAX_BYTES), outbox: outbox.to_owned() }
+        Self { lanes, threads, budget: Budget::new(PACK_BUFFERS_MAX_BYTES), outbox, spilled_bytes: Arc::default() }
     }
 
     /// The room that sealed packs share.
@@ -275,9 +299,9 @@ impl Courier {
             let mut state = lane.state();
             for parcel in &mut state.queue {
                 if let Load::Memory(bytes, Some(_)) = &parcel.load {
-                    let path = self.outbox.join(format!("{number}-{}", parcel.name.to_string().replace('/', "-")));
-                    match write_durably(&path, bytes) {
-                        Ok(()) => parcel.load = Load::Disk(path),
+                    match self.spill(number, &parcel.name, bytes) {
+                        Ok(Some(file)) => parcel.load = Load::Disk(Arc::new(file)),
+                        Ok(None) => return,
                         Err(error) => {
                             tracing::warn!(%error, "the outbox takes no more; the slow store sets the pace");
                             return;
@@ -286,6 +310,19 @@ impl Courier {
                 }
             }
         }
+    }
+
+    /// Writes what queues for a slow store to disk; none when the outbox is full: then that store sets the pace.
+    fn spill(&self, lane: usize, name: &ObjectName, bytes: &[u8]) -> Result<Option<Spilled>, StateError> {
+        let length = bytes.len() as u64;
+        if self.spilled_bytes.load(Ordering::Relaxed) + length > self.outbox.max_bytes {
+            return Ok(None);
+        }
+        let path = self.outbox.dir.join(format!("{lane}-{}", name.to_string().replace('/', "-")));
+        write_durably(&path, bytes)?;
+        let used = Arc::clone(&self.spilled_bytes);
+        used.fetch_add(length, Ordering::Relaxed);
+        Ok(Some(Spilled { path, bytes: length, used }))
     }
 
     /// Bytes sent so far to each store.
@@ -335,6 +372,15 @@ impl Courier {
     }
 }
 
+/// Removes what a push that died has left: its packs are sent from their sources again, or have arrived.
+fn empty(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if let Err(error) = std::fs::remove_file(entry.path()) {
+            tracing::warn!(path = %entry.path().display(), %error, "not removed");
+        }
+    }
+}
+
 impl Drop for Courier {
     fn drop(&mut self) {
         for lane in &self.lanes {
@@ -363,7 +409,16 @@ mod tests {
         let stores: Vec<Arc<MemoryStore>> = (0..3).map(|_| Arc::new(MemoryStore::new())).collect();
         let as_dyn: Vec<Arc<dyn WriteOnceStore>> = stores.iter().map(|s| Arc::clone(s) as Arc<dyn WriteOnceStore>).collect();
         let outbox = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
-        let courier = Courier::start(&as_dyn, outbox.path(), RetryPolicy::ONCE);
+        let place = Outbox { dir: outbox.path().to_owned(), max_bytes: 5000 };
+        std::fs::write(outbox.path().join("0-left-by-a-push-that-died"), b"x").unwrap_or_else(|e| panic!("{e}"));
+        let courier = Courier::start(&as_dyn, place, RetryPolicy::ONCE);
+        assert_eq!(std::fs::read_dir(outbox.path()).map(Iterator::count).ok(), Some(0));
+        let name = ObjectName::Pack(Sealed { hash: ObjectHash([7; 32]), bytes: 3000 });
+        let spilled = courier.spill(0, &name, &[7; 3000]).unwrap_or_else(|e| panic!("{e}"));
+        assert!(spilled.is_some());
+        assert!(courier.spill(1, &name, &[7; 3000]).is_ok_and(|spilled| spilled.is_none()), "the outbox is full");
+        drop(spilled);
+        assert!(courier.spill(1, &name, &[7; 3000]).is_ok_and(|spilled| spilled.is_some()));
         let budget = courier.budget();
         for n in 0..200_u8 {
             let bytes = Arc::new(vec![n; 1000]);

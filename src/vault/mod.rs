@@ -89,7 +89,7 @@ pub enum VaultError {
     /// There is no vault.
     #[error("{0}")]
     NoVault(String),
-    /// A drive is not there.
+    /// A drive is not there, or a copy is somebody else's just now.
     #[error("{0}")]
     Absent(String),
     /// No such snapshot, or more than one.

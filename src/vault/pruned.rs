@@ -2,6 +2,10 @@
 //!
 //! One copy has many addresses, so a record's word for it says little. A plan leaves a small page in the copy that it is
 //! about and in no other: a prune record speaks of this copy when its page lies here.
+//!
+//! Whoever has the agent's key can add that page to another copy, and with it what was said of one copy would be said of
+//! the other. So nothing here is a ground to remove anything: what prune removes is decided by what still lies there
+//! ([`Pruned::take_gone`]), and a snapshot is dropped for readers only where its inventory went with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,6 +41,10 @@ pub struct Pruned {
     /// Snapshots that another copy dropped and of which this one has no inventory: it never had them, or was made after.
     /// A manifest proves nothing: pages that other snapshots share list it, and it lies wherever those lie.
     absent: BTreeSet<SnapshotId>,
+    /// Snapshots that were dropped and of which this copy has the inventory nevertheless: they are about to go.
+    going: BTreeSet<SnapshotId>,
+    /// Of those the ones that nobody is about to remove any more: they are not dropped.
+    stay: BTreeSet<SnapshotId>,
 }
 
 impl Pruned {
@@ -74,19 +82,56 @@ impl Pruned {
         }
         pruned.plans.sort_by_key(|plan| (plan.writer, plan.head.seq));
         pruned.plans.dedup_by_key(|plan| plan.head);
-        if !elsewhere.is_empty() {
-            let gone = |s: &Snapshot| elsewhere.iter().any(|range| range.contains(&s.writer, s.head.seq));
-            let here = |s: &Snapshot| presence.has(&s.body.inventory);
-            pruned.absent = records.snapshots().iter().filter(|s| gone(s) && !here(s)).map(|s| s.id).collect();
+        if elsewhere.is_empty() && pruned.done.is_empty() {
+            return pruned;
+        }
+        let ended: BTreeSet<(WriterId, u64)> =
+            pruned.done.iter().filter(|done| done.finished).map(|done| (done.planner, done.plan.seq)).collect();
+        let snapshots = records.snapshots();
+        // Whoever forges snapshots gives them the inventory of a true one: that it lies here says nothing of them.
+        let shared: BTreeSet<&ObjectName> =
+            snapshots.iter().filter(|one| !pruned.was_dropped(one)).map(|one| &one.body.inventory).collect();
+        for snapshot in &snapshots {
+            let here = presence.has(&snapshot.body.inventory);
+            if here && pruned.was_dropped(snapshot) {
+                let over = pruned.dropping(snapshot).all(|done| ended.contains(&(done.planner, done.plan.seq)));
+                pruned.going.insert(snapshot.id);
+                if over && !shared.contains(&snapshot.body.inventory) {
+                    pruned.stay.insert(snapshot.id);
+                }
+            } else if !here && elsewhere.iter().any(|range| range.contains(&snapshot.writer, snapshot.head.seq)) {
+                pruned.absent.insert(snapshot.id);
+            }
         }
         pruned
+    }
+
+    /// What was signed about this copy that drops a snapshot.
+    fn dropping(&self, snapshot: &Snapshot) -> impl Iterator<Item = &PruneDoneBody> {
+        let names =
+            |done: &&PruneDoneBody| done.drops.iter().any(|range| range.contains(&snapshot.writer, snapshot.head.seq));
+        self.done.iter().filter(names)
+    }
+
+    /// Whether it was signed that a snapshot is dropped from this copy, whatever became of it.
+    #[must_use]
+    pub fn was_dropped(&self, snapshot: &Snapshot) -> bool {
+        self.dropping(snapshot).next().is_some()
     }
 
     /// Whether a snapshot was dropped from this very copy: it shall not come back.
     #[must_use]
     pub fn is_dropped(&self, snapshot: &Snapshot) -> bool {
-        let mut drops = self.done.iter().flat_map(|done| &done.drops);
-        drops.any(|range| range.contains(&snapshot.writer, snapshot.head.seq))
+        !self.stay.contains(&snapshot.id) && self.was_dropped(snapshot)
+    }
+
+    /// As [`take_dropped`](Self::take_dropped), for whoever removes: as long as the inventory of a snapshot lies here the
+    /// snapshot does, whatever was signed.
+    pub fn take_gone(&self, snapshots: &mut Vec<Snapshot>) {
+        let mut dropped = self.take_dropped(snapshots);
+        dropped.retain(|snapshot| self.going.contains(&snapshot.id));
+        snapshots.append(&mut dropped);
+        snapshots.sort_by_key(|snapshot| (snapshot.time, snapshot.writer, snapshot.head.seq));
     }
 
     /// Takes the snapshots that were dropped from this copy, or from another while this one never had them, out of
@@ -122,7 +167,7 @@ impl Pruned {
     }
 
     /// Plans whose objects may go at any time: of each writer the newest, and every one that was begun, until all is gone.
-    pub fn pending(&self) -> impl Iterator<Item = &Plan> {
+    pub fn pending(&self) -> impl DoubleEndedIterator<Item = &Plan> + Clone {
         self.plans.iter().filter(|plan| !self.is_finished(plan) && (self.done(plan).is_some() || !self.is_superseded(plan)))
     }
 

@@ -6,12 +6,13 @@
 //! it and what lies on it are given up, and the region's content is written again one layer lower: so patches stay small, and
 //! what a restore must read stays bounded.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::format::table::PackKind;
 use crate::model::ids::ChunkId;
 use crate::model::limits::BLOCK_TARGET_BYTES;
+use crate::model::name::Sealed;
 use crate::state::bases::{Anchor, BaseCache, Layer, Reference, Region, StreamBases};
 use crate::vault::VaultError;
 use crate::vault::packer::{BlockSerial, block_target};
@@ -227,6 +228,19 @@ impl CapturedStreams {
             streams.push((stream.bases, Reference { regions, anchors: stream.anchors, ..Reference::default() }));
         }
         Ok(Self(streams))
+    }
+
+    /// How many bytes, before compression, of which packs these streams are built on: the blocks below the uppermost of each
+    /// region, which is needed for what it holds.
+    #[must_use]
+    pub fn base_bytes(&self) -> BTreeMap<Sealed, u64> {
+        let mut bytes = BTreeMap::new();
+        for region in self.0.iter().flat_map(|(_, reference)| &reference.regions) {
+            for layer in region.layers.iter().rev().skip(1) {
+                *bytes.entry(layer.pack).or_insert(0) += u64::from(layer.raw_bytes);
+            }
+        }
+        bytes
     }
 
     /// Puts the references in place: the push is committed.

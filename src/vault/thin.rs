@@ -1,8 +1,10 @@
 //! Packs of which little is alive: they are not written anew, they are left behind.
 //!
 //! What the newest snapshot needs of a thin pack counts as absent for the next push of the same job, so it moves to a new
-//! pack, and the old one goes with the last snapshot that needs it. Nothing is read back, nothing is opened, and no key is
-//! needed. Which packs those are is a note in the cache: losing it costs room for a while, nothing else.
+//! pack, and the old one goes with the last snapshot that needs it. A region of a stream whose patches are built on a block in
+//! a thin pack is written again from there on; what lies on that block already stands as long as it is needed. Nothing is
+//! read back, nothing is opened, and no key is needed. Which packs those are is a note in the cache: losing it costs room for
+//! a while, nothing else.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,11 +13,8 @@ use crate::model::limits::MIB;
 use crate::model::name::{ObjectName, Sealed};
 use crate::state::{read_if_there, write_cached};
 
-/// A pack is thin when less of it than this is alive. Simulated over 400 nights that each change about 1 % (hot records, runs
-/// of files, anywhere), seven days and eight weeks kept: stored bytes are 1.5 to 1.7 times the least possible, where they are
-/// 1.8 to 2.5 without, and a restore of the newest reads 1.3 to 1.5 times what it needs, where it is 1.6 to 2.2. A higher
-/// share reads less and stores and sends more.
-const LIVE_PERCENT_MIN: u64 = 50;
+/// A pack is thin when less of it than this is alive: ARCHITECTURE.md has the table that it was chosen by.
+const LIVE_PERCENT_MIN: u64 = 40;
 /// Below this a pack is not worth another one.
 const DEAD_MIN_BYTES: u64 = MIB;
 /// A million packs.
@@ -24,7 +23,13 @@ const NOTE_MAX_BYTES: u64 = 96 * MIB;
 /// Whether a pack of `all` bytes before compression, of which `live` are needed, is thin.
 #[must_use]
 pub const fn is_thin(live: u64, all: u64) -> bool {
-    all.saturating_sub(live) >= DEAD_MIN_BYTES && live * 100 < all * LIVE_PERCENT_MIN
+    is_below(live, all, LIVE_PERCENT_MIN)
+}
+
+/// The same with another share in percent, for whoever looks for the best one.
+#[must_use]
+pub const fn is_below(live: u64, all: u64, percent: u64) -> bool {
+    all.saturating_sub(live) >= DEAD_MIN_BYTES && live * 100 < all * percent
 }
 
 /// The note of one job.
@@ -65,8 +70,8 @@ mod tests {
     use crate::model::ids::ObjectHash;
 
     #[test]
-    fn a_pack_is_thin_when_half_of_it_is_dead_and_that_is_worth_another() {
-        for (live, all, thin) in [(0, MIB, true), (4, 9, true), (5, 10, false), (9, 10, false)] {
+    fn a_pack_is_thin_when_most_of_it_is_dead_and_that_is_worth_another() {
+        for (live, all, thin) in [(0, MIB, true), (3, 8, true), (4, 10, false), (9, 10, false)] {
             let unit = if all == MIB { 1 } else { MIB };
             assert_eq!(is_thin(live * unit, all * unit), thin, "{live} of {all}");
         }

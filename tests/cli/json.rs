@@ -49,11 +49,26 @@ fn every_command_prints_what_is_documented() {
     fail(&schema, &world);
     damage(&schema, &world);
     bring_back(&schema);
+    limit_archives(&schema);
     // Drives need to be mounted: their own tests have those.
     let tables = ["enrolled", "enrolment", "identity", "exported", "protected", "drives", "drive", "custody"];
     let elsewhere = |field: &String| field.split_once('.').is_some_and(|(table, _)| tables.contains(&table));
     let never: Vec<String> = schema.never_met().into_iter().filter(|field| !elsewhere(field)).collect();
     assert!(never.is_empty(), "documented and never printed: {never:?}");
+}
+
+/// An archive of another script, and how many of such may stay.
+fn limit_archives(schema: &Schema) {
+    let world = World::new();
+    let tree = world.tree("archives");
+    tree.file("one", "documents");
+    world.agent.configure(&format!(
+        "[job.nightly]\n[[job.nightly.source]]\nname = \"spool\"\nkind = \"spool\"\nglob = \"{}/*\"\nquiet = \"1s\"\n\
+         keep_local = {{ files = 1, bytes = \"1 GiB\", age = \"30d\" }}\n",
+        tree.root.display()
+    ));
+    let pushed = result(schema, world.run(args!["push", "--json"]), 0, "push", "push");
+    assert_eq!(pushed["jobs"][0]["local"][0]["files"], 1);
 }
 
 fn push_and_look(schema: &Schema, world: &World) {

@@ -135,11 +135,12 @@ fn the_table_of_configuration_keys_has_every_key() {
                [[job.j.source]]\nname = \"y\"\nkind = \"mariadb\"\ndatabase = \"d\"\nx = 1\n\
                [[job.j.source]]\nname = \"l\"\nkind = \"sqlite\"\npath = \"/p\"\nx = 1\n\
                [[job.j.source]]\nname = \"p\"\nkind = \"postgres\"\ndatabase = \"d\"\nx = 1\n\
-               [[job.j.source]]\nname = \"s\"\nkind = \"spool\"\nglob = \"/b/*\"\nx = 1\n[[job.j.source]]\nname = \"g\"\nkind = \"stackgraph\"\nx = 1\n\
+               [[job.j.source]]\nname = \"s\"\nkind = \"spool\"\nglob = \"/b/*\"\nx = 1\n\
+               keep_local = { x = 1 }\n[[job.j.source]]\nname = \"g\"\nkind = \"stackgraph\"\nx = 1\n\
                [drive.d]\nx = 1\n";
     let problems = Config::parse(all).unwrap_err();
     let lists: Vec<&str> = problems.iter().filter_map(|problem| problem.split("known are ").nth(1)).collect();
-    assert_eq!(lists.len(), 17, "{problems:#?}");
+    assert_eq!(lists.len(), 18, "{problems:#?}");
     let readme = Text::read("README.md");
     let table = readme.content.split("## Configuration").nth(1).unwrap().split("\n## ").next().unwrap();
     let documented: Vec<&str> =

@@ -90,7 +90,8 @@ fn apply_with(world: &World, vault: &Path, changes: i64) -> Result<ApplyReceipt,
         user: "test",
         state_root: &world.agent.state,
     };
-    let request = ApplyRequest { pin, name: "vault".into(), store: Arc::new(store), plan: None, waiting: Waiting::Skip };
+    let name = "vault".to_owned();
+    let request = ApplyRequest { pin, name, store: Arc::new(store), plan: None, waiting: Waiting::Skip, rules: None };
     apply(&request, &env)
 }
 

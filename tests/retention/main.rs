@@ -9,13 +9,16 @@
     reason = "tests"
 )]
 
+mod attacks;
 mod copies;
 mod crash;
 mod history;
 mod intruder;
 mod nights;
+mod pruners;
 mod races;
 mod scale;
+mod soak;
 mod stories;
 mod suspicion;
 #[path = "../world/mod.rs"]

@@ -1,34 +1,50 @@
-//! Ten thousand snapshots and a million objects: decided and listed within seconds and 256 MiB.
+//! Ten thousand snapshots and a million objects: read, decided and listed by `prune plan` within 256 MiB.
 
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
+use farkeep::cli::config::Config;
 use farkeep::crypto::hash::hash;
+use farkeep::crypto::sign::SigningKey;
 use farkeep::format::body::SnapshotBody;
 use farkeep::format::inventory::{Line, encode};
-use farkeep::format::record::Head;
-use farkeep::model::ids::{Token, WriterId};
+use farkeep::format::record::{Head, RECORD_NAMESPACE, RecordKind, Statement, join, split};
 use farkeep::model::name::{ObjectName, Sealed};
-use farkeep::model::retention::{Candidate, Keep, Periods, decide};
-use farkeep::model::snapshot::{SnapshotState, Tally};
-use farkeep::model::time::Timestamp;
-use farkeep::store::{Listed, Location, Store, StoreError};
-use farkeep::vault::inventory::PageCache;
-use farkeep::vault::snapshots::Snapshot;
-use farkeep::vault::sweep::{Sweep, each_listed};
+use farkeep::model::retention::{Keep, Periods};
+use farkeep::model::time::{SystemClock, Timestamp};
+use farkeep::ops::context::{NamedStore, VaultPin};
+use farkeep::ops::prune::plan::{Damage, PlanRequest, Rule, Rules, plan};
+use farkeep::ops::select::Names;
+use farkeep::ops::{Env, Silent};
+use farkeep::state::StateDir;
+use farkeep::state::keys::{KeyDir, Role};
+use farkeep::store::directory::DirectoryStore;
+use farkeep::store::{Durability, Listed, Location, Store, StoreError, WriteOnceStore};
 
-const SNAPSHOTS: u32 = 10_000;
+use super::world::World;
+
 /// A tenth of it where our own code is not optimised.
-const OBJECTS: u32 = if cfg!(debug_assertions) { 100_000 } else { 1_000_000 };
+const TENTH: u32 = if cfg!(debug_assertions) { 10 } else { 1 };
+const SNAPSHOTS: u32 = 10_000 / TENTH;
+const OBJECTS: u32 = 1_000_000 / TENTH;
 const PAGE_LINES: u32 = 4_000;
 /// Each snapshot needs so many of the newest pages.
-const PAGES_EACH: u32 = if cfg!(debug_assertions) { 5 } else { 25 };
+const PAGES_EACH: u32 = 25 / TENTH + 2;
 const MEMORY_MAX_KIB: u64 = 256 * 1024;
 
-/// Objects that exist only in their names; pages are made when they are asked for.
+/// A vault in a directory, and beside what lies in it objects that exist only in their names; pages and records are made when
+/// they are asked for.
 struct Imagined {
+    real: DirectoryStore,
     pages: Vec<Sealed>,
-    roots: Mutex<std::collections::HashMap<String, (u32, u32)>>,
+    page_numbers: HashMap<String, u32>,
+    /// By the name of an inventory's root, which pages it lists.
+    roots: HashMap<String, (u32, u32)>,
+    manifests: Vec<ObjectName>,
+    /// By name, with the time at which it was received.
+    records: BTreeMap<String, (Vec<u8>, Timestamp)>,
 }
 
 fn pack(number: u32) -> ObjectName {
@@ -45,66 +61,77 @@ fn sealed(bytes: &[u8]) -> Sealed {
 }
 
 impl Imagined {
-    fn new() -> Self {
-        let pages = (0..OBJECTS / PAGE_LINES).map(|n| sealed(&page(n))).collect();
-        Self { pages, roots: Mutex::default() }
-    }
-
     fn root(&self, first: u32, last: u32) -> Vec<u8> {
         let line = |page: &Sealed| Line { hash: page.hash, name: ObjectName::Inventory(*page) };
         encode(&mut self.pages[first as usize..last as usize].iter().map(line).collect::<Vec<_>>()).unwrap()
     }
 
-    /// A snapshot of each night; the window of what it needs moves on.
-    fn snapshot(&self, number: u32) -> Snapshot {
-        let first = number * (self.pages.len() as u32 - PAGES_EACH) / SNAPSHOTS;
-        let root = sealed(&self.root(first, first + PAGES_EACH));
-        self.roots.lock().unwrap().insert(ObjectName::Inventory(root).to_string(), (first, first + PAGES_EACH));
-        let hash = hash(&number.to_be_bytes());
-        let body = SnapshotBody {
-            manifest: ObjectName::Manifest(Sealed { hash, bytes: 1 }),
-            inventory: ObjectName::Inventory(root),
-            epochs: vec![1],
-            generation: 1,
-            series: Token([1; 16]),
-            tags: vec![],
-            state: SnapshotState::Good,
-            started: Timestamp(0),
-            due: None,
-            hold: None,
-            tally: Tally::default(),
-            new_packs: 0,
-            new_bytes: 0,
-            findings: 0,
-            probes: Default::default(),
-        };
-        let head = Head { seq: u64::from(number) + 1, hash };
-        Snapshot { id: hash, writer: WriterId([1; 16]), head, time: Timestamp(i64::from(number) * 86_400), body }
+    /// Goes on where the one snapshot of the real vault stops: one a day, and the window of what it needs moves on.
+    fn of(real: DirectoryStore, first: &Statement, key: &SigningKey) -> Self {
+        let pages: Vec<Sealed> = (0..OBJECTS / PAGE_LINES).map(|n| sealed(&page(n))).collect();
+        let page_numbers = (0..).zip(&pages).map(|(n, page)| (ObjectName::Inventory(*page).to_string(), n)).collect();
+        let (roots, manifests, records) = (HashMap::new(), Vec::new(), BTreeMap::new());
+        let mut all = Self { real, pages, page_numbers, roots, manifests, records };
+        let body: SnapshotBody = first.body_as().unwrap();
+        let mut prev = hash(first.to_line().unwrap().as_bytes());
+        for number in 0..SNAPSHOTS {
+            let from = number * (all.pages.len() as u32 - PAGES_EACH) / SNAPSHOTS;
+            let root = ObjectName::Inventory(sealed(&all.root(from, from + PAGES_EACH)));
+            all.roots.insert(root.to_string(), (from, from + PAGES_EACH));
+            let manifest = ObjectName::Manifest(Sealed { hash: hash(&number.to_be_bytes()), bytes: 20_000 });
+            all.manifests.push(manifest.clone());
+            let body = SnapshotBody { manifest, inventory: root, ..body.clone() };
+            let statement = Statement {
+                seq: first.seq + 1 + u64::from(number),
+                prev: Some(prev),
+                time: first.time.plus_secs(i64::from(number) * 86_400),
+                kind: RecordKind::Snapshot,
+                body: serde_json::to_value(body).unwrap(),
+                ..first.clone()
+            };
+            let line = statement.to_line().unwrap();
+            let head = Head { seq: statement.seq, hash: hash(line.as_bytes()) };
+            let name = ObjectName::Record { writer: statement.writer, seq: head.seq, statement: head.hash };
+            let bytes = join(&line, &key.sign(RECORD_NAMESPACE, &line).unwrap());
+            all.records.insert(name.to_string(), (bytes, statement.time));
+            prev = head.hash;
+        }
+        all
     }
 }
 
 impl Store for Imagined {
     fn location(&self) -> &Location {
-        &Location::Memory
+        self.real.location()
     }
-    fn list(&self, _: &[String], each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {
-        let mut tell = |name: ObjectName| {
-            let (name, bytes) = (name.to_string(), name.bytes().unwrap());
-            each(Listed { name, bytes, received: Some(Timestamp(0)) });
+    fn list(&self, dirs: &[String], each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {
+        self.real.list(dirs, each)?;
+        let wanted: HashSet<&str> = dirs.iter().map(String::as_str).collect();
+        let mut tell = |name: &str, bytes: u64, received: Timestamp| {
+            if wanted.contains(name.rsplit_once('/').unwrap().0) {
+                each(Listed { name: name.to_owned(), bytes, received: Some(received) });
+            }
         };
-        (0..OBJECTS).for_each(|n| tell(pack(n)));
-        self.pages.iter().for_each(|page| tell(ObjectName::Inventory(*page)));
+        for object in (0..OBJECTS).map(pack).chain(self.manifests.iter().cloned()) {
+            tell(&object.to_string(), object.bytes().unwrap(), Timestamp(0));
+        }
+        for name in self.page_numbers.keys().chain(self.roots.keys()) {
+            tell(name, ObjectName::parse_stored(name).unwrap().0.bytes().unwrap(), Timestamp(0));
+        }
+        self.records.iter().for_each(|(name, (bytes, time))| tell(name, bytes.len() as u64, *time));
         Ok(())
     }
-    fn stat(&self, _: &str) -> Result<Option<u64>, StoreError> {
-        Ok(None)
+    fn stat(&self, name: &str) -> Result<Option<u64>, StoreError> {
+        self.real.stat(name)
     }
-    fn get(&self, name: &str, _: u64, _: u64) -> Result<Vec<u8>, StoreError> {
-        if let Some((first, last)) = self.roots.lock().unwrap().get(name) {
-            return Ok(self.root(*first, *last));
-        }
-        let number = self.pages.iter().position(|page| ObjectName::Inventory(*page).to_string() == name);
-        number.map(|n| page(n as u32)).ok_or_else(|| StoreError::NotFound(name.to_owned()))
+    fn get(&self, name: &str, offset: u64, bytes: u64) -> Result<Vec<u8>, StoreError> {
+        let whole = match (self.records.get(name), self.roots.get(name), self.page_numbers.get(name)) {
+            (Some((record, _)), _, _) => record.clone(),
+            (_, Some((first, last)), _) => self.root(*first, *last),
+            (_, _, Some(number)) => page(*number),
+            _ => return self.real.get(name, offset, bytes),
+        };
+        Ok(whole.into_iter().skip(offset as usize).take(bytes as usize).collect())
     }
     fn room(&self) -> Result<Option<u64>, StoreError> {
         Ok(None)
@@ -114,33 +141,60 @@ impl Store for Imagined {
     }
 }
 
+impl WriteOnceStore for Imagined {
+    fn make_dirs(&self, dirs: &[String]) -> Result<(), StoreError> {
+        self.real.make_dirs(dirs)
+    }
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<Durability, StoreError> {
+        self.real.put(name, bytes)
+    }
+    fn sweep(&self, dirs: &[String]) -> Result<u64, StoreError> {
+        self.real.sweep(dirs)
+    }
+}
+
 /// Runs in a process of its own, so that its memory is its own.
 fn plan_a_million() {
-    let store = Imagined::new();
-    let dir = tempfile::tempdir().unwrap();
-    let pages = PageCache::open(dir.path()).unwrap();
-    let snapshots: Vec<Snapshot> = (0..SNAPSHOTS).map(|n| store.snapshot(n)).collect();
-    let started = std::time::Instant::now();
-    let candidates: Vec<Candidate> = snapshots
-        .iter()
-        .map(|snapshot| Candidate {
-            id: snapshot.id,
-            time: snapshot.time,
-            state: SnapshotState::Good,
-            whole: true,
-            tags: vec![],
-            held: None,
-        })
-        .collect();
-    let periods = Periods { last: 3, daily: 30, weekly: 52, monthly: 120, yearly: 30 };
+    let (world, _) = World::pushed(3);
+    let config = Config::load(&world.agent.config).unwrap();
+    let state = StateDir::open(&world.agent.state, config.vault.unwrap()).unwrap();
+    let key = KeyDir::of(&state).writer(Role::Agent).unwrap().unwrap();
+    let first = std::fs::read(&world.objects("ledger")[0]).unwrap();
+    let first = Statement::from_line(split(&first).unwrap().0).unwrap();
+    let store: Arc<dyn WriteOnceStore> = Arc::new(Imagined::of(DirectoryStore::open(&world.vault).unwrap(), &first, &key));
+    let periods = Periods { last: 3, daily: 30, weekly: 52, monthly: 12, yearly: 0 };
     let keep = Keep { periods, within_secs: None, tags: vec![], min_snapshots: 3, min_age_secs: 0 };
-    let decided = decide(&candidates, Some(&keep), &jiff::tz::TimeZone::UTC);
-    let mut sweep = Sweep::read(&store, Timestamp(0)).unwrap();
-    let kept: Vec<&Snapshot> = snapshots.iter().zip(&decided).filter(|(_, d)| d.keeps()).map(|(s, _)| s).collect();
-    each_listed(&pages, &store, &kept, &mut |name| sweep.need(name)).unwrap();
-    let removable = sweep.removable().count();
-    println!("{} kept, {removable} objects may go, {} s", kept.len(), started.elapsed().as_secs_f64());
-    assert!((190..240).contains(&kept.len()), "{}", kept.len());
+    let rules = Rules { series: BTreeMap::new(), others: Some(Rule { keep, zone: jiff::tz::TimeZone::UTC }) };
+    let request = PlanRequest {
+        pin: VaultPin { vault: config.vault, root: config.root.unwrap() },
+        store: NamedStore { name: "vault".into(), store },
+        rules,
+        names: Names::default(),
+        wait_secs: 0,
+        damage: Damage::Refuse,
+        dry_run: true,
+    };
+    static CANCEL: AtomicBool = AtomicBool::new(false);
+    let env = Env {
+        clock: &SystemClock,
+        observer: &Silent,
+        cancel: &CANCEL,
+        host: "test",
+        user: "test",
+        state_root: &world.agent.state,
+    };
+    let started = std::time::Instant::now();
+    let receipt = plan(&request, &env).unwrap();
+    println!(
+        "{} snapshots, {} kept, {} objects to remove, planned in {:.1} s",
+        receipt.snapshots.len(),
+        receipt.kept,
+        receipt.objects,
+        started.elapsed().as_secs_f64()
+    );
+    assert_eq!(receipt.snapshots.len() as u32, SNAPSHOTS + 1);
+    assert!(receipt.kept < 250 && receipt.dropped > u64::from(SNAPSHOTS) / 2, "{} kept", receipt.kept);
+    assert!(receipt.objects > u64::from(OBJECTS) / 4, "{} objects", receipt.objects);
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let kib: u64 = peak.trim().trim_end_matches(" kB").trim().parse().unwrap();

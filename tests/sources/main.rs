@@ -14,6 +14,7 @@
 
 mod contract;
 mod hooks;
+mod local;
 mod mongodump;
 mod opencrvs;
 mod run;

@@ -259,7 +259,7 @@ fn run_apply(args: &ApplyArgs, session: &Session) -> Result<Outcome, OpError> {
     };
     let (name, config) = resolve(session, &text)?;
     let waiting = if args.now { Waiting::Skip } else { Waiting::AsPlanned };
-    let request = ApplyRequest { pin, store: open_prune_store(&name, &config)?, name, plan: wanted, waiting };
+    let request = ApplyRequest { pin, store: open_prune_store(&name, &config)?, name, plan: wanted, waiting, rules: None };
     let receipt = apply(&request, &session.env())?;
     session.progress.clear();
     Ok(Outcome::new(receipt.exit(), describe_apply(&receipt), &receipt))

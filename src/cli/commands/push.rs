@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use crate::cli::config::{ADHOC_JOB, DEFAULT_BASE_CACHE_BYTES, JobConfig, JobSource};
+use crate::cli::config::{ADHOC_JOB, DEFAULT_BASE_CACHE_BYTES, DEFAULT_OUTBOX_BYTES, JobConfig, JobSource};
 use crate::cli::render;
 use crate::cli::wire::{Opened, Opening, configured_pin, open_stores};
 use crate::cli::{Outcome, Session};
@@ -173,6 +173,8 @@ fn push_job(args: &Args, session: &Session, name: &str, job: &JobConfig) -> Resu
         accept_size: args.accept_size.clone(),
         hooks: job.hooks.clone(),
         base_cache_bytes: session.config.base_cache_bytes.unwrap_or(DEFAULT_BASE_CACHE_BYTES),
+        tidy_local: args.to.is_empty(),
+        outbox_bytes: session.config.outbox_bytes.unwrap_or(DEFAULT_OUTBOX_BYTES),
     };
     push(&plan, &session.env())
 }
@@ -208,6 +210,20 @@ fn describe(text: &mut String, receipt: &PushReceipt) {
             // Why is among the findings.
             Some(_) => writeln!(text, "  {}: MISSED", store.store),
         };
+    }
+    for local in receipt.local.iter().filter(|local| !local.removed.is_empty()) {
+        let archives = render::count(local.removed.len() as u64, "archive");
+        let _ = writeln!(
+            text,
+            "  {}: {archives} removed from this machine (keep_local), {} freed; {} stay, {}",
+            local.member,
+            human_size(local.removed_bytes),
+            local.files,
+            human_size(local.bytes)
+        );
+        for path in &local.removed {
+            let _ = writeln!(text, "    removed {path}");
+        }
     }
     render::findings(text, &receipt.findings);
 }

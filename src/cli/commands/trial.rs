@@ -308,6 +308,8 @@ fn push_plan(
         timezone: "UTC".into(),
         use_file_cache: true,
         base_cache_bytes: 0,
+        tidy_local: false,
+        outbox_bytes: 0,
         judge_change: false,
         accept_size: Vec::new(),
         hooks: Hooks::default(),

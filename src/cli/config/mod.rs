@@ -30,6 +30,8 @@ use store::{read_drive, read_store};
 
 /// What patch bases may take on this machine's disk where the configuration says nothing.
 pub const DEFAULT_BASE_CACHE_BYTES: u64 = 4 * 1024 * 1024 * 1024;
+/// What may queue on disk for a slow store where the configuration says nothing.
+pub const DEFAULT_OUTBOX_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 /// Average chunk where a source names none.
 pub const DEFAULT_CHUNK_BYTES: usize = 64 * KIB as usize;
 /// A week: how often a drive takes an export where nothing else is said.
@@ -69,6 +71,8 @@ pub struct Config {
     pub host: Option<String>,
     /// What the blocks that patches are made against may take on this machine's disk, in bytes.
     pub base_cache_bytes: Option<u64>,
+    /// What queues for a slow store may take on this machine's disk, in bytes.
+    pub outbox_bytes: Option<u64>,
     /// Stores by name.
     pub stores: BTreeMap<String, StoreConfig>,
     /// Jobs by name.
@@ -122,7 +126,8 @@ impl Config {
             return Err(mistakes.report(text));
         }
         let top = Section::new("", 0, root.get_ref(), &mistakes);
-        let mut config = Self { host: top.text("host"), base_cache_bytes: top.size_or_off("base_cache"), ..Self::default() };
+        let mut config = Self { host: top.text("host"), ..Self::default() };
+        (config.base_cache_bytes, config.outbox_bytes) = (top.size_or_off("base_cache"), top.size_or_off("outbox"));
         if let Some(vault) = top.table("vault") {
             config.vault = vault.parsed("id", str::parse::<VaultId>);
             config.root = vault.parsed("root", RootPin::parse);

@@ -10,10 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
+use super::plan::{Rules, kept_by};
 use super::{Site, record_name};
 use crate::format::body::{PruneDoneBody, SnapshotRange};
 use crate::format::record::{Head, RecordKind};
 use crate::ledger::Scribe;
+use crate::model::ids::SnapshotId;
 use crate::model::name::{Area, ObjectName};
 use crate::model::snapshot::SnapshotState;
 use crate::model::time::Timestamp;
@@ -54,6 +56,8 @@ pub struct ApplyRequest {
     pub plan: Option<String>,
     /// Whether to wait.
     pub waiting: Waiting,
+    /// What must stay also if the plan drops it: the rules of whoever applies it by itself, night by night.
+    pub rules: Option<Rules>,
 }
 
 /// What was removed.
@@ -97,7 +101,8 @@ pub fn apply(request: &ApplyRequest, env: &Env<'_>) -> Result<ApplyReceipt, OpEr
     let store: Arc<dyn WriteOnceStore> = Arc::clone(&request.store) as Arc<dyn WriteOnceStore>;
     let mut site = Site::open_sound(&NamedStore { name: request.name.clone(), store }, &request.pin, env)?;
     let mut receipt = ApplyReceipt::nothing(site.copy.name());
-    let Some(plan) = choose(&site.pruned, request.plan.as_deref())? else { return Ok(receipt) };
+    let wanted = request.plan.as_deref();
+    let Some(plan) = choose(&site.pruned, wanted, request.rules.is_some(), &receipt.store)? else { return Ok(receipt) };
     // Whoever planned when that was known has planned despite the damage.
     let planned = site.records.checked.iter().find(|record| record.name == record_name(&plan.writer, &plan.head));
     site.check_verified(|found| planned.is_some_and(|planned| knew(planned, found)), env)?;
@@ -116,7 +121,7 @@ pub fn apply(request: &ApplyRequest, env: &Env<'_>) -> Result<ApplyReceipt, OpEr
     }
     let begun = match begun {
         Some(body) => body,
-        None => begin(&site, &mut scribe, &plan, env)?,
+        None => begin(&site, &mut scribe, &plan, request.rules.as_ref(), env)?,
     };
     receipt.dropped = begun.snapshots;
     // Whatever was committed before the drops were signed is seen now, and whoever looks from now on sees them.
@@ -124,7 +129,7 @@ pub fn apply(request: &ApplyRequest, env: &Env<'_>) -> Result<ApplyReceipt, OpEr
     site.records = site.context.read_records(&mut site.copy)?;
     site.pruned = Pruned::read(&site.records, site.copy.store.as_ref())?;
     env.step("looking at what is needed");
-    let going = going(&site, &plan, &begun.drops)?;
+    let going = going(&site, &plan, &begun.drops, request.rules.as_ref())?;
     receipt.spared = going.spared;
     env.step("removing objects");
     remove_all(request.store.as_ref(), &going, &mut receipt, env)?;
@@ -150,11 +155,23 @@ fn remove_list(store: &dyn PruneStore, site: &Site, plan: &Plan) {
     }
 }
 
-fn choose(pruned: &Pruned, wanted: Option<&str>) -> Result<Option<Plan>, OpError> {
+/// The plan that was named, else the newest that is pending. One that calls the copy by another name may have been brought
+/// here from another copy, to which other rules apply: it is applied where it is named, or as far as own rules agree.
+fn choose(pruned: &Pruned, wanted: Option<&str>, ruled: bool, copy: &str) -> Result<Option<Plan>, OpError> {
     let Some(wanted) = wanted else {
         // One that was begun goes first.
-        let begun = pruned.pending().find(|plan| pruned.done(plan).is_some());
-        return Ok(begun.or_else(|| pruned.pending().last()).cloned());
+        let fits = |plan: &&Plan| plan.body.store == copy || ruled && pruned.done(plan).is_none();
+        let mut own = pruned.pending().filter(fits);
+        let begun = own.clone().find(|plan| pruned.done(plan).is_some());
+        let chosen = begun.or_else(|| own.next_back()).cloned();
+        return match (chosen, pruned.pending().last()) {
+            (None, Some(other)) if !ruled => {
+                let (hash, store) = (other.head.hash.short(), &other.body.store);
+                let why = format!("plan {hash} was made for {store}; if that is this copy: `farkeep prune apply {hash}`");
+                Err(OpError::Usage(why))
+            }
+            (chosen, _) => Ok(chosen),
+        };
     };
     let mut found = pruned.plans.iter().filter(|plan| plan.head.hash.to_string().starts_with(wanted));
     let plan = match (found.next(), found.next()) {
@@ -201,16 +218,25 @@ fn due(site: &Site, plan: &Plan, now: Timestamp) -> Result<Option<Timestamp>, Op
     Ok((now < due).then_some(due))
 }
 
-/// Signs which snapshots are dropped: those of the plan but what somebody holds meanwhile, and what a suspect one freezes.
-fn begin(site: &Site, scribe: &mut Scribe, plan: &Plan, env: &Env<'_>) -> Result<PruneDoneBody, OpError> {
+/// Signs which snapshots are dropped: those of the plan but what somebody holds meanwhile, what a suspect one freezes, and
+/// what the rules keep now.
+fn begin(
+    site: &Site,
+    scribe: &mut Scribe,
+    plan: &Plan,
+    rules: Option<&Rules>,
+    env: &Env<'_>,
+) -> Result<PruneDoneBody, OpError> {
     let mut all = site.records.snapshots();
-    site.pruned.take_dropped(&mut all);
+    site.pruned.take_gone(&mut all);
+    let kept = kept_here(site, rules, &all, &lying_here(site)?);
     let held = holds(&site.records);
     let newest = all.iter().map(|snapshot| snapshot.time).max();
     let is_held =
         |snapshot: &Snapshot| held.get(&snapshot.id).is_some_and(|until| newest.is_some_and(|time| *until >= time));
     let suspects = Suspects::read(&site.records);
-    let stays = |snapshot: &Snapshot| is_held(snapshot) || suspects.freezes(&snapshot.body.series).is_some();
+    let frozen = |snapshot: &Snapshot| suspects.freezes(&snapshot.body.series).is_some();
+    let stays = |snapshot: &Snapshot| is_held(snapshot) || frozen(snapshot) || kept.contains(&snapshot.id);
     let named = |snapshot: &Snapshot| in_ranges(&plan.body.drops, snapshot);
     let (drops, stay): (Vec<&Snapshot>, Vec<&Snapshot>) = all.iter().partition(|s| named(s) && !stays(s));
     check_something_stays(site, &drops, &stay)?;
@@ -274,7 +300,7 @@ impl Going {
 }
 
 /// The objects of the plan that no snapshot needs but those that are dropped.
-fn going(site: &Site, plan: &Plan, drops: &[SnapshotRange]) -> Result<Going, OpError> {
+fn going(site: &Site, plan: &Plan, drops: &[SnapshotRange], rules: Option<&Rules>) -> Result<Going, OpError> {
     let store = site.copy.store.as_ref();
     let mut names = Vec::new();
     each_planned(&site.pages, store, &plan.body.list, &mut |name| {
@@ -290,22 +316,37 @@ fn going(site: &Site, plan: &Plan, drops: &[SnapshotRange]) -> Result<Going, OpE
             needed[place] = true;
         }
     };
-    let stays = staying(site, drops)?;
+    let stays = staying(site, drops, rules)?;
     each_listed(&site.pages, store, &stays.iter().collect::<Vec<_>>(), &mut need)?;
     site.pruned.own_objects(&site.pages, store)?.iter().for_each(&mut need);
     let spared = needed.iter().filter(|needed| **needed).count() as u64;
     Ok(Going { names, needed, spared })
 }
 
-/// Snapshots that lie here and are not dropped.
-fn staying(site: &Site, drops: &[SnapshotRange]) -> Result<Vec<Snapshot>, OpError> {
-    let mut here: BTreeSet<ObjectName> = BTreeSet::new();
+/// Inventories and manifests that lie here.
+fn lying_here(site: &Site) -> Result<BTreeSet<ObjectName>, OpError> {
+    let mut here = BTreeSet::new();
     let dirs = [Area::Inventories.dir().to_owned(), Area::Manifests.dir().to_owned()];
     site.copy.store.list(&dirs, &mut |listed| here.extend(ObjectName::parse_stored(&listed.name).map(|(name, _)| name)))?;
+    Ok(here)
+}
+
+/// What the rules, if there are any, keep of the snapshots whose inventory lies here.
+fn kept_here(site: &Site, rules: Option<&Rules>, all: &[Snapshot], here: &BTreeSet<ObjectName>) -> BTreeSet<SnapshotId> {
+    let Some(rules) = rules else { return BTreeSet::new() };
+    let lying: Vec<Snapshot> = all.iter().filter(|snapshot| here.contains(&snapshot.body.inventory)).cloned().collect();
+    kept_by(rules, site, &lying)
+}
+
+/// Snapshots that lie here and are not dropped. What rules keep stays also when somebody has signed otherwise: its inventory
+/// goes first, so as long as that lies here all of it does.
+fn staying(site: &Site, drops: &[SnapshotRange], rules: Option<&Rules>) -> Result<Vec<Snapshot>, OpError> {
+    let here = lying_here(site)?;
     let mut all = site.records.snapshots();
-    site.pruned.take_dropped(&mut all);
+    site.pruned.take_gone(&mut all);
+    let kept = kept_here(site, rules, &all, &here);
     let lies_here = |s: &Snapshot| here.contains(&s.body.inventory) || here.contains(&s.body.manifest);
-    all.retain(|snapshot| lies_here(snapshot) && !in_ranges(drops, snapshot));
+    all.retain(|snapshot| lies_here(snapshot) && (kept.contains(&snapshot.id) || !in_ranges(drops, snapshot)));
     Ok(all)
 }
 

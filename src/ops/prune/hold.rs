@@ -57,6 +57,7 @@ pub struct HoldReceipt {
 /// # Errors
 /// When there is no such snapshot, this machine may not, or the copy does not take the record.
 pub fn hold(request: &HoldRequest, env: &Env<'_>) -> Result<HoldReceipt, OpError> {
+    super::be_alone(&request.read.from)?;
     let opened = request.read.open(env)?;
     let snapshot = request.read.select(&opened, &request.snapshot, env)?;
     let mut scribe = opened.context.scribe(Role::Custodian, env, opened.copy.vault())?;

@@ -64,6 +64,7 @@ impl Site {
 
     fn open_in_doubt(store: &NamedStore, pin: &VaultPin, env: &Env<'_>) -> Result<Self, OpError> {
         env.step(format!("opening {}", store.name));
+        be_alone(store)?;
         let vault = match pin.vault {
             Some(vault) => vault,
             None => open_pinned(Arc::clone(&store.store), pin, None)?.vault(),
@@ -161,20 +162,40 @@ impl Site {
     }
 }
 
+/// One custodian at a time works on a copy, whatever its key and its state directory.
+///
+/// # Errors
+/// When another one is at work there.
+pub fn be_alone(store: &NamedStore) -> Result<(), OpError> {
+    if store.store.prune_alone()? {
+        return Ok(());
+    }
+    let why = format!("{}: another farkeep prunes this copy just now; try again when it has ended", store.store.location());
+    Err(VaultError::Absent(why).into())
+}
+
+/// That a suspect snapshot stands in the way of retention of a series, as long as nobody has cleared it.
+#[must_use]
+pub fn still_frozen(records: &Records, series: &Token, store: &str) -> Option<Finding> {
+    let suspects = Suspects::read(records);
+    suspects.freezes(series).map(|snapshot| frozen_by(snapshot, store))
+}
+
+fn frozen_by(snapshot: &Snapshot, store: &str) -> Finding {
+    let (id, time) = (snapshot.id.short(), snapshot.time);
+    let message = format!(
+        "snapshot {id} of {time} is suspect: nothing of its series is pruned. Look at it; if it is good, \
+         `farkeep hold {id} --clear`"
+    );
+    Finding::new(FindingKind::Suspect, store, message)
+}
+
 /// One finding for each series among `snapshots` that a suspect one freezes.
 pub fn frozen(records: &Records, snapshots: &[Snapshot], store: &str) -> Vec<Finding> {
     let suspects = Suspects::read(records);
     let series: BTreeSet<Token> = snapshots.iter().map(|snapshot| snapshot.body.series).collect();
     let standing = series.iter().filter_map(|series| suspects.freezes(series));
-    let found = standing.map(|snapshot| {
-        let (id, time) = (snapshot.id.short(), snapshot.time);
-        let message = format!(
-            "snapshot {id} of {time} is suspect: nothing of its series is pruned. Look at it; if it is good, \
-             `farkeep hold {id} --clear`"
-        );
-        Finding::new(FindingKind::Suspect, store, message)
-    });
-    found.collect()
+    standing.map(|snapshot| frozen_by(snapshot, store)).collect()
 }
 
 fn check_enrolled(scribe: &Scribe, copy: &Copy, kind: &RecordKind) -> Result<(), OpError> {

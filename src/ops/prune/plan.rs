@@ -25,7 +25,7 @@ use crate::ops::{Env, Exit, OpError};
 use crate::store::deliver::{RetryPolicy, deliver};
 use crate::vault::VaultError;
 use crate::vault::inventory::{NewPage, page_names};
-use crate::vault::pruned::{holds, ranges};
+use crate::vault::pruned::{Plan, holds, ranges};
 use crate::vault::snapshots::Snapshot;
 use crate::vault::suspects::Suspects;
 use crate::vault::sweep::{Sweep, each_listed};
@@ -149,7 +149,9 @@ pub fn plan(request: &PlanRequest, env: &Env<'_>) -> Result<PlanReceipt, OpError
         site.check_verified(|_| false, env)?;
     }
     let mut scribe = if request.dry_run { None } else { Some(site.scribe(&RecordKind::PrunePlan, env)?) };
-    if let Some(begun) = site.pruned.pending().find(|plan| site.pruned.done(plan).is_some()) {
+    let here = site.copy.name();
+    let unfinished = |plan: &&Plan| plan.body.store == here && site.pruned.done(plan).is_some();
+    if let Some(begun) = site.pruned.pending().find(unfinished) {
         let plan = begun.head.hash.short();
         return Err(OpError::NotDone(format!(
             "plan {plan} was begun and not finished: `farkeep prune apply {plan}` ends it"
@@ -161,17 +163,14 @@ pub fn plan(request: &PlanRequest, env: &Env<'_>) -> Result<PlanReceipt, OpError
     let (here, others) = snapshots_here(&site, &sweep);
     env.step("reading inventories");
     let broken = broken_snapshots(&site, &sweep, &here, request.damage)?;
-    let explained = decisions(request, &site, &here, &broken);
+    let explained = decisions(&request.rules, &request.names, &site, &here, &broken);
     let (drops, kept) = split(&here, &explained, &others);
     let keeping: Vec<&Snapshot> = kept.clone();
     each_listed(&site.pages, store, &keeping, &mut |name| sweep.need(name))?;
     for name in site.pruned.own_objects(&site.pages, store)? {
         sweep.need(&name);
     }
-    for snapshot in &drops {
-        // An inventory that cannot be read releases nothing: what it lists goes when it is old.
-        let _ = each_listed(&site.pages, store, &[*snapshot], &mut |name| sweep.release(name));
-    }
+    release_all(&site, &drops, &mut sweep, env)?;
     let (objects, bytes_freed) = sweep.removable().fold((0, 0), |(n, sum), (_, bytes)| (n + 1, sum + bytes));
     let mut receipt = PlanReceipt {
         store: site.copy.name(),
@@ -179,7 +178,7 @@ pub fn plan(request: &PlanRequest, env: &Env<'_>) -> Result<PlanReceipt, OpError
         record: None,
         bytes: Vec::new(),
         kept: kept.len() as u64,
-        dropped: drops.len() as u64,
+        dropped: drops.iter().filter(|snapshot| !site.pruned.was_dropped(snapshot)).count() as u64,
         snapshots: explained,
         objects,
         bytes_freed,
@@ -187,7 +186,7 @@ pub fn plan(request: &PlanRequest, env: &Env<'_>) -> Result<PlanReceipt, OpError
         findings: frozen(&site.records, &here, &site.copy.name()),
     };
     if let Some(scribe) = &mut scribe
-        && (objects > 0 || !drops.is_empty())
+        && (objects > 0 || receipt.dropped > 0)
     {
         env.step("signing the plan");
         let copy = write_page(&site, &mut vec![record_before(scribe)?])?;
@@ -212,6 +211,25 @@ pub fn plan(request: &PlanRequest, env: &Env<'_>) -> Result<PlanReceipt, OpError
     Ok(receipt)
 }
 
+/// Notes what the snapshots that go list, each page once: ten thousand of them share most. A page that cannot be read releases
+/// nothing: what it lists goes when it is old.
+fn release_all(site: &Site, drops: &[&Snapshot], sweep: &mut Sweep, env: &Env<'_>) -> Result<(), OpError> {
+    let store = site.copy.store.as_ref();
+    let mut pages: BTreeSet<Sealed> = BTreeSet::new();
+    for snapshot in drops {
+        env.check_cancel()?;
+        sweep.release(&snapshot.body.inventory);
+        sweep.release(&snapshot.body.manifest);
+        pages.extend(page_names(&site.pages, store, &snapshot.body.inventory).into_iter().flatten());
+    }
+    for page in pages {
+        env.check_cancel()?;
+        sweep.release(&ObjectName::Inventory(page));
+        site.pages.read(store, &page).into_iter().flatten().for_each(|line| sweep.release(&line.name));
+    }
+    Ok(())
+}
+
 /// What was received before this belongs to no push that is still at work. The newest receive time is what the store's clock
 /// has reached at least; a clock of ours that runs ahead makes nothing old.
 fn old_until(site: &Site, wait_secs: u64, env: &Env<'_>) -> Timestamp {
@@ -223,7 +241,7 @@ fn old_until(site: &Site, wait_secs: u64, env: &Env<'_>) -> Timestamp {
 /// The snapshots of which the copy holds the inventory, and all others that were not dropped from it.
 fn snapshots_here(site: &Site, sweep: &Sweep) -> (Vec<Snapshot>, Vec<Snapshot>) {
     let mut all = site.records.snapshots();
-    site.pruned.take_dropped(&mut all);
+    site.pruned.take_gone(&mut all);
     all.into_iter().partition(|snapshot| sweep.has(&snapshot.body.inventory) || sweep.has(&snapshot.body.manifest))
 }
 
@@ -276,8 +294,14 @@ fn broken_snapshots(site: &Site, sweep: &Sweep, here: &[Snapshot], damage: Damag
     Ok(broken)
 }
 
+/// What the rules keep of the snapshots that lie in a copy about which nothing is doubtful.
+pub(super) fn kept_by(rules: &Rules, site: &Site, here: &[Snapshot]) -> BTreeSet<SnapshotId> {
+    let decided = decisions(rules, &Names::default(), site, here, &BTreeSet::new());
+    decided.into_iter().filter(|one| one.keep).map(|one| one.id).collect()
+}
+
 /// Decides on every snapshot, series by series.
-fn decisions(request: &PlanRequest, site: &Site, here: &[Snapshot], broken: &BTreeSet<SnapshotId>) -> Vec<Explained> {
+fn decisions(rules: &Rules, names: &Names, site: &Site, here: &[Snapshot], broken: &BTreeSet<SnapshotId>) -> Vec<Explained> {
     let times = times(site);
     let (held, suspects) = (holds(&site.records), Suspects::read(&site.records));
     let time_of = |snapshot: &Snapshot| times.get(&snapshot.id).copied().unwrap_or(snapshot.time);
@@ -299,13 +323,13 @@ fn decisions(request: &PlanRequest, site: &Site, here: &[Snapshot], broken: &BTr
                 held: held.get(&snapshot.id).copied(),
             })
             .collect();
-        let rule = request.rules.of(&series);
+        let rule = rules.of(&series);
         let zone = rule.map_or(TimeZone::UTC, |rule| rule.zone.clone());
         let mut decided = decide(&candidates, rule.map(|rule| &rule.keep), &zone);
         if let Some(suspect) = suspects.freezes(&series) {
             decided.iter_mut().for_each(|decision| decision.reasons.push(Reason::Frozen(suspect.id)));
         }
-        let name = request.names.of(&series).map_or_else(|| series.to_string(), |(_, job)| job.to_owned());
+        let name = names.of(&series).map_or_else(|| series.to_string(), |(_, job)| job.to_owned());
         explained.extend(
             snapshots
                 .iter()

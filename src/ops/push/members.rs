@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::local::LocalMember;
 use super::prepare::Prepared;
 use super::{PlannedSource, PushPlan};
 use crate::codec::Cutter;
@@ -36,6 +37,8 @@ pub struct CapturedJob {
     pub streams: Vec<FinishedStream>,
     /// Of each member, where its new content lies.
     pub fresh: Vec<Fresh>,
+    /// Of each member, what it took in of this machine's files.
+    pub local: Vec<LocalMember>,
     /// What hooks had to report: it says nothing about the data.
     pub hook_findings: Vec<Finding>,
 }
@@ -83,7 +86,9 @@ pub fn capture_all(
             capture_member(source, writer, &place)
         });
         job.hook_findings.extend(entered.leave(outcome.is_ok()));
-        let Captured { member, findings, finding_count, cache, streams, fresh } = outcome?;
+        let Captured { member, findings, finding_count, cache, streams, fresh, files } = outcome?;
+        let keep = planned.source.keep_local().filter(|_| plan.tidy_local);
+        job.local.push(LocalMember { name: member.name.clone(), files, keep });
         job.members.push(member);
         job.fresh.push(fresh);
         job.findings.extend(findings);

@@ -38,8 +38,8 @@ use crate::state::probes::Probes;
 use crate::store::StoreError;
 use crate::store::deliver::{RetryPolicy, deliver};
 use crate::vault::VaultError;
-use crate::vault::courier::{Courier, LaneReport};
-use crate::vault::inventory::PageCache;
+use crate::vault::courier::{Courier, LaneReport, Outbox};
+use crate::vault::inventory::{Inventory, PageCache};
 use crate::vault::packer::PackerConfig;
 use crate::vault::snapshot_writer::{SnapshotWriter, WriterConfig, WriterStats};
 use crate::vault::snapshots::RecordReader;
@@ -48,11 +48,14 @@ use crate::vault::thin::ThinPacks;
 
 mod catch_up;
 mod change;
+mod local;
 mod members;
 mod mend;
 mod prepare;
 
 use change::Judged;
+use local::Committed;
+pub use local::LocalReceipt;
 use members::{Baseline, CapturedJob, capture_all};
 use prepare::{Prepared, Side};
 
@@ -112,6 +115,10 @@ pub struct PushPlan {
     pub hooks: Hooks,
     /// What the blocks that patches are made against may take on this machine's disk, in bytes; 0 makes no patches.
     pub base_cache_bytes: u64,
+    /// Whether archives of this machine may go once they were pushed: to all stores of the job.
+    pub tidy_local: bool,
+    /// What queues for a slow store may take on this machine's disk, in bytes.
+    pub outbox_bytes: u64,
 }
 
 /// What became of one store.
@@ -169,6 +176,8 @@ pub struct PushReceipt {
     pub new_bytes: u64,
     /// The stores.
     pub stores: Vec<StoreReceipt>,
+    /// What became of archives that members have taken in, where their configuration limits them.
+    pub local: Vec<LocalReceipt>,
     /// What was found.
     pub findings: Vec<Finding>,
 }
@@ -242,13 +251,15 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     env.step("bringing the index up to date");
     prepare::refresh_index(&mut index, &prepared, &pages, &left, std::slice::from_ref(&index_identity))?;
     let thin = ThinPacks::of(&context.state.cache(), &plan.job);
-    let live = prepare::live_packs(&index, &prepared, &thin.read())?;
+    let live = prepare::live_packs(&index, &prepared)?;
 
     let config = writer_config(plan, &secret, trust.recipient()?, index_identity.recipient());
     let stores: Vec<_> = prepared.sides.iter().map(|side| Arc::clone(&side.named.store)).collect();
-    let courier = Courier::start(&stores, &context.state.outbox(), RetryPolicy::DEFAULT);
+    let outbox = Outbox { dir: context.state.outbox(), max_bytes: plan.outbox_bytes };
+    let courier = Courier::start(&stores, outbox, RetryPolicy::DEFAULT);
     let mut writer = SnapshotWriter::start(config, &mut index, live, &mut journal, &courier);
     writer.take_up(&left);
+    writer.leave_behind(&thin.read());
     let bases = BaseCache::open(&context.state.cache().join("bases"), plan.base_cache_bytes)?;
     let series = secret.series(env.host, &plan.job);
     let baseline = Baseline::read(&context.state, &series, plan, &prepared)?;
@@ -261,14 +272,11 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     writer.finish_packs()?;
     let judged = Judged::of(plan, &captured, &writer, &context.state, &series, generation)?;
     let streams = CapturedStreams::new(std::mem::take(&mut captured.streams), &writer)?;
-    let usable = |object: &Sealed| prepared.may_refer_to(&ObjectName::Index(*object));
-    let indexes = writer.write_indexes(&usable)?;
+    let indexes = writer.write_indexes(&|object: &Sealed| prepared.may_refer_to(&ObjectName::Index(*object)))?;
     let finished = env.clock.now();
     let manifest = manifest(plan, env, [started, finished], &indexes, &captured);
     let manifest_name = writer.write_manifest(&manifest)?;
-    let mut others: BTreeSet<Line> = prepared.plain_lines().into_iter().collect();
-    others.extend(indexes.iter().map(|object| Line { hash: object.hash, name: ObjectName::Index(*object) }));
-    others.extend(manifest_name.content_hash().map(|hash| Line { hash, name: manifest_name.clone() }));
+    let others = other_lines(&prepared, &indexes, &manifest_name);
     let source_store = prepared.sides[0].named.store.as_ref();
     let base = prepared.sound_pages(&pages)?;
     let mut load = |page: &Sealed| pages.read(source_store, page);
@@ -276,7 +284,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     for page in inventory.fresh.iter().chain([&inventory.root]) {
         pages.keep(page);
     }
-    let (placed, found_thin) = (writer.placed().to_vec(), writer.thin_packs()?);
+    let (placed, found_thin) = (writer.placed().to_vec(), writer.thin_packs(&streams.base_bytes())?);
     let stats = writer.stats();
     drop(writer);
     courier.flush()?;
@@ -318,13 +326,14 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
         cache.finish(&placed)?;
     }
     streams.save(&bases)?;
-    let kept: BTreeSet<_> = inventory.kept.iter().copied().chain(base).collect();
-    let fresh = inventory.fresh.iter().map(|page| page.name).chain([inventory.root.name]);
-    pages.retain(&kept.into_iter().chain(fresh).chain(prepared.inventory_roots()).collect());
-
-    hook_findings.extend(entered.leave(true));
+    let frozen = (judged.state != SnapshotState::Suspect).then(|| prepared.frozen(&series)).flatten();
+    hook_findings.extend(entered.leave(true).into_iter().chain(frozen));
+    let (snapshot, now) = (signed.head.hash, env.clock.now());
+    let committed = Committed { job: &plan.job, snapshot, state: judged.state, series: &series, stores: &stores, now };
+    let (local, over) = local::tidy(&captured.local, &committed, &prepared, &pages, &context.state)?;
+    retain_pages(&pages, &inventory, base, &prepared);
     let findings =
-        [judged.findings(&signed.head.hash), prepared.findings, captured.findings, captured.hook_findings, hook_findings]
+        [judged.findings(&snapshot), prepared.findings, captured.findings, captured.hook_findings, hook_findings, over]
             .concat();
     Ok(Some(PushReceipt {
         snapshot: signed.head.hash,
@@ -338,8 +347,24 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
         new_packs: stats.new_packs,
         new_bytes: stats.new_bytes,
         stores,
+        local,
         findings,
     }))
+}
+
+/// What the snapshot needs beside its packs.
+fn other_lines(prepared: &Prepared, indexes: &BTreeSet<Sealed>, manifest: &ObjectName) -> BTreeSet<Line> {
+    let mut others: BTreeSet<Line> = prepared.plain_lines().into_iter().collect();
+    others.extend(indexes.iter().map(|object| Line { hash: object.hash, name: ObjectName::Index(*object) }));
+    others.extend(manifest.content_hash().map(|hash| Line { hash, name: manifest.clone() }));
+    others
+}
+
+/// Keeps the pages that the next push begins with.
+fn retain_pages(pages: &PageCache, inventory: &Inventory, base: Vec<Sealed>, prepared: &Prepared) {
+    let kept: BTreeSet<_> = inventory.kept.iter().copied().chain(base).collect();
+    let fresh = inventory.fresh.iter().map(|page| page.name).chain([inventory.root.name]);
+    pages.retain(&kept.into_iter().chain(fresh).chain(prepared.inventory_roots()).collect());
 }
 
 /// The epochs that open the snapshot: it is sealed to the last one and built on what was sealed to those before.

@@ -62,8 +62,10 @@ use std::path::{Path, PathBuf};
 
 use crate::model::entry::Metadata;
 use crate::model::finding::Finding;
+use crate::model::local::KeepLocal;
 use crate::source::SourceError;
 use crate::source::work::Work;
+use crate::state::shipped::LocalFile;
 
 mod adapter;
 pub mod keep;
@@ -82,6 +84,11 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// Whether it can bring back what was backed up as `kind`: its own, and for some what another kind adopted.
     fn restores(&self, kind: &str) -> bool {
         kind == self.kind()
+    }
+
+    /// How much of what it takes in as files of this machine may stay there once it was pushed; none where nothing is said.
+    fn keep_local(&self) -> Option<KeepLocal> {
+        None
     }
 
     /// Begins a backup: a quick look whether it can be had at all, before any other member is read.
@@ -203,6 +210,8 @@ pub struct Account {
     pub findings: Vec<Finding>,
     /// What a tool logged, where a restore is judged by that: short, and kept sealed in the restore's record.
     pub log: Option<String>,
+    /// Files of this machine that were taken in as they are. Not recorded in the vault.
+    pub files: Vec<LocalFile>,
 }
 
 impl Account {

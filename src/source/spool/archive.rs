@@ -12,6 +12,7 @@ use crate::crypto::hash::StreamHasher;
 use crate::model::entry::{Metadata, Owner, Xattrs};
 use crate::source::SourceError;
 use crate::source::engine::PartRead;
+use crate::state::shipped::LocalFile;
 
 /// Bytes of the packed file that are read at once.
 const READ_BYTES: usize = 256 * 1024;
@@ -127,9 +128,10 @@ impl PartRead for Adopted {
         }
         let name = self.archive.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let original = format!("{name} {} {}", file.bytes, file.hasher.clone().finish());
-        let mut proof = self.proof.lock().unwrap_or_else(PoisonError::into_inner);
-        proof.insert(content_key(&self.part), self.inner.clone().finish().to_string());
-        proof.insert(file_key(&self.part), original);
+        let mut adopted = self.proof.lock().unwrap_or_else(PoisonError::into_inner);
+        adopted.proof.insert(content_key(&self.part), self.inner.clone().finish().to_string());
+        adopted.proof.insert(file_key(&self.part), original);
+        adopted.files.push(LocalFile::of(&self.archive.path, &named));
         Ok(())
     }
 }

@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::model::finding::Finding;
+use crate::model::local::KeepLocal;
 use crate::source::SourceError;
 use crate::source::engine::{Account, Backup, Engine, Fetched, OpenPart, Part, Survey};
 use crate::source::work::Work;
+use crate::state::shipped::LocalFile;
 
 mod archive;
 mod pattern;
@@ -38,6 +40,8 @@ pub struct SpoolConfig {
     pub wait_secs: u64,
     /// An archive that did not change for so long has stopped growing.
     pub quiet_secs: u64,
+    /// How much of what was pushed may stay.
+    pub keep_local: Option<KeepLocal>,
 }
 
 impl Engine for SpoolConfig {
@@ -47,6 +51,10 @@ impl Engine for SpoolConfig {
 
     fn kind(&self) -> &'static str {
         "spool"
+    }
+
+    fn keep_local(&self) -> Option<KeepLocal> {
+        self.keep_local
     }
 
     fn open(&self, work: &Work) -> Result<Box<dyn Backup>, SourceError> {
@@ -101,7 +109,14 @@ fn part_name(archive: &str, exact: bool) -> String {
     }
 }
 
-type Proof = Arc<Mutex<BTreeMap<String, String>>>;
+type Proof = Arc<Mutex<Taken>>;
+
+/// What was read: hashes by name, and the files.
+#[derive(Default)]
+struct Taken {
+    proof: BTreeMap<String, String>,
+    files: Vec<LocalFile>,
+}
 
 struct Adopting {
     config: SpoolConfig,
@@ -142,7 +157,7 @@ impl Backup for Adopting {
     }
 
     fn finish(&mut self, _: &Work) -> Result<Account, SourceError> {
-        let proof = std::mem::take(&mut *self.proof.lock().unwrap_or_else(PoisonError::into_inner));
-        Ok(Account { proof, ..Account::default() })
+        let Taken { proof, files } = std::mem::take(&mut *self.proof.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(Account { proof, files, ..Account::default() })
     }
 }

@@ -83,7 +83,7 @@ pub fn open(
     let context = format!("{}\n{}\n{}-{}", writer.index_id(), context, cutter.min_bytes, cutter.max_bytes);
     let blocks_path = blocks_path(path);
     let blocks = read_blocks(&blocks_path).unwrap_or_default();
-    let known = Known { reader: FileCacheReader::open(path, &context), blocks, live: writer.live().to_vec() };
+    let known = Known { reader: FileCacheReader::open(path, &context), blocks, live: writer.referable() };
     let writer = FileCacheWriter::create(path, &context)?;
     Ok(Some((known, FileCachePlace { writer, blocks_path })))
 }

@@ -22,6 +22,7 @@ use crate::model::time::Clock;
 use crate::source::{Found, Source, SourceError};
 use crate::state::bases::BaseCache;
 use crate::state::file_cache::CachedEntry;
+use crate::state::shipped::LocalFile;
 use crate::vault::VaultError;
 use crate::vault::snapshot_writer::SnapshotWriter;
 use crate::vault::stream_bases::FinishedStream;
@@ -93,6 +94,8 @@ pub struct Captured {
     pub streams: Vec<FinishedStream>,
     /// Where its new content lies, to be weighed once every pack is sealed.
     pub fresh: Fresh,
+    /// Files of this machine that were taken in as they are.
+    pub files: Vec<LocalFile>,
 }
 
 /// What goes from the scan to the sequencer, in order.
@@ -179,6 +182,7 @@ pub fn capture(
         cache: ended.cache,
         streams: ended.streams,
         fresh: ended.fresh,
+        files: account.files,
     })
 }
 

@@ -3,7 +3,7 @@
 //! It counts what every pack is needed for, so that the inventory lists each needed object and nothing is deduplicated
 //! against a hole: a chunk counts as known only when its pack is present in every copy that this push writes to.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -76,6 +76,8 @@ struct Core<'a> {
     courier: &'a Courier,
     /// By pack number: whether the pack is present in every copy and nothing speaks against it.
     live: Vec<bool>,
+    /// By pack number: whether nothing new may refer to the pack or build on it, although what lies on it already stands.
+    behind: Vec<bool>,
     /// By pack number: bytes, before compression, that this snapshot needs of it.
     needed: Vec<u64>,
     /// New chunks whose pack is not sealed yet.
@@ -105,8 +107,8 @@ impl<'a> SnapshotWriter<'a> {
         let packer = Packer::start(&config.packer, courier.budget());
         let needed = vec![0; live.len()];
         let (pending, placed, block_numbers, stats) = (HashMap::new(), Vec::new(), Vec::new(), WriterStats::default());
-        let left = BTreeSet::new();
-        let core = Core { index, journal, courier, live, needed, pending, placed, block_numbers, left, stats };
+        let (left, behind) = (BTreeSet::new(), Vec::new());
+        let core = Core { index, journal, courier, live, behind, needed, pending, placed, block_numbers, left, stats };
         Self { packer, core, config }
     }
 
@@ -117,6 +119,17 @@ impl<'a> SnapshotWriter<'a> {
             Entry::Index(_) => None,
         };
         self.core.left = journal.iter().filter_map(number).collect();
+    }
+
+    /// Names packs of which so little is alive that this push leaves them behind.
+    pub fn leave_behind(&mut self, thin: &BTreeSet<Sealed>) {
+        let core = &mut self.core;
+        core.behind = vec![false; core.live.len()];
+        for number in thin.iter().filter_map(|pack| core.index.number_of(pack)) {
+            if let Some(behind) = core.behind.get_mut(number as usize) {
+                *behind = true;
+            }
+        }
     }
 
     /// Whether a push that died left this pack.
@@ -169,8 +182,8 @@ impl<'a> SnapshotWriter<'a> {
         if let Some(serial) = core.pending.get(&id) {
             return Ok((ChunkRef::New(*serial), false));
         }
-        let live = &core.live;
-        if let Some(place) = core.index.find(&id, |pack| live.get(pack as usize).copied().unwrap_or(false))?
+        let (live, behind) = (&core.live, &core.behind);
+        if let Some(place) = core.index.find(&id, |pack| may_refer(live, behind, pack))?
             && !absent.iter().any(|(pack, ordinals)| *pack == place.pack && ordinals.contains(&place.ordinal))
         {
             core.needed[place.pack as usize] += bytes.len() as u64;
@@ -194,7 +207,7 @@ impl<'a> SnapshotWriter<'a> {
     /// # Errors
     /// When the pack may not be referred to, which the caller should have looked at.
     pub fn reuse(&mut self, pack: PackNumber, bytes: u64) -> Result<(), VaultError> {
-        if !self.core.live.get(pack as usize).copied().unwrap_or(false) {
+        if !may_refer(&self.core.live, &self.core.behind, pack) {
             return Err(VaultError::internal(format!("pack {pack} may not be referred to")));
         }
         self.core.needed[pack as usize] += bytes;
@@ -203,8 +216,9 @@ impl<'a> SnapshotWriter<'a> {
 
     /// By pack number: whether it may be referred to.
     #[must_use]
-    pub fn live(&self) -> &[bool] {
-        &self.core.live
+    pub fn referable(&self) -> Vec<bool> {
+        let core = &self.core;
+        (0_u32..).zip(&core.live).map(|(number, _)| may_refer(&core.live, &core.behind, number)).collect()
     }
 
     /// Seals and sends all that is open. After this every block serial has its pack, and every pack that is needed, those
@@ -225,26 +239,27 @@ impl<'a> SnapshotWriter<'a> {
         &self.core.placed
     }
 
-    /// Packs of which this snapshot needs so little that the next one should not build on them. Patches and what they are
-    /// built on are not among them: to leave one behind would cost every patch above it.
+    /// Packs of which this snapshot needs so little that the next one should leave them behind. `base_bytes` says how much of
+    /// which packs its streams are built on. Streams that were not read are not among them: a pack that only such may be
+    /// built on is not left behind. One that was left behind before stays so.
     ///
     /// # Errors
     /// When the local index cannot be read.
-    pub fn thin_packs(&self) -> Result<BTreeSet<Sealed>, VaultError> {
+    pub fn thin_packs(&self, base_bytes: &BTreeMap<Sealed, u64>) -> Result<BTreeSet<Sealed>, VaultError> {
         let core = &self.core;
-        let (mut thin, mut bases) = (BTreeSet::new(), BTreeSet::new());
+        let (mut thin, mut bases, mut left) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for number in core.needed_packs() {
             let (info, table) = (core.index.pack(number)?, core.index.table(number)?);
-            if info.kind == PackKind::Patch {
-                bases.extend(table.base_packs.iter().copied());
-                continue;
-            }
+            bases.extend(table.base_packs.iter().filter(|base| !base_bytes.contains_key(base)).copied());
             let all = table.blocks.iter().map(|block| u64::from(block.raw_bytes)).sum();
-            if is_thin(core.needed[number as usize], all) {
-                thin.insert(info.pack);
+            let live = core.needed[number as usize] + base_bytes.get(&info.pack).copied().unwrap_or(0);
+            if is_thin(live, all) {
+                let was_left = core.behind.get(number as usize).copied().unwrap_or(false);
+                if was_left { &mut left } else { &mut thin }.insert(info.pack);
             }
         }
-        Ok(thin.difference(&bases).copied().collect())
+        left.extend(thin.difference(&bases).copied());
+        Ok(left)
     }
 
     /// Where a block of this push lies, once its pack is sealed.
@@ -294,7 +309,7 @@ impl<'a> SnapshotWriter<'a> {
     #[must_use]
     pub fn live_pack(&self, pack: &Sealed) -> Option<PackNumber> {
         let number = self.core.index.number_of(pack)?;
-        self.core.live.get(number as usize).copied().unwrap_or(false).then_some(number)
+        may_refer(&self.core.live, &self.core.behind, number).then_some(number)
     }
 
     /// The chunks of one block, as ordinals within its pack.
@@ -309,6 +324,12 @@ impl<'a> SnapshotWriter<'a> {
         let number = |n: usize| u32::try_from(n).map_err(VaultError::internal);
         Ok(number(first)?..number(first + count)?)
     }
+}
+
+/// Whether something new may refer to a pack. What this push makes is never behind.
+fn may_refer(live: &[bool], behind: &[bool], pack: PackNumber) -> bool {
+    let says = |flags: &[bool]| flags.get(pack as usize).copied().unwrap_or(false);
+    says(live) && !says(behind)
 }
 
 impl ChunkSink for SnapshotWriter<'_> {

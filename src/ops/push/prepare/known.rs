@@ -17,6 +17,12 @@ use crate::vault::index_sync::import;
 use crate::vault::inventory::{PageCache, each_line, page_names};
 
 impl Prepared {
+    /// Whether a verification by anyone trusted speaks against anything in any copy.
+    pub fn is_anything_found(&self) -> bool {
+        let records = self.sides.iter().flat_map(|side| &side.records.checked);
+        suspects(records, |record| record.standing == Standing::Trusted).values().any(|found| !found.is_empty())
+    }
+
     /// Pages of the newest inventories of which every line lies in every copy, and nothing is found against it: only such can
     /// be used again. A page that cannot be read is made anew.
     pub fn sound_pages(&self, cache: &PageCache) -> Result<Vec<Sealed>, VaultError> {
@@ -85,14 +91,14 @@ pub fn refresh_index(
     Ok(())
 }
 
-/// By pack number: present in every copy with its size, worth building on, and nothing found against it.
-pub fn live_packs(index: &ChunkIndex, prepared: &Prepared, thin: &BTreeSet<Sealed>) -> Result<Vec<bool>, OpError> {
+/// By pack number: present in every copy with its size, about to go from none, and nothing found against it.
+pub fn live_packs(index: &ChunkIndex, prepared: &Prepared) -> Result<Vec<bool>, OpError> {
     let suspects = found_objects(prepared);
     let mut live = vec![false; index.pack_count() as usize];
     index.each_pack(&mut |number, info| {
         let present = prepared.sides.iter().all(|side| side.presence.has_pack(&info.pack));
         let goes = prepared.doomed.contains(&ObjectName::Pack(info.pack));
-        live[number as usize] = present && !goes && !suspects.contains(&info.pack) && !thin.contains(&info.pack);
+        live[number as usize] = present && !goes && !suspects.contains(&info.pack);
     })?;
     drop_what_lies_on_holes(index, &mut live)?;
     Ok(live)

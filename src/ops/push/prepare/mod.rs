@@ -12,6 +12,7 @@ use crate::model::ids::{Token, WriterId};
 use crate::model::name::{Area, ObjectName, Sealed};
 use crate::model::size::human_size;
 use crate::ops::context::Context;
+use crate::ops::prune::still_frozen;
 use crate::ops::{Env, OpError};
 use crate::store::StoreError;
 use crate::vault::VaultError;
@@ -92,6 +93,11 @@ impl Prepared {
         let newest = self.trust().head();
         let side = self.sides.iter().find(|side| side.copy.trust.head() == newest);
         side.unwrap_or(&self.sides[0]).copy.plain_lines()
+    }
+
+    /// The suspect snapshot of a series that nobody has cleared: said each night until somebody does.
+    pub fn frozen(&self, series: &Token) -> Option<Finding> {
+        self.sides.iter().find_map(|side| still_frozen(&side.records, series, &side.named.name))
     }
 
     /// Whether every copy holds the object.
