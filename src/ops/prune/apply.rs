@@ -18,6 +18,7 @@ use crate::model::name::{Area, ObjectName};
 use crate::model::snapshot::SnapshotState;
 use crate::model::time::Timestamp;
 use crate::ops::context::{NamedStore, VaultPin};
+use crate::ops::drive::drive_of;
 use crate::ops::suspicion::knew;
 use crate::ops::{Env, Event, Exit, OpError};
 use crate::store::{PruneStore, StoreError, WriteOnceStore};
@@ -225,6 +226,7 @@ fn begin(site: &Site, scribe: &mut Scribe, plan: &Plan, env: &Env<'_>) -> Result
         finished: false,
         objects: 0,
         bytes: 0,
+        drive: drive_of(&site.copy).map(|(name, _)| name),
     };
     env.step("signing what is dropped");
     site.sign(scribe, RecordKind::PruneDone, &body, env)?;
