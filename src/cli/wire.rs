@@ -191,8 +191,12 @@ fn receiving(pace: Pace) -> RateLimit {
 pub fn configured_pin(session: &Session) -> Result<VaultPin, OpError> {
     match (&session.config.vault, &session.config.root) {
         (vault, Some(root)) => Ok(VaultPin { vault: *vault, root: root.clone() }),
+        _ if !session.config_path.exists() => Err(OpError::Usage(format!(
+            "{}: there is no such configuration; `farkeep init` writes one, --config or FARKEEP_CONFIG names another",
+            session.config_path.display()
+        ))),
         _ => Err(OpError::Usage(format!(
-            "{}: no [vault] with id and root; `farkeep init` writes it, or name the root with --trust",
+            "{}: no [vault] with id and root; `farkeep init` writes it",
             session.config_path.display()
         ))),
     }
@@ -205,8 +209,9 @@ pub fn pin(session: &Session, trust: Option<&str>, identities: &[IdentityFile]) 
             Ok(content) => content,
             Err(_) => text.to_owned(),
         };
-        let root = RootPin::parse(&text)
-            .map_err(|e| OpError::Usage(format!("--trust: {e}: give a file .root.pub or a fingerprint")))?;
+        let root = RootPin::parse(&text).map_err(|e| {
+            OpError::Usage(format!("--trust {}: {e}: name a file .root.pub that is there, or a fingerprint", text.trim()))
+        })?;
         return Ok(VaultPin { vault: None, root });
     }
     if session.config.root.is_some() {
@@ -231,15 +236,22 @@ pub fn reading_store(session: &Session, named: Option<&str>) -> Result<NamedStor
         let (name, config) = resolve(session, text)?;
         return open_store(&name, &config, Opening::Existing).map_err(OpError::from);
     }
-    let mut last = None;
+    let mut failed = Vec::new();
     for (name, config) in &session.config.stores {
         match open_store(name, config, Opening::Existing) {
             Ok(store) => return Ok(store),
-            Err(error) => last = Some(error),
+            Err(error) => failed.push((name, error)),
         }
     }
-    match last {
-        Some(error) => Err(error.into()),
-        None => Err(OpError::Usage("no store: name one with --from, or in the configuration".into())),
+    // A server that is another is graver than one that is away.
+    failed.sort_by_key(|(_, error)| !error.is_host_key());
+    match failed.as_slice() {
+        [] => Err(OpError::Usage("no store: name one with --from, or in the configuration".into())),
+        [_] => Err(failed.remove(0).1.into()),
+        [(_, first), ..] if first.is_host_key() => Err(failed.remove(0).1.into()),
+        several => {
+            let each: Vec<String> = several.iter().map(|(name, error)| format!("{name}: {}", error.reason())).collect();
+            Err(StoreError::Unreachable(each.join("; ")).into())
+        }
     }
 }

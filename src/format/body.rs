@@ -169,7 +169,7 @@ pub struct VerifyBody {
     /// Whether everything was read and every object with a finding is named: what was found before counts no more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub whole: bool,
-    /// The drive, where all of an enrolled one was read.
+    /// The drive, where it is an enrolled one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drive: Option<DriveName>,
     /// Its label then: the record that enrolled it.

@@ -80,6 +80,11 @@ impl RecordKind {
         (Self::Heartbeat, "heartbeat"),
     ];
 
+    /// The names of all kinds that mean something here.
+    pub fn known() -> impl Iterator<Item = &'static str> {
+        Self::KNOWN.iter().map(|(_, name)| *name)
+    }
+
     /// As it stands in a record.
     #[must_use]
     pub fn as_str(&self) -> &str {

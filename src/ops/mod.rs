@@ -35,6 +35,7 @@ pub mod status;
 pub mod suspicion;
 pub mod sync;
 pub mod transfer;
+pub mod verifications;
 pub mod verify;
 
 pub use context::Context;

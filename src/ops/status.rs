@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::context::{Context, Locking, NamedStore, VaultPin};
+use super::delivery::own_records;
+use super::verifications::{Place, Verification};
 use super::{Env, Exit, OpError};
-use crate::format::body::VerifyBody;
 use crate::format::record::{Head, RecordKind};
-use crate::ledger::Standing;
+use crate::ledger::{Checked, Standing};
 use crate::model::finding::{Finding, FindingKind};
-use crate::model::ids::{SnapshotId, VaultId};
+use crate::model::ids::{SnapshotId, VaultId, WriterId};
 use crate::model::name::ObjectName;
 use crate::model::snapshot::SnapshotState;
 use crate::model::time::{Timestamp, human_duration};
@@ -18,8 +19,9 @@ use crate::ops::select::Names;
 use crate::state::probes::{Probed, Probes};
 use crate::store::{Location, StoreError};
 use crate::vault::VaultError;
+use crate::vault::copy::Copy;
 use crate::vault::pruned::Pruned;
-use crate::vault::snapshots::Snapshot;
+use crate::vault::snapshots::{Records, Snapshot};
 
 /// A job without a schedule counts as late after so many seconds: two days.
 const LATE_SECS: i64 = 2 * 86_400;
@@ -72,7 +74,7 @@ pub struct StoreStatus {
     pub error: Option<String>,
     /// Its series.
     pub series: Vec<SeriesStatus>,
-    /// The newest verification that read stored bytes: when, how deep, how many findings.
+    /// The newest verification that read stored bytes of this copy: when, how deep, how many findings.
     pub verified: Option<(Timestamp, String, u64)>,
     /// What the last probe said; never for a directory of this machine.
     pub probed: Option<Probed>,
@@ -82,11 +84,28 @@ pub struct StoreStatus {
     pub undelivered: u64,
 }
 
+/// The newest verification of a copy that is none of the stores, as far as its address tells.
+#[derive(Debug, Clone, Serialize)]
+pub struct Elsewhere {
+    /// The copy: a drive, or the address by which it was verified.
+    pub copy: String,
+    /// Who verified it.
+    pub by: String,
+    /// When.
+    pub time: Timestamp,
+    /// How deep.
+    pub depth: String,
+    /// How many findings.
+    pub findings: u64,
+}
+
 /// The state of all.
 #[derive(Debug, Clone, Serialize)]
 pub struct StatusReceipt {
     /// The stores.
     pub stores: Vec<StoreStatus>,
+    /// Other copies that somebody verified.
+    pub elsewhere: Vec<Elsewhere>,
     /// What is not as it should be.
     pub findings: Vec<Finding>,
 }
@@ -107,13 +126,14 @@ impl StatusReceipt {
 /// When the state directory cannot be used, or a store went back in time.
 pub fn status(plan: &StatusPlan, env: &Env<'_>) -> Result<StatusReceipt, OpError> {
     let mut context = Context::open(env, plan.vault, Locking::Shared)?;
-    let mut receipt = StatusReceipt { stores: Vec::new(), findings: Vec::new() };
+    let mut receipt = StatusReceipt { stores: Vec::new(), elsewhere: Vec::new(), findings: Vec::new() };
+    let mut seen = Seen::default();
     for (name, error) in &plan.missed {
         receipt.missed(name, &error.to_string(), error.is_host_key());
     }
     for named in &plan.stores {
         env.step(format!("looking at {}", named.name));
-        match look(plan, &mut context, named, env) {
+        match look(plan, &mut context, named, &mut seen, env) {
             Ok((store, findings)) => {
                 receipt.stores.push(store);
                 receipt.findings.extend(findings);
@@ -125,10 +145,60 @@ pub fn status(plan: &StatusPlan, env: &Env<'_>) -> Result<StatusReceipt, OpError
             }
         }
     }
+    receipt.verified(&seen);
     Ok(receipt)
 }
 
+/// What all stores together say of verifications.
+#[derive(Default)]
+struct Seen {
+    /// Their records and this machine's own, each once.
+    records: BTreeMap<ObjectName, Checked>,
+    /// How each store that was looked at may be named in one.
+    places: Vec<(String, Vec<Place>)>,
+}
+
 impl StatusReceipt {
+    /// Says of each copy when it was last verified, and what was found and is not settled.
+    fn verified(&mut self, seen: &Seen) {
+        let all = Verification::all(seen.records.values());
+        let mut newest: BTreeMap<&Place, &Verification<'_>> = BTreeMap::new();
+        for one in all.iter().filter(|one| one.read_bytes()) {
+            let slot = newest.entry(&one.place).or_insert(one);
+            if slot.record.statement.time <= one.record.statement.time {
+                *slot = one;
+            }
+        }
+        let store_of =
+            |place: &Place| seen.places.iter().find(|(_, places)| places.contains(place)).map(|(name, _)| name.as_str());
+        for (place, one) in &newest {
+            let (time, depth, findings) = (one.record.statement.time, one.body.depth.clone(), one.body.findings);
+            match store_of(place) {
+                Some(name) => {
+                    for store in self.stores.iter_mut().filter(|store| store.store == name) {
+                        if store.verified.as_ref().is_none_or(|(before, ..)| *before <= time) {
+                            store.verified = Some((time, depth.clone(), findings));
+                        }
+                    }
+                }
+                None => {
+                    let by = one.record.writer_name.clone();
+                    self.elsewhere.push(Elsewhere { copy: copy_of(one), by, time, depth, findings });
+                }
+            }
+        }
+        for one in all.iter().filter(|one| one.read_bytes() && one.body.findings > 0) {
+            if !all.iter().any(|later| later.settles(one)) {
+                let subject = store_of(&one.place).map_or_else(|| copy_of(one), str::to_owned);
+                let message = format!(
+                    "a verification by {} at {} left {} findings, and none since has read all of that copy",
+                    one.record.writer_name, one.record.statement.time, one.body.findings
+                );
+                self.findings.push(Finding::new(FindingKind::Damage, subject, message));
+            }
+        }
+    }
+
     fn missed(&mut self, name: &str, error: &str, alarm: bool) {
         let kind = if alarm { FindingKind::Trust } else { FindingKind::Behind };
         self.findings.push(Finding::new(kind, name, error));
@@ -148,6 +218,7 @@ fn look(
     plan: &StatusPlan,
     context: &mut Context,
     named: &NamedStore,
+    seen: &mut Seen,
     env: &Env<'_>,
 ) -> Result<(StoreStatus, Vec<Finding>), VaultError> {
     let mut copy = context.open_copy(std::sync::Arc::clone(&named.store), &plan.pin)?;
@@ -179,21 +250,8 @@ fn look(
             findings.push(Finding::new(FindingKind::Behind, &named.name, format!("{job} has no snapshot here")));
         }
     }
-    let verified = records
-        .checked
-        .iter()
-        .filter(|record| record.standing == Standing::Trusted && record.statement.kind == RecordKind::Verify)
-        .filter_map(|record| Some((record.statement.time, record.statement.body_as::<VerifyBody>().ok()?)))
-        .filter(|(_, body)| body.depth != "list")
-        .max_by_key(|(time, _)| *time)
-        .map(|(time, body)| (time, body.depth, body.findings));
-    if let Some((_, _, found @ 1..)) = &verified {
-        findings.push(Finding::new(
-            FindingKind::Damage,
-            &named.name,
-            format!("the newest verification left {found} findings"),
-        ));
-    }
+    seen.read(context, &copy, &records)?;
+    seen.places.push((named.name.clone(), places(context, &copy)?));
     let undelivered = undelivered(context, &copy)?;
     if undelivered > 0 {
         let message = format!("{undelivered} records of this machine are not delivered");
@@ -204,12 +262,40 @@ fn look(
         store: named.name.clone(),
         error: None,
         series,
-        verified,
+        verified: None,
         probed: Probes::open(&context.state)?.of(&location.to_string()).cloned(),
         can_be_probed: matches!(location, Location::Sftp(_)),
         undelivered,
     };
     Ok((status, findings))
+}
+
+impl Seen {
+    /// Whom the vault trusts, and this machine, whose own word needs nobody's trust here.
+    fn read(&mut self, context: &Context, copy: &Copy, records: &Records) -> Result<(), VaultError> {
+        let trusted = records.checked.iter().filter(|record| record.standing == Standing::Trusted).cloned();
+        let own = own_records(context, &copy.trust, &|_| false)?.into_iter().map(|(record, _)| record);
+        let verified = trusted.chain(own).filter(|record| record.statement.kind == RecordKind::Verify);
+        self.records.extend(verified.map(|record| (record.name.clone(), record)));
+        Ok(())
+    }
+}
+
+/// How a verification may name this copy.
+fn places(context: &Context, copy: &Copy) -> Result<Vec<Place>, VaultError> {
+    let mut writers: Vec<WriterId> = context.scribes(copy.vault())?.iter().map(|scribe| scribe.writer()).collect();
+    if writers.is_empty() {
+        // Who never signed has verified no directory; a server has the same name for all.
+        writers.push(WriterId([0; 16]));
+    }
+    Ok(writers.into_iter().map(|writer| Place::of_copy(copy, writer)).collect())
+}
+
+fn copy_of(one: &Verification<'_>) -> String {
+    match &one.place {
+        Place::Drive(name) => format!("drive {name}"),
+        Place::Server(..) | Place::Directory(..) => one.body.store.clone(),
+    }
 }
 
 fn series_status(job: String, newest: &Snapshot, count: u64, now: Timestamp) -> SeriesStatus {
@@ -233,7 +319,7 @@ fn series_status(job: String, newest: &Snapshot, count: u64, now: Timestamp) -> 
     }
 }
 
-fn undelivered(context: &Context, copy: &crate::vault::copy::Copy) -> Result<u64, VaultError> {
+fn undelivered(context: &Context, copy: &Copy) -> Result<u64, VaultError> {
     let mut count = 0;
     for scribe in context.scribes(copy.vault())? {
         for name in scribe.names()? {

@@ -5,8 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::format::body::VerifyBody;
-use crate::format::record::RecordKind;
+use super::verifications::Verification;
 use crate::ledger::Checked;
 use crate::model::name::ObjectName;
 
@@ -15,16 +14,12 @@ pub type Suspects = BTreeMap<String, BTreeSet<ObjectName>>;
 
 /// Reads the records of verifications. `counts` says whose word does.
 pub fn suspects<'a>(records: impl Iterator<Item = &'a Checked>, counts: impl Fn(&Checked) -> bool) -> Suspects {
-    let verified: Vec<(&Checked, VerifyBody)> = records
-        .filter(|record| record.statement.kind == RecordKind::Verify && counts(record))
-        .filter_map(|record| Some((record, record.statement.body_as::<VerifyBody>().ok()?)))
-        .collect();
+    let verified = Verification::all(records.filter(|record| counts(record)));
     let mut suspects = Suspects::new();
-    for (record, body) in verified.iter().filter(|(_, body)| !body.objects_found.is_empty()) {
-        let over = |(later, of): &&(&Checked, VerifyBody)| of.whole && of.store == body.store && knew(later, record);
-        if !verified.iter().any(|later| over(&later)) {
-            let names = body.objects_found.iter().filter_map(|found| ObjectName::parse_stored(&found.object).ok());
-            suspects.entry(body.store.clone()).or_default().extend(names.map(|(name, _)| name));
+    for one in verified.iter().filter(|one| !one.body.objects_found.is_empty()) {
+        if !verified.iter().any(|later| later.settles(one)) {
+            let names = one.body.objects_found.iter().filter_map(|found| ObjectName::parse_stored(&found.object).ok());
+            suspects.entry(one.body.store.clone()).or_default().extend(names.map(|(name, _)| name));
         }
     }
     suspects
@@ -44,8 +39,8 @@ pub fn knew(later: &Checked, record: &Checked) -> bool {
 mod tests {
     use super::*;
     use crate::crypto::hash::hash;
-    use crate::format::body::FoundObject;
-    use crate::format::record::{Head, Statement};
+    use crate::format::body::{FoundObject, VerifyBody};
+    use crate::format::record::{Head, RecordKind, Statement};
     use crate::ledger::Standing;
     use crate::model::finding::FindingKind;
     use crate::model::ids::{VaultId, WriterId};
@@ -61,7 +56,7 @@ mod tests {
         let object = |n: &u8| FoundObject { object: pack(*n).to_string(), kind: FindingKind::Damage };
         let body = VerifyBody {
             depth: "sealed".into(),
-            store: "/vault".into(),
+            store: format!("sftp://writer{writer}@server/vault"),
             started: Timestamp(1),
             snapshots: 1,
             objects: 1,
@@ -89,7 +84,7 @@ mod tests {
     }
 
     fn of(records: &[Checked]) -> Vec<ObjectName> {
-        suspects(records.iter(), |_| true).remove("/vault").unwrap_or_default().into_iter().collect()
+        suspects(records.iter(), |_| true).into_values().flatten().collect()
     }
 
     #[test]

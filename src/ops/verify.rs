@@ -280,7 +280,7 @@ fn record(plan: &VerifyPlan, found: &Opened, receipt: &VerifyReceipt, env: &Env<
     let objects: Vec<FoundObject> = objects.into_values().collect();
     let parts: Vec<&[FoundObject]> =
         if objects.is_empty() { vec![&[]] } else { objects.chunks(RECORD_OBJECTS_MAX).take(RECORDS_MAX).collect() };
-    let (drive, label) = super::drive::drive_of(&found.copy).filter(|_| all_read).unzip();
+    let (drive, label) = super::drive::drive_of(&found.copy).unzip();
     let mut scribe = found.context.scribe(role_here(found)?, env, found.copy.vault())?;
     super::custody::adopt_own(&mut scribe, &found.copy, &found.records)?;
     let mut last = None;

@@ -67,7 +67,17 @@ impl KeyDir {
     /// When the file cannot be read or holds no key.
     pub fn writer(&self, role: Role) -> Result<Option<SigningKey>, StateError> {
         let Some((path, text)) = self.read(role.file())? else { return Ok(None) };
-        SigningKey::from_openssh(&text).map(Some).map_err(|e| bad(&path, &e))
+        let way_out = match role {
+            Role::Agent => {
+                "put it back from a copy of the state directory; without it this machine cannot push to this vault"
+            }
+            Role::Station => "put it back from a copy, or move it away: a new one is made, and enrolled like the first",
+            Role::Custodian => {
+                "put it back from a copy, or move it away and have another enrolled (`farkeep keys enrol custodian`)"
+            }
+        };
+        let rotten = |error| StateError::invalid(&path, format!("{error}; {way_out}"));
+        SigningKey::from_openssh(&text).map(Some).map_err(rotten)
     }
 
     /// Keeps the key that signs this machine's records in a role.

@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+use crate::crypto::hash::checksum;
 use crate::format::record::Head;
-use crate::model::ids::WriterId;
+use crate::model::ids::{WriterId, to_hex};
 use crate::state::{StateDir, StateError, read_if_there, write_durably};
 
 const RATCHET_MAX_BYTES: u64 = 16 * 1024 * 1024;
+/// Stands between what was seen and its checksum: what rots must not look like a copy that went back in time.
+const SUM_LINE: &str = "\nchecksum ";
 
 /// What was seen, of the vault as a whole and on each store.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,8 +78,12 @@ impl Ratchet {
         if together == known {
             return Ok(());
         }
-        let text = serde_json::to_vec_pretty(&together).map_err(|e| StateError::invalid(&self.path, e))?;
-        write_durably(&self.path, &text)
+        let mut text = serde_json::to_string_pretty(&together).map_err(|e| StateError::invalid(&self.path, e))?;
+        let sum = to_hex(&checksum(text.as_bytes()));
+        text.push_str(SUM_LINE);
+        text.push_str(&sum);
+        text.push('\n');
+        write_durably(&self.path, text.as_bytes())
     }
 }
 
@@ -100,10 +107,21 @@ impl Seen {
 }
 
 fn read(path: &Path) -> Result<Seen, StateError> {
-    match read_if_there(path, RATCHET_MAX_BYTES)? {
-        Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| StateError::invalid(path, e)),
-        None => Ok(Seen::default()),
+    let Some(bytes) = read_if_there(path, RATCHET_MAX_BYTES)? else { return Ok(Seen::default()) };
+    let rotten = |why: &dyn std::fmt::Display| {
+        let why = format!(
+            "{why}: this file remembers the newest records that this machine has seen, and its bytes are not as they were written. \
+             Move it away; the next run learns them anew from the stores (`farkeep ledger verify` checks those)"
+        );
+        StateError::invalid(path, why)
+    };
+    let text = String::from_utf8(bytes).map_err(|e| rotten(&e))?;
+    // Without a sum it was written by an earlier version.
+    let (json, sum) = text.split_once(SUM_LINE).unwrap_or((&text, ""));
+    if !sum.is_empty() && sum.trim_end() != to_hex(&checksum(json.as_bytes())) {
+        return Err(rotten(&"wrong checksum"));
     }
+    serde_json::from_str(json).map_err(|e| rotten(&e))
 }
 
 /// Held while the file is read and written anew, which takes a moment: whoever comes meanwhile waits.
@@ -147,5 +165,22 @@ mod tests {
         assert_eq!(ratchet.seen().trust, Some(head(9)));
         assert_eq!(ratchet.seen().stores["server"][&writer], head(9));
         assert!(!ratchet.is_first_contact());
+    }
+
+    #[test]
+    fn a_ratchet_that_rotted_says_so_whichever_byte_it_is() {
+        let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let state = StateDir::open(dir.path(), VaultId([1; 16])).unwrap_or_else(|e| panic!("{e}"));
+        let head = Head { seq: 11, hash: ObjectHash([1; 32]) };
+        let mut ratchet = Ratchet::open(&state).unwrap_or_else(|e| panic!("{e}"));
+        ratchet.advance(Some(head), "server", &[(WriterId([3; 16]), head)].into()).unwrap_or_else(|e| panic!("{e}"));
+        let sound = std::fs::read(&ratchet.path).unwrap_or_else(|e| panic!("{e}"));
+        for at in 0..sound.len() - 1 {
+            let mut rotten = sound.clone();
+            rotten[at] ^= 1;
+            std::fs::write(&ratchet.path, &rotten).unwrap_or_else(|e| panic!("{e}"));
+            let error = Ratchet::open(&state).err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(error.contains("Move it away"), "byte {at}: {error}");
+        }
     }
 }

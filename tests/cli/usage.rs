@@ -87,6 +87,18 @@ fn a_copy_that_is_not_there_is_named() {
     world.run(args!["snapshots", "--from", "/nowhere/at/all"]).exits(5).says("/nowhere/at/all");
     std::fs::create_dir(world.path("empty")).unwrap();
     world.run(args!["snapshots", "--from", world.path("empty")]).exits(1).says("empty").says("farkeep init");
+    // Of several that are away, each is named.
+    let both = world.machine("both");
+    both.configure("[store.near]\nurl = \"/nowhere/near\"\n[store.far]\nurl = \"/nowhere/far\"\n");
+    both.run(args!["snapshots", "--trust", world.root_key()]).exits(5).says("near: ").says("far: ");
+}
+
+#[test]
+fn a_kind_of_record_that_does_not_exist_is_refused_with_those_that_do() {
+    let world = pushed();
+    world.run(args!["ledger", "show", "--kind", "restor"]).exits(2).says("restor:").says("restore-intent");
+    world.run(args!["ledger", "show", "--kind", "snapshot"]).ok().says("snapshot");
+    world.run(args!["ledger", "show", "--kind", "restore"]).ok();
 }
 
 #[test]
@@ -154,7 +166,7 @@ fn a_machine_without_configuration_is_told_what_it_lacks() {
         bare.run(all)
     };
     trusting("SHA256:short".into()).exits(2).says("--trust").says(".root.pub");
-    trusting(world.path("no such file").into()).exits(2).says("--trust");
+    trusting(world.path("no such file").into()).exits(2).says("--trust").says("no such file");
     // With the right root it is the identity that is missing, and it is said which.
     trusting(world.root_key().into()).exits(2).says("--identity");
     assert!(!world.path("out").exists());

@@ -115,7 +115,7 @@ fn configuration_examples_are_valid() {
     for text in documents() {
         for block in blocks(&text).iter().filter(|block| block.language == "toml") {
             // An elided fingerprint is for the reader to fill in.
-            let parsed = Config::parse(&block.content);
+            let parsed = Config::parse(&block.content.replace("SHA256:...", &format!("SHA256:{}", "A".repeat(43))));
             assert!(parsed.is_ok(), "{}: {:#?}\n{}", text.path.display(), parsed.err(), block.content);
             examples += 1;
         }

@@ -142,3 +142,12 @@ fn tests_neither_wait_for_luck_nor_are_switched_off() {
     }
     none("tests that are switched off", &found);
 }
+
+#[test]
+fn the_program_has_one_set_of_cryptographic_primitives_for_its_connections() {
+    let lock = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock")).unwrap();
+    assert!(lock.contains("name = \"ring\""), "SSH and TLS use ring");
+    for other in ["aws-lc-rs", "aws-lc-sys", "openssl-sys"] {
+        assert!(!lock.contains(&format!("name = \"{other}\"")), "{other} came in beside ring");
+    }
+}

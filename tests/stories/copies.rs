@@ -149,3 +149,78 @@ fn a_pack_that_could_not_be_copied_is_no_hole_to_build_on_and_is_sent_when_it_is
     let verified = world.run(args!["verify", "--depth", "sealed", "--from", "b", "--json"]).ok().json();
     assert_eq!(verified["snapshots"], 4, "{verified}");
 }
+
+#[test]
+fn what_was_found_in_one_copy_stands_until_that_copy_was_read_again() {
+    let world = World::with_stores(&["a", "b"]);
+    world.tree("data").ordinary(10, 1).noise("file", 200_000, 1);
+    world.push(world.path("data"));
+    world.run(args!["verify", "--from", "a", "--depth", "sealed"]).ok();
+    flip(&world.objects("packs")[0], 100);
+    world.run(args!["verify", "--from", "a", "--depth", "sealed"]).exits(4);
+    // The other is whole. That says nothing of this one, however often it is said.
+    for _ in 0..2 {
+        world.run(args!["verify", "--from", "b", "--depth", "sealed"]).ok();
+        world.push(world.path("data"));
+        let status = world.run(args!["status", "--check", "--json"]).exits(4).json();
+        let alarms = status["findings"].as_array().unwrap().iter().filter(|finding| finding["kind"] == "damage");
+        assert_eq!(alarms.map(|alarm| &alarm["subject"]).collect::<Vec<_>>(), ["a"], "{status}");
+        assert_eq!((&status["stores"][0]["verified"][2], &status["stores"][1]["verified"][2]), (&1.into(), &0.into()));
+    }
+    world.run(args!["sync", "a", "--from", "b", "--plain-directory"]).ok();
+    world.run(args!["status", "--check"]).exits(4).says("none since has read all of that copy");
+    world.run(args!["verify", "--from", "a", "--depth", "sealed"]).ok();
+    world.run(args!["status", "--check"]).ok();
+    // Another machine sees whose directories they are, and what it read itself before anybody enrols it.
+    let colleague = world.machine("colleague");
+    colleague.configure(&fs::read_to_string(&world.agent.config).unwrap());
+    colleague.run(args!["status"]).ok().says("never verified from here").says("verified sealed at");
+    colleague.run(args!["verify", "--from", "b", "--depth", "sealed"]).ok();
+    let status = colleague.run(args!["status", "--json"]).ok().json();
+    assert_eq!(status["stores"][1]["verified"][1], "sealed", "{status}");
+}
+
+#[test]
+fn a_store_without_a_copy_that_fits_keeps_nothing_from_the_others() {
+    let world = World::with_stores(&["a", "b"]);
+    let tree = world.tree("data");
+    tree.ordinary(10, 1);
+    world.push(&tree.root);
+    let (b, away) = (world.path("b"), world.path("away"));
+    fs::rename(&b, &away).unwrap();
+    let pushed = |exit: i32, words: &str| {
+        tree.noise("file", 100_000, u64::from(exit.unsigned_abs()) + words.len() as u64);
+        let receipt = world.run(args!["push", &tree.root, "--json"]).exits(exit).says(words).json();
+        assert!(committed(&receipt, "a") && !committed(&receipt, "b"), "{receipt}");
+        restores(&world, &tree, "a");
+    };
+    // An exchanged disk, or one that is not mounted.
+    fs::create_dir(&b).unwrap();
+    pushed(4, "there is no vault");
+    // Another vault.
+    let other = World::new();
+    fs::remove_dir(&b).unwrap();
+    must(Command::new("cp").arg("-a").arg(&other.vault).arg(&b));
+    pushed(4, "b");
+    fs::remove_dir_all(&b).unwrap();
+    // A header that rotted.
+    must(Command::new("cp").arg("-a").arg(&away).arg(&b));
+    flip(&b.join("farkeep-vault.json"), 10);
+    pushed(4, "farkeep-vault.json");
+    fs::remove_dir_all(&b).unwrap();
+    // One that never had a copy is no alarm, and becomes one.
+    world.agent.configure(&format!("[store.c]\nurl = \"{}\"\n", world.path("c").display()));
+    fs::rename(&away, &b).unwrap();
+    fs::create_dir(world.path("c")).unwrap();
+    world.run(args!["push", &tree.root]).exits(3).says("farkeep sync c --from");
+    world.run(args!["sync", "c", "--from", "a", "--plain-directory"]).ok();
+    world.run(args!["push", &tree.root]).ok();
+    for store in ["a", "b", "c"] {
+        restores(&world, &tree, store);
+    }
+    // Where no other is left, the push ends as it would with this one alone.
+    world.run(args!["push", &tree.root, "--to", "a"]).ok();
+    fs::rename(world.path("a"), world.path("away")).unwrap();
+    fs::create_dir(world.path("a")).unwrap();
+    world.run(args!["push", &tree.root, "--to", "a"]).exits(1).says("there is no vault");
+}

@@ -52,7 +52,11 @@ impl CustodianKey {
         let keys = KeyDir::of(&StateDir::open(&session.state_root, vault)?);
         match keys.writer(Role::Custodian)? {
             Some(known) if known.verifier() == key.verifier() => Ok(()),
-            Some(_) => Err(wrong(&"another custodian's key lies in the state directory already")),
+            Some(_) => Err(wrong(&format!(
+                "another custodian's key lies in {} already: sign with that one by leaving out --key, or name another \
+                 state directory (FARKEEP_STATE_DIR)",
+                session.state_root.display()
+            ))),
             None => Ok(keys.keep_writer(Role::Custodian, &key)?),
         }
     }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::restore::CopyArgs;
 use crate::cli::passphrase::IdentityArgs;
 use crate::cli::{Outcome, Session, commands, render};
+use crate::format::record::RecordKind;
 use crate::ops::ledger::{Ledger, read};
 use crate::ops::{Exit, OpError};
 
@@ -58,12 +59,17 @@ pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
 }
 
 fn show(args: &ShowArgs, session: &Session) -> Result<Outcome, OpError> {
+    let is_kind =
+        |kind: &str, wanted: &str| kind == wanted || kind.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('-'));
+    if let Some(unknown) = args.kind.iter().find(|wanted| !RecordKind::known().any(|kind| is_kind(kind, wanted))) {
+        let known: Vec<&str> = RecordKind::known().collect();
+        return Err(OpError::Usage(format!("--kind {unknown}: no record is of that kind; there are {}", known.join(", "))));
+    }
     let plan = commands::read_plan(session, &args.copy, &args.identity)?;
     let mut ledger = read(&plan, &session.env())?;
     session.progress.clear();
     if !args.kind.is_empty() {
-        let wanted =
-            |kind: &str| args.kind.iter().any(|w| kind == w || kind.strip_prefix(w).is_some_and(|r| r.starts_with('-')));
+        let wanted = |kind: &str| args.kind.iter().any(|wanted| is_kind(kind, wanted));
         ledger.records.retain(|record| wanted(&record.kind));
     }
     Ok(Outcome::new(Exit::Done, describe(&ledger), &ledger))

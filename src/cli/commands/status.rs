@@ -64,7 +64,7 @@ fn describe(receipt: &StatusReceipt) -> String {
                 let _ = writeln!(text, "  verified {depth} at {time}: {}", render::count(*findings, "finding"));
             }
             None => {
-                let _ = writeln!(text, "  stored bytes were never verified; farkeep verify does it");
+                let _ = writeln!(text, "  stored bytes were never verified from here; farkeep verify does it");
             }
         }
         match &store.probed {
@@ -77,6 +77,10 @@ fn describe(receipt: &StatusReceipt) -> String {
             }
             None => {}
         }
+    }
+    for one in &receipt.elsewhere {
+        let found = render::count(one.findings, "finding");
+        let _ = writeln!(text, "{}: verified {} at {} by {}: {found}", one.copy, one.depth, one.time, one.by);
     }
     render::findings(&mut text, &receipt.findings);
     text

@@ -177,7 +177,7 @@ root = "SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 
 [store.server]
 url      = "sftp://bk-host1@backup.example.org/vault"
-host_key = ["SHA256:abc"]
+host_key = ["SHA256:2cU9XYkhNzRrOk6XxCDUo1L2mZk1m1yCRO6zmpFBFRk"]
 ssh_key  = "/etc/farkeep/ssh/id_ed25519"
 limit    = "20 Mbit/s"
 

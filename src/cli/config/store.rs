@@ -8,6 +8,9 @@ use crate::model::limits::PARITY_MAX_PERMILLE;
 use crate::model::rate::Pace;
 use crate::store::Location;
 
+/// Base64 digits of a SHA-256, as `ssh-keygen -l` prints it.
+const FINGERPRINT_DIGITS: usize = 43;
+
 /// A store as configured.
 #[derive(Debug, Clone, Default)]
 pub struct StoreConfig {
@@ -64,7 +67,8 @@ pub fn read_store(section: Section<'_>) -> StoreConfig {
         section.wrong("limit and window are for sftp:// stores; a drive is written as fast as it takes");
     }
     for key in &store.host_keys {
-        if !key.starts_with("SHA256:") {
+        let digits = key.strip_prefix("SHA256:").unwrap_or_default();
+        if digits.len() != FINGERPRINT_DIGITS || !digits.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/".contains(&b)) {
             section.wrong(format!("host_key {key:?}: must be a fingerprint SHA256:... (ssh-keygen -lf prints it)"));
         }
     }

@@ -162,7 +162,7 @@ fn room_left(drive: &Drive, opened: &Opened) -> Option<u64> {
 fn last_read(drive: &Drive, opened: &Opened) -> Option<Timestamp> {
     let of_drive = |record: &&Checked| {
         let body = record.statement.body_as::<VerifyBody>();
-        body.is_ok_and(|body| body.drive.as_ref() == Some(&drive.name) && body.label == Some(drive.label))
+        body.is_ok_and(|body| body.whole && body.drive.as_ref() == Some(&drive.name) && body.label == Some(drive.label))
     };
     counted(opened, RecordKind::Verify).filter(of_drive).map(|record| record.statement.time).max()
 }

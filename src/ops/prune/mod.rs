@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use super::context::{Context, Locking, NamedStore, VaultPin, open_pinned};
 use super::delivery::deliver_missing;
+use super::verifications::{Place, Verification};
 use super::{Env, OpError};
-use crate::format::body::{HeartbeatBody, VerifyBody};
+use crate::format::body::HeartbeatBody;
 use crate::format::record::{Head, RecordKind};
 use crate::ledger::book::chain_findings;
 use crate::ledger::{Checked, Scribe, Standing};
@@ -100,18 +101,21 @@ impl Site {
         }
     }
 
-    /// What the newest verifications found, but for those that are `accepted`: of this copy it ends the matter, of another
-    /// the same objects are looked at here.
+    /// What verifications found, but for those that are `accepted`: the newest of this copy ends the matter. What any other
+    /// found, of this copy or another, and no later one settled, is looked at here.
     fn check_verified(&self, accepted: impl Fn(&Checked) -> bool, env: &Env<'_>) -> Result<(), OpError> {
         let here = self.copy.name();
-        for (record, body) in newest_verifications(&self.records.checked) {
-            if accepted(record) {
-                continue;
-            }
-            if body.store == here
-                && let Some(found) = body.objects_found.first()
+        let trusted = self.records.checked.iter().filter(|record| record.standing == Standing::Trusted);
+        let all = Verification::all(trusted);
+        let newest = newest_of_each(&all);
+        let mut to_read: BTreeSet<ObjectName> = BTreeSet::new();
+        for one in all.iter().filter(|one| !one.body.objects_found.is_empty() && !accepted(one.record)) {
+            let is_newest = newest.contains(&one.record.name);
+            if one.body.store == here
+                && is_newest
+                && let Some(found) = one.body.objects_found.first()
             {
-                let more = body.objects_found.len() - 1;
+                let more = one.body.objects_found.len() - 1;
                 let why = format!(
                     "the newest verification found it ({:?}) and {more} more objects; heal the copy (`farkeep sync`), verify \
                      it again, then prune",
@@ -119,12 +123,14 @@ impl Site {
                 );
                 return Err(VaultError::damaged(&found.object, why.to_lowercase()).into());
             }
-            for found in body.objects_found.iter().filter(|_| body.store != here) {
-                env.check_cancel()?;
-                let Ok((name, _)) = ObjectName::parse_stored(&found.object) else { continue };
-                if name.content_hash().is_none() || !self.copy_has(&name)? {
-                    continue;
-                }
+            if is_newest || !all.iter().any(|later| later.settles(one)) {
+                let names = one.body.objects_found.iter().filter_map(|found| ObjectName::parse_stored(&found.object).ok());
+                to_read.extend(names.map(|(name, _)| name));
+            }
+        }
+        for name in to_read.into_iter().filter(|name| name.content_hash().is_some()) {
+            env.check_cancel()?;
+            if self.copy_has(&name)? {
                 read_object(self.copy.store.as_ref(), &name)?;
             }
         }
@@ -215,22 +221,15 @@ pub fn heartbeat(
 }
 
 /// Of each writer the newest verification of each copy that looked at anything.
-fn newest_verifications(records: &[Checked]) -> Vec<(&Checked, VerifyBody)> {
-    let mut newest: BTreeMap<(WriterId, String), (&Checked, VerifyBody)> = BTreeMap::new();
-    for record in records {
-        if record.standing != Standing::Trusted || record.statement.kind != RecordKind::Verify {
-            continue;
-        }
-        let Ok(body) = record.statement.body_as::<VerifyBody>() else { continue };
-        if body.depth == "list" && body.objects_found.is_empty() {
-            continue;
-        }
-        let slot = newest.entry((record.statement.writer, body.store.clone())).or_insert_with(|| (record, body.clone()));
-        if slot.0.head.seq < record.head.seq {
-            *slot = (record, body);
+fn newest_of_each<'a>(all: &'a [Verification<'_>]) -> BTreeSet<&'a ObjectName> {
+    let mut newest: BTreeMap<(WriterId, &Place), &Verification<'_>> = BTreeMap::new();
+    for one in all.iter().filter(|one| one.read_bytes() || !one.body.objects_found.is_empty()) {
+        let slot = newest.entry((one.record.statement.writer, &one.place)).or_insert(one);
+        if slot.record.head.seq < one.record.head.seq {
+            *slot = one;
         }
     }
-    newest.into_values().collect()
+    newest.into_values().map(|one| &one.record.name).collect()
 }
 
 /// When the store received each record.

@@ -439,11 +439,13 @@ fn commit(
             last_error.get_or_insert(error);
         }
     }
-    for (name, error) in plan.missed.iter().chain(&prepared.missed) {
+    let missed = plan.missed.iter().chain(&prepared.missed).map(|(name, error)| (name, error.to_string()));
+    let unfit = prepared.unfit.iter().map(|(name, error)| (name, error.to_string()));
+    for (name, error) in missed.chain(unfit) {
         receipts.push(StoreReceipt {
             store: name.clone(),
             committed: false,
-            error: Some(error.to_string()),
+            error: Some(error),
             sent_bytes: 0,
             sent_objects: 0,
             caught_up_objects: 0,

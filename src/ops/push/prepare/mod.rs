@@ -53,6 +53,8 @@ pub struct Side {
 pub struct Prepared {
     pub sides: Vec<Side>,
     pub missed: Vec<(String, StoreError)>,
+    /// Stores that answer, but with no copy of this vault that could be built on.
+    pub unfit: Vec<(String, VaultError)>,
     pub findings: Vec<Finding>,
     /// The newest record of each writer on any copy.
     pub heads: BTreeMap<WriterId, Head>,
@@ -123,6 +125,7 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     let mut prepared = Prepared {
         sides: Vec::new(),
         missed: Vec::new(),
+        unfit: Vec::new(),
         findings: Vec::new(),
         heads: BTreeMap::new(),
         snapshots: Vec::new(),
@@ -134,7 +137,7 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     open_sides(plan, context, &mut prepared)?;
     read_records(&mut prepared, context)?;
     if prepared.sides.is_empty() {
-        return Err(none_left(plan, &prepared));
+        return Err(none_left(plan, prepared));
     }
     for side in &prepared.sides {
         prepared.findings.extend(side.records.findings.iter().filter(|f| f.kind.is_alarm()).cloned());
@@ -152,7 +155,7 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     mend::plain_files(&mut prepared);
     mend::trust_records(&mut prepared);
     if prepared.sides.is_empty() {
-        return Err(none_left(plan, &prepared));
+        return Err(none_left(plan, prepared));
     }
     prepared.doomed = doomed(&prepared, context)?;
     let mut snapshots: Vec<Snapshot> = prepared.sides.iter().flat_map(|side| side.records.snapshots()).collect();
@@ -164,7 +167,11 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
 }
 
 /// What to say when no store is left to push to.
-fn none_left(plan: &PushPlan, prepared: &Prepared) -> OpError {
+fn none_left(plan: &PushPlan, mut prepared: Prepared) -> OpError {
+    prepared.unfit.sort_by_key(|(_, error)| matches!(error, VaultError::NoVault(_)));
+    if !prepared.unfit.is_empty() {
+        return prepared.unfit.remove(0).1.into();
+    }
     let all = plan.missed.iter().chain(&prepared.missed);
     let text: Vec<String> = all.clone().map(|(name, error)| format!("{name}: {}", error.reason())).collect();
     let gravest = all.clone().map(|(_, error)| error).find(|error| error.is_host_key());
@@ -238,10 +245,32 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Re
                 prepared.findings.push(missed(&named.name, &error));
                 prepared.missed.push((named.name.clone(), error));
             }
+            Err(error) if is_of_the_copy(&error) => {
+                let seen_before = context.ratchet.seen().stores.contains_key(&named.store.identity());
+                prepared.findings.push(unfit(&named.name, &error, seen_before));
+                prepared.unfit.push((named.name.clone(), error));
+            }
             Err(error) => return Err(error.into()),
         }
     }
     Ok(())
+}
+
+/// Whether the copy is what is wrong, and not this machine: what is new goes to the others all the same.
+const fn is_of_the_copy(error: &VaultError) -> bool {
+    matches!(error, VaultError::NoVault(_) | VaultError::Damaged { .. } | VaultError::Ledger(_) | VaultError::Crypto { .. })
+}
+
+/// A store without a copy that could be built on. That it never had one is no alarm.
+fn unfit(name: &str, error: &VaultError, seen_before: bool) -> Finding {
+    let kind = match error {
+        VaultError::NoVault(_) if !seen_before => FindingKind::Behind,
+        VaultError::Damaged { .. } => FindingKind::Damage,
+        _ => FindingKind::Trust,
+    };
+    let message =
+        format!("{error}; nothing was sent there, and `farkeep sync {name} --from` another store makes it a copy again");
+    Finding::new(kind, name, message)
 }
 
 /// The free bytes, where the store tells, if they are so many at least.

@@ -1,0 +1,75 @@
+//! What verifications said of which copy.
+//!
+//! A record names the copy as whoever verified saw it: by the address of a server, or by a directory of the machine. What was
+//! found in one copy says nothing of another, so that copies are kept apart here as well as their names allow.
+
+use super::suspicion::knew;
+use crate::format::body::VerifyBody;
+use crate::format::record::RecordKind;
+use crate::ledger::Checked;
+use crate::model::drive::DriveName;
+use crate::model::ids::WriterId;
+use crate::store::Location;
+use crate::vault::copy::Copy;
+
+/// A copy.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// An enrolled drive, wherever it was mounted.
+    Drive(DriveName),
+    /// A directory of a server, by host, port and path: accounts see the same one.
+    Server(String, Option<u16>, String),
+    /// A directory of the machine on which this writer signs.
+    Directory(WriterId, String),
+}
+
+impl Place {
+    fn of(writer: WriterId, drive: Option<DriveName>, store: &str) -> Self {
+        match (drive, store.parse()) {
+            (Some(drive), _) => Self::Drive(drive),
+            (None, Ok(Location::Sftp(at))) => Self::Server(at.host, at.port, at.path),
+            (None, _) => Self::Directory(writer, store.to_owned()),
+        }
+    }
+
+    /// The copy, as somebody who signs here names it.
+    #[must_use]
+    pub fn of_copy(copy: &Copy, writer: WriterId) -> Self {
+        Self::of(writer, super::drive::drive_of(copy).map(|(name, _)| name), &copy.name())
+    }
+}
+
+/// A verification and what it came to.
+#[derive(Debug, Clone)]
+pub struct Verification<'a> {
+    /// The copy that was read.
+    pub place: Place,
+    /// Its record.
+    pub record: &'a Checked,
+    /// What the record says.
+    pub body: VerifyBody,
+}
+
+impl<'a> Verification<'a> {
+    /// The verifications among `records`, in their order.
+    pub fn all(records: impl IntoIterator<Item = &'a Checked>) -> Vec<Self> {
+        let verifications = records.into_iter().filter(|record| record.statement.kind == RecordKind::Verify);
+        let read = verifications.filter_map(|record| {
+            let body: VerifyBody = record.statement.body_as().ok()?;
+            Some(Self { place: Place::of(record.statement.writer, body.drive.clone(), &body.store), record, body })
+        });
+        read.collect()
+    }
+
+    /// Whether stored bytes were read, not names and sizes alone.
+    #[must_use]
+    pub fn read_bytes(&self) -> bool {
+        self.body.depth != "list"
+    }
+
+    /// Whether this ends what `earlier` found: the same copy was read whole, by somebody who knew of it. Clocks are not asked.
+    #[must_use]
+    pub fn settles(&self, earlier: &Self) -> bool {
+        self.body.whole && self.place == earlier.place && knew(self.record, earlier.record)
+    }
+}
