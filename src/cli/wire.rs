@@ -10,13 +10,17 @@ use super::passphrase::ask_for_key;
 use super::{CANCEL, Session};
 use crate::crypto::identity::IdentityFile;
 use crate::ledger::RootPin;
+use crate::model::drive::DriveName;
 use crate::model::rate::Pace;
 use crate::model::time::{Clock, SystemClock};
 use crate::ops::OpError;
 use crate::ops::context::{NamedStore, VaultPin};
+use crate::ops::drive::VAULT_DIR;
 use crate::store::directory::DirectoryStore;
+use crate::store::drive::{System, labels};
 use crate::store::sftp::{Rate, RateLimit, SftpOptions, SftpStore, Times};
 use crate::store::{Location, PruneStore, StoreError, WriteOnceStore};
+use crate::vault::VaultError;
 
 /// Whether a store's directory may be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,10 +39,14 @@ pub fn resolve(session: &Session, text: &str) -> Result<(String, StoreConfig), O
         return Ok((text.to_owned(), config.clone()));
     }
     if !text.contains('/') {
+        if let Some(location) = drive_location(session, text)? {
+            return Ok((location.to_string(), StoreConfig { location: Some(location), ..StoreConfig::default() }));
+        }
         let known: Vec<&str> = session.config.stores.keys().map(String::as_str).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         return Err(OpError::Usage(format!(
-            "no store {text:?} in the configuration (there are: {known}); an address has a /"
+            "no store {text:?} in the configuration (there are: {known}), and no drive of that name is plugged in; an \
+             address has a /"
         )));
     }
     let location: Location = text.parse().map_err(|e| OpError::Usage(format!("{e}")))?;
@@ -47,6 +55,24 @@ pub fn resolve(session: &Session, text: &str) -> Result<(String, StoreConfig), O
         return Ok((name.clone(), config.clone()));
     }
     Ok((location.to_string(), StoreConfig { location: Some(location), ..StoreConfig::default() }))
+}
+
+/// Where the copy on a drive lies that is plugged in and called `text`; none when there is none.
+fn drive_location(session: &Session, text: &str) -> Result<Option<Location>, OpError> {
+    let Ok(name) = text.parse::<DriveName>() else { return Ok(None) };
+    let mut points = labels::named(&name, session.config.vault, &System::default());
+    match (points.pop(), points.pop()) {
+        (Some(point), None) => Ok(Some(Location::Directory(point.join(VAULT_DIR)))),
+        (Some(one), Some(other)) => Err(OpError::Mismatch(format!(
+            "{} and {} both say that they are drive {name}: give the path of the one that is meant",
+            other.display(),
+            one.display()
+        ))),
+        (None, _) if session.config.drives.contains_key(&name) => Err(OpError::Vault(VaultError::Absent(format!(
+            "drive {name} is not present: no mounted file system carries its label"
+        )))),
+        (None, _) => Ok(None),
+    }
 }
 
 /// Opens a store.

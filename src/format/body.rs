@@ -172,6 +172,9 @@ pub struct VerifyBody {
     /// The drive, where it is an enrolled one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drive: Option<DriveName>,
+    /// Its label then: the record that enrolled it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<Head>,
 }
 
 /// An object with something wrong.
@@ -281,4 +284,7 @@ pub struct PruneDoneBody {
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// The drive, where the copy lies on an enrolled one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drive: Option<DriveName>,
 }

@@ -65,6 +65,7 @@ mod tests {
             objects_found: found.iter().map(object).collect(),
             whole,
             drive: None,
+            label: None,
         };
         let head = |seq| Head { seq, hash: hash(&[seq as u8]) };
         let statement = Statement {

@@ -35,7 +35,7 @@ impl Place {
     /// The copy, as somebody who signs here names it.
     #[must_use]
     pub fn of_copy(copy: &Copy, writer: WriterId) -> Self {
-        Self::of(writer, super::drive::drive_of(copy), &copy.name())
+        Self::of(writer, super::drive::drive_of(copy).map(|(name, _)| name), &copy.name())
     }
 }
 

@@ -280,7 +280,7 @@ fn record(plan: &VerifyPlan, found: &Opened, receipt: &VerifyReceipt, env: &Env<
     let objects: Vec<FoundObject> = objects.into_values().collect();
     let parts: Vec<&[FoundObject]> =
         if objects.is_empty() { vec![&[]] } else { objects.chunks(RECORD_OBJECTS_MAX).take(RECORDS_MAX).collect() };
-    let drive = super::drive::drive_of(&found.copy);
+    let (drive, label) = super::drive::drive_of(&found.copy).unzip();
     let mut scribe = found.context.scribe(role_here(found)?, env, found.copy.vault())?;
     super::custody::adopt_own(&mut scribe, &found.copy, &found.records)?;
     let mut last = None;
@@ -296,6 +296,7 @@ fn record(plan: &VerifyPlan, found: &Opened, receipt: &VerifyReceipt, env: &Env<
             objects_found: part.to_vec(),
             whole: all_read && parts.len() == 1,
             drive: drive.clone(),
+            label,
         };
         let context = found.context.record_context(env, found.copy.trust.head(), found.records.heads());
         last = Some(scribe.write(RecordKind::Verify, &body, context)?.name);

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 
 use crate::crypto::hash::hash;
 use crate::model::limits::{LISTING_MAX_NAMES, RECORD_MAX_BYTES};
+use crate::model::name::ObjectName;
 use crate::model::time::Timestamp;
 use crate::store::drive::LABEL_FILE;
 use crate::store::{Durability, Listed, Location, PruneStore, Store, StoreError, WriteOnceStore};
@@ -97,7 +98,7 @@ impl DirectoryStore {
         match self.open_beneath(dir, flags, Mode::empty()) {
             Ok(fd) => Ok(Some(fd)),
             Err(Errno::NOENT) => Ok(None),
-            Err(e) => Err(error(dir, e)),
+            Err(e) => Err(self.unread(dir, e)),
         }
     }
 
@@ -123,10 +124,36 @@ impl DirectoryStore {
         self.open_object_with(name, OFlags::empty())
     }
 
+    /// What failed to be read. A sector that cannot be read says something about one object; a drive that was pulled says
+    /// nothing about any, and must not look like damage.
+    fn unread(&self, name: &str, e: Errno) -> StoreError {
+        if e == Errno::IO && !self.answers() {
+            return StoreError::Unreachable(format!("{}: does not answer any more: {e}: unplugged?", self.location));
+        }
+        error(name, e)
+    }
+
+    /// Whether any of the files that each vault has can be read, from the device where that is possible.
+    fn answers(&self) -> bool {
+        let fixed =
+            [ObjectName::Header, ObjectName::RecoverPage(1), ObjectName::RecoverScript(1)].map(|name| name.to_string());
+        let opened = |name: &str, more| {
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | more;
+            self.open_beneath(name, flags, Mode::empty()).map(File::from)
+        };
+        let looked = fixed.iter().map(|name| match opened(name, OFlags::DIRECT) {
+            Ok(file) => read_aligned(&file, u64::MAX).map_err(|e| errno(&e)).map(drop),
+            Err(Errno::INVAL) => opened(name, OFlags::empty()).map(drop),
+            Err(e) => Err(e),
+        });
+        let looked: Vec<Result<(), Errno>> = looked.collect();
+        looked.iter().any(|read| *read != Err(Errno::IO))
+    }
+
     fn open_object_with(&self, name: &str, more: OFlags) -> Result<File, StoreError> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | more;
-        let fd = self.open_beneath(name, flags, Mode::empty()).map_err(|e| error(name, e))?;
-        let stat = rustix::fs::fstat(&fd).map_err(|e| error(name, e))?;
+        let fd = self.open_beneath(name, flags, Mode::empty()).map_err(|e| self.unread(name, e))?;
+        let stat = rustix::fs::fstat(&fd).map_err(|e| self.unread(name, e))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(StoreError::Io { name: name.to_owned(), why: "not a regular file".into() });
         }
@@ -245,16 +272,16 @@ impl Store for DirectoryStore {
         let mut seen = 0_u64;
         for dir in dirs {
             let Some(fd) = self.open_dir(dir)? else { continue };
-            let entries = Dir::read_from(&fd).map_err(|e| error(dir, e))?;
+            let entries = Dir::read_from(&fd).map_err(|e| self.unread(dir, e))?;
             for entry in entries {
-                let entry = entry.map_err(|e| error(dir, e))?;
+                let entry = entry.map_err(|e| self.unread(dir, e))?;
                 if !matches!(entry.file_type(), FileType::RegularFile | FileType::Unknown) {
                     continue;
                 }
                 let stat = match rustix::fs::statat(&fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
                     Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => stat,
                     Ok(_) | Err(Errno::NOENT) => continue,
-                    Err(e) => return Err(error(dir, e)),
+                    Err(e) => return Err(self.unread(dir, e)),
                 };
                 seen += 1;
                 if seen > LISTING_MAX_NAMES {
@@ -271,22 +298,22 @@ impl Store for DirectoryStore {
     fn stat(&self, name: &str) -> Result<Option<u64>, StoreError> {
         match self.open_beneath(name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
             Ok(fd) => {
-                let stat = rustix::fs::fstat(&fd).map_err(|e| error(name, e))?;
+                let stat = rustix::fs::fstat(&fd).map_err(|e| self.unread(name, e))?;
                 Ok((FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then_some(stat.st_size.max(0) as u64))
             }
             Err(Errno::NOENT) => Ok(None),
-            Err(e) => Err(error(name, e)),
+            Err(e) => Err(self.unread(name, e)),
         }
     }
 
     fn get(&self, name: &str, offset: u64, bytes: u64) -> Result<Vec<u8>, StoreError> {
         let file = self.open_object(name)?;
-        read_range(&file, offset, bytes).map_err(|e| error(name, errno(&e)))
+        read_range(&file, offset, bytes).map_err(|e| self.unread(name, errno(&e)))
     }
 
     fn get_ranges(&self, name: &str, ranges: &[(u64, u64)]) -> Result<Vec<Vec<u8>>, StoreError> {
         let file = self.open_object(name)?;
-        ranges.iter().map(|(at, n)| read_range(&file, *at, *n).map_err(|e| error(name, errno(&e)))).collect()
+        ranges.iter().map(|(at, n)| read_range(&file, *at, *n).map_err(|e| self.unread(name, errno(&e)))).collect()
     }
 
     fn room(&self) -> Result<Option<u64>, StoreError> {
@@ -316,7 +343,7 @@ impl Store for DirectoryStore {
         let file = self.open_object(name)?;
         // Advice: where it is not taken, what is read comes from memory.
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
-        let content = read_range(&file, 0, bytes).map_err(|e| error(name, errno(&e)))?;
+        let content = read_range(&file, 0, bytes).map_err(|e| self.unread(name, errno(&e)))?;
         Ok((content, false))
     }
 

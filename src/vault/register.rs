@@ -33,11 +33,30 @@ pub struct Drive {
     pub export: Option<Export>,
 }
 
+impl Drive {
+    /// When its newest export ended; none as well while that time has not come, since whoever wrote it had a wrong clock.
+    #[must_use]
+    pub fn exported(&self, now: Timestamp) -> Option<Timestamp> {
+        self.export.as_ref().map(|export| export.time).filter(|time| !is_to_come(*time, now))
+    }
+}
+
+/// Clocks of two machines may differ by so much, in seconds.
+const CLOCKS_DIFFER_SECS: i64 = 86_400;
+
+/// Whether a time that somebody wrote down has not come yet.
+#[must_use]
+pub fn is_to_come(time: Timestamp, now: Timestamp) -> bool {
+    time.secs_since(now) > CLOCKS_DIFFER_SECS
+}
+
 /// A finished export.
 #[derive(Debug, Clone)]
 pub struct Export {
-    /// When it ended.
+    /// When it ended, by the clock of the machine that exported.
     pub time: Timestamp,
+    /// Its place among all records of drives: a later export has a greater one, whatever the clocks say.
+    pub turn: usize,
     /// What it says.
     pub body: ExportBody,
     /// The newest records that lie on the drive since.
@@ -73,17 +92,17 @@ impl Register {
         counted.sort_by_key(|record| (record.statement.time, record.statement.writer, record.head.seq));
         counted.dedup_by_key(|record| record.head);
         let mut register = Self::default();
-        for record in counted {
-            register.take(record);
+        for (turn, record) in in_turn(&counted).into_iter().enumerate() {
+            register.take(record, turn);
         }
         register
     }
 
-    fn take(&mut self, record: &Checked) {
+    fn take(&mut self, record: &Checked, turn: usize) {
         let time = record.statement.time;
         if let Ok(body) = record.statement.body_as::<ExportBody>() {
             if let Some(drive) = self.drives.get_mut(&body.drive).filter(|drive| drive.label == body.label) {
-                drive.export = Some(Export { time, body, heads: record.statement.heads.clone() });
+                drive.export = Some(Export { time, turn, body, heads: record.statement.heads.clone() });
             }
             return;
         }
@@ -134,19 +153,30 @@ impl Register {
     }
 
     /// Whose turn it is: the drive whose last export is longest ago. It is due when the newest export of any drive is as old
-    /// as that drive's interval; drives take turns.
+    /// as that drive's interval; drives take turns. While the newest export lies in the future, it is due now.
     #[must_use]
-    pub fn due(&self) -> Option<Due> {
-        let next = self.active().min_by_key(|drive| (drive.export.as_ref().map(|e| e.time), drive.enrolled))?;
-        let newest = self.active().filter_map(|drive| drive.export.as_ref()).map(|export| export.time).max();
+    pub fn due(&self, now: Timestamp) -> Option<Due> {
+        let next = self.active().min_by_key(|drive| (drive.export.as_ref().map(|export| export.turn), drive.enrolled))?;
         let every = i64::try_from(next.enrolment.every_secs).unwrap_or(i64::MAX);
-        Some(Due { name: next.name.clone(), at: newest.map_or(next.enrolled, |time| time.plus_secs(every)) })
+        let at = match self.last() {
+            None => next.enrolled.min(now),
+            Some((drive, _)) => drive.exported(now).map_or(now, |time| time.plus_secs(every)),
+        };
+        Some(Due { name: next.name.clone(), at })
+    }
+
+    /// The drive that took the newest export, and that export.
+    fn last(&self) -> Option<(&Drive, &Export)> {
+        let exports = self.active().filter_map(|drive| Some((drive, drive.export.as_ref()?)));
+        exports.max_by_key(|(_, export)| export.turn)
     }
 
     /// What will be due once `name` has taken an export at `time`.
     #[must_use]
     pub fn after_export(&self, name: &DriveName, time: Timestamp) -> Option<Due> {
-        let last = |drive: &Drive| if drive.name == *name { Some(time) } else { drive.export.as_ref().map(|e| e.time) };
+        let last = |drive: &Drive| {
+            if drive.name == *name { Some(usize::MAX) } else { drive.export.as_ref().map(|export| export.turn) }
+        };
         let next = self.active().min_by_key(|drive| (last(drive), drive.enrolled))?;
         let every = i64::try_from(next.enrolment.every_secs).unwrap_or(i64::MAX);
         Some(Due { name: next.name.clone(), at: time.plus_secs(every) })
@@ -156,12 +186,35 @@ impl Register {
     /// more than half of the interval ago. Before that it is the same turn, and the export is brought up to date.
     #[must_use]
     pub fn out_of_turn(&self, name: &DriveName, now: Timestamp) -> Option<Due> {
-        let last = self.active().filter_map(|drive| Some((drive.export.as_ref()?.time, drive))).max_by_key(|(t, _)| *t);
-        let (time, drive) = last?;
+        let (drive, export) = self.last()?;
         let half = i64::try_from(drive.enrolment.every_secs / 2).unwrap_or(i64::MAX);
-        let new_turn = drive.name == *name && now.secs_since(time) >= half;
-        self.due().filter(|due| new_turn && due.name != *name)
+        let new_turn = drive.name == *name && now.secs_since(export.time) >= half;
+        self.due(now).filter(|due| new_turn && due.name != *name)
     }
+}
+
+/// Records in the order in which they were made: one that knew another comes after it. Clocks, by which `records` are sorted,
+/// decide only where neither knew the other.
+fn in_turn<'a>(records: &[&'a Checked]) -> Vec<&'a Checked> {
+    let knew = |later: &Checked, earlier: &Checked| {
+        let writer = earlier.statement.writer;
+        let seen = later.statement.heads.get(&writer).map_or(0, |head| head.seq);
+        if later.statement.writer == writer { later.head.seq > earlier.head.seq } else { seen >= earlier.head.seq }
+    };
+    let mut waits: Vec<usize> =
+        records.iter().map(|later| records.iter().filter(|earlier| knew(later, earlier)).count()).collect();
+    let mut ready: BTreeSet<usize> = (0..records.len()).filter(|place| waits[*place] == 0).collect();
+    let mut order = Vec::with_capacity(records.len());
+    while let Some(place) = ready.pop_first() {
+        order.push(records[place]);
+        for other in (0..records.len()).filter(|other| knew(records[*other], records[place])) {
+            waits[other] -= 1;
+            if waits[other] == 0 {
+                ready.insert(other);
+            }
+        }
+    }
+    order
 }
 
 #[cfg(test)]
@@ -244,9 +297,9 @@ mod tests {
     #[test]
     fn drives_take_turns_and_one_drive_does_not_take_two() {
         let mut records = vec![enrol(1, 0, "a"), enrol(2, 0, "b")];
-        assert_eq!(register(&records).due(), Some(Due { name: name("a"), at: Timestamp(0) }));
+        assert_eq!(register(&records).due(Timestamp(DAY)), Some(Due { name: name("a"), at: Timestamp(0) }));
         records.push(export(3, 1, "a", 1));
-        let due = register(&records).due();
+        let due = register(&records).due(Timestamp(DAY));
         assert_eq!(due, Some(Due { name: name("b"), at: Timestamp(8 * DAY) }));
         let out =
             |records: &[Checked], drive: &str, day: i64| register(records).out_of_turn(&name(drive), Timestamp(day * DAY));
@@ -272,6 +325,28 @@ mod tests {
         let register = register(&records);
         let drive = register.get(&name("a")).unwrap_or_else(|| panic!("a is there"));
         assert_eq!((drive.holder.as_deref(), drive.location.as_deref()), (Some("registrar"), Some("bank")));
+    }
+
+    #[test]
+    fn a_wrong_clock_changes_neither_turns_nor_what_is_due() {
+        // Enrolled and exported on a machine whose clock ran years ahead, then put right.
+        let mut records = vec![enrol(1, 9000, "a"), enrol(2, 9000, "b"), export(3, 9000, "a", 1)];
+        let due = |records: &[Checked], day: i64| {
+            register(records).due(Timestamp(day * DAY)).map(|due| (due.name, due.at.0 / DAY))
+        };
+        assert_eq!(due(&records, 10), Some((name("b"), 10)), "what has not come yet is no reason to wait");
+        records.push(export(4, 11, "b", 2));
+        assert_eq!(due(&records, 12), Some((name("a"), 18)));
+        let at = |records: &[Checked], drive: &str| {
+            let register = register(records);
+            register.get(&name(drive)).and_then(|drive| drive.exported(Timestamp(20 * DAY))).map(|time| time.0 / DAY)
+        };
+        assert_eq!((at(&records, "a"), at(&records, "b")), (None, Some(11)));
+        records.push(export(5, 18, "a", 1));
+        assert_eq!((at(&records, "a"), due(&records, 19)), (Some(18), Some((name("b"), 25))));
+        // And one whose clock began anew.
+        records.push(export(6, 0, "b", 2));
+        assert_eq!((at(&records, "b"), due(&records, 26)), (Some(0), Some((name("a"), 7))));
     }
 
     #[test]

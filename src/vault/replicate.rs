@@ -71,7 +71,9 @@ pub fn copy_objects(
         }
     };
     std::thread::scope(|scope| {
-        for _ in 0..from.parallel().max(to.parallel()).clamp(1, PARALLEL_MAX) {
+        // A drive is waited for at each fsync: others are read, hashed and written meanwhile.
+        let wanted = if to.location().directory().is_some() { PARALLEL_MAX } else { from.parallel().max(to.parallel()) };
+        for _ in 0..wanted.clamp(1, PARALLEL_MAX) {
             scope.spawn(work);
         }
     });

@@ -16,8 +16,11 @@ fn two_weeks(kind: FileSystem, lacks: &[&str]) {
     let (world, drive) = enrolled(kind);
     let enrolment = world.run(args!["ledger", "show", "--kind", "drive", "--json"]).ok().json();
     let said = &enrolment["records"][0]["body"]["event"]["enrol"];
-    assert_eq!(said["lacks"], serde_json::json!(lacks), "{said}");
-    assert!(said["identity"]["fs_uuid"].is_string(), "{said}");
+    let absent: Vec<&str> = said["lacks"].as_array().unwrap().iter().map(|one| one.as_str().unwrap()).collect();
+    // The kernel's FAT has one more than that of FUSE, and a device to be known by.
+    let fat = kind == FileSystem::Fat32;
+    assert!(absent == lacks || fat && lacks[..2].iter().all(|one| absent.contains(one)), "{said}");
+    assert!(fat || said["identity"]["fs_uuid"].is_string(), "{said}");
 
     let first = world.run(args!["drive", "export", "a", "--json"]).ok().json();
     assert_eq!((&first["safe"], &first["snapshots"]), (&true.into(), &1.into()), "{first}");
@@ -53,6 +56,11 @@ fn two_weeks_on_exfat() {
 #[test]
 fn two_weeks_on_ntfs() {
     two_weeks(FileSystem::Ntfs, &["chmod", "rename-no-replace"]);
+}
+
+#[test]
+fn two_weeks_on_fat32() {
+    two_weeks(FileSystem::Fat32, &["hard-link", "symlink", "chmod", "rename-no-replace"]);
 }
 
 #[test]

@@ -14,8 +14,10 @@ mod export;
 mod healing;
 mod label;
 mod parity;
+mod proof;
 mod pulled;
 mod register;
+mod retention;
 #[path = "../cli/schema.rs"]
 mod schema;
 #[path = "../world/mod.rs"]
@@ -27,7 +29,8 @@ use world::{Machine, World, args};
 /// A vault of one small push, and a drive `a` that is plugged in and enrolled.
 fn enrolled(kind: FileSystem) -> (World, Drive) {
     let world = pushed();
-    let drive = Drive::with(kind, world.dir.path(), "drive-a", 96);
+    // FAT32 has so many clusters at least that it cannot be small.
+    let drive = Drive::with(kind, world.dir.path(), "drive-a", if kind == FileSystem::Fat32 { 300 } else { 96 });
     drive.plug_in();
     enrol(&world.agent, "a", &drive);
     (world, drive)

@@ -12,7 +12,7 @@ const SECTOR: usize = 4096;
 const AREAS: [&str; 6] = ["keys", "packs", "indexes", "manifests", "inventories", "parity"];
 
 /// Turns `percent` of the sectors of a drive's objects into noise.
-fn spoil(vault: &Path, percent: u64, seed: u64) -> usize {
+pub fn spoil(vault: &Path, percent: u64, seed: u64) -> usize {
     let mut random = Random::new(seed);
     let mut spoilt = 0;
     for path in AREAS.iter().flat_map(|area| files_below(&vault.join(area))) {

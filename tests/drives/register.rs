@@ -73,6 +73,7 @@ fn what_programs_read_is_as_documented() {
     let (world, schema) = (pushed(), Schema::read());
     let drive = Drive::new(world.dir.path(), "drive-a", 64);
     drive.plug_in();
+    world.agent.configure("[drive.a]\nkeep = { last = 3 }\n");
     let enrol = args!["enrol", "a", &drive.mount, "--allow-plain", "--location", "safe"];
     for (table, rest) in [
         ("enrolled", enrol),
@@ -87,7 +88,8 @@ fn what_programs_read_is_as_documented() {
         schema.check("envelope", &value);
         schema.check(table, &value["result"]);
     }
-    let tables = ["enrolled.", "enrolment.", "identity.", "exported.", "protected.", "drives.", "drive.", "custody."];
+    let tables =
+        ["enrolled.", "enrolment.", "identity.", "exported.", "protected.", "retained.", "drives.", "drive.", "custody."];
     let ours = |field: &String| tables.iter().any(|table| field.starts_with(table));
     assert_eq!(schema.never_met().into_iter().filter(ours).collect::<Vec<_>>(), Vec::<String>::new());
 }

@@ -1,8 +1,9 @@
 //! A drive: an image on a loop device with a file system of its own, mounted beneath the scratch directory.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use super::tools::must;
 
@@ -10,7 +11,20 @@ use super::tools::must;
 /// FS_IOC_SHUTDOWN with "no log flush").
 const PULL: &str = "import fcntl, os, struct, sys\n\
                     fd = os.open(sys.argv[1], os.O_RDONLY)\n\
+                    print('ready', flush=True)\n\
+                    sys.stdin.read()\n\
                     fcntl.ioctl(fd, 0x8004587d, struct.pack('I', 2))\n";
+
+/// A hand on the plug.
+pub struct Hand(Child);
+
+impl Hand {
+    /// Pulls it out without a word to anybody.
+    pub fn pull(mut self) {
+        drop(self.0.stdin.take());
+        assert!(self.0.wait().unwrap().success());
+    }
+}
 
 /// What is on a drive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +32,12 @@ pub enum FileSystem {
     Ext4,
     Exfat,
     Ntfs,
+    Fat32,
+}
+
+/// Whether the kernel has a file system of this name; else FUSE stands in.
+fn in_kernel(name: &str) -> bool {
+    fs::read_to_string("/proc/filesystems").unwrap().lines().any(|line| line.trim() == name)
 }
 
 impl FileSystem {
@@ -27,6 +47,8 @@ impl FileSystem {
             Self::Ext4 => &["mkfs.ext4"],
             Self::Exfat => &["mkfs.exfat", "mount.exfat-fuse"],
             Self::Ntfs => &["mkfs.ntfs", "ntfs-3g"],
+            Self::Fat32 if in_kernel("vfat") => &["mkfs.vfat"],
+            Self::Fat32 => &["mkfs.vfat", "fusefat"],
         };
         if !super::is_root() {
             return Some("root is needed to mount drives".into());
@@ -55,6 +77,7 @@ impl Drive {
             FileSystem::Ext4 => must(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image)),
             FileSystem::Exfat => must(Command::new("mkfs.exfat").arg(&image)),
             FileSystem::Ntfs => must(Command::new("mkfs.ntfs").args(["-q", "-F", "-f"]).arg(&image)),
+            FileSystem::Fat32 => must(Command::new("mkfs.vfat").args(["-F", "32"]).arg(&image)),
         };
         fs::create_dir(&mount).unwrap();
         Self { image, mount, kind }
@@ -73,13 +96,27 @@ impl Drive {
     }
 
     pub fn plug_in_at(&self, mount: &Path) {
+        if self.kind == FileSystem::Fat32 && !in_kernel("vfat") {
+            // Its daemon outlives the unmounting.
+            super::background::until("nobody holds the image", || !self.is_held());
+            must(Command::new("fusefat").args(["-o", "rw+"]).arg(&self.image).arg(mount));
+            return;
+        }
         let mut command = Command::new("mount");
         match self.kind {
             FileSystem::Ext4 => command.args(["-o", "loop"]),
             FileSystem::Exfat => command.args(["-t", "exfat-fuse", "-o", "loop"]),
             FileSystem::Ntfs => command.args(["-t", "ntfs-3g", "-o", "loop"]),
+            FileSystem::Fat32 => command.args(["-t", "vfat", "-o", "loop"]),
         };
         must(command.arg(&self.image).arg(mount));
+    }
+
+    /// Whether any process has the image open.
+    fn is_held(&self) -> bool {
+        let processes =
+            fs::read_dir("/proc").unwrap().flatten().filter_map(|process| fs::read_dir(process.path().join("fd")).ok());
+        processes.flat_map(Iterator::flatten).any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == self.image))
     }
 
     pub fn unplug(&self) {
@@ -91,9 +128,14 @@ impl Drive {
         super::background::until("its loop device is free", || held().is_empty());
     }
 
-    /// Pulls it out without a word to anybody.
-    pub fn pull(&self) {
-        must(Command::new("python3").args(["-c", PULL]).arg(&self.mount));
+    /// Lays a hand on it, so that it can be pulled out at a moment's notice.
+    pub fn hand(&self) -> Hand {
+        let mut command = Command::new("python3");
+        let mut hand =
+            command.args(["-c", PULL]).arg(&self.mount).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut ready = [0; 6];
+        hand.stdout.take().unwrap().read_exact(&mut ready).unwrap();
+        Hand(hand)
     }
 
     /// Where a vault lies on it.

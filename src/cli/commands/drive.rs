@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use super::known_names;
+use super::prune::rules;
 use super::restore::CopyArgs;
 use crate::cli::config::{DEFAULT_EXPORT_SECS, DriveConfig};
 use crate::cli::wire::{pin, reading_store};
@@ -175,16 +177,20 @@ fn enrol_plan(args: &EnrolArgs, session: &Session) -> Result<EnrolPlan, OpError>
 }
 
 fn export_plan(args: &ExportArgs, session: &Session) -> Result<ExportPlan, OpError> {
+    let drives = drives_plan(&args.copy, session)?;
+    let names = known_names(session, &drives.pin);
     let settings = |(name, drive): (&DriveName, &DriveConfig)| {
-        (name.clone(), ExportSettings { unmount: drive.unmount, parity_permille: drive.parity_permille })
+        let keep = drive.keep.as_ref().map(|keep| rules(session, Some(keep), &names)).transpose()?;
+        let (unmount, parity_permille) = (drive.unmount, drive.parity_permille);
+        Ok((name.clone(), ExportSettings { unmount, parity_permille, keep }))
     };
     let own = || std::env::current_exe().map_err(|e| OpError::NotDone(format!("this program cannot be found: {e}")));
     Ok(ExportPlan {
-        drives: drives_plan(&args.copy, session)?,
+        drives,
         name: args.name.clone(),
         again: args.again,
         unmount: args.unmount,
-        settings: session.config.drives.iter().map(settings).collect(),
+        settings: session.config.drives.iter().map(settings).collect::<Result<_, OpError>>()?,
         binary: if args.with_binary { Some(own()?) } else { None },
     })
 }
@@ -237,6 +243,11 @@ fn describe_export(receipt: &ExportReceipt) -> String {
     if receipt.parity.made > 0 {
         let (bytes, objects) = (human_size(receipt.parity.bytes), render::count(receipt.parity.objects, "object"));
         let _ = writeln!(text, "  {bytes} of parity made for {objects}");
+    }
+    if let Some(retained) = &receipt.retained {
+        let (dropped, kept) = (render::count(retained.dropped, "snapshot"), retained.kept);
+        let (objects, bytes) = (render::count(retained.objects, "object"), human_size(retained.bytes));
+        let _ = writeln!(text, "  its keep: {dropped} dropped, {kept} stay; {objects} removed, {bytes} freed");
     }
     if let Some(free) = receipt.free_bytes {
         let _ = writeln!(text, "  {} free; {}", human_size(free), receipt.next);

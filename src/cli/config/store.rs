@@ -45,6 +45,8 @@ pub struct DriveConfig {
     pub unmount: bool,
     /// Parity, in thousandths of what it protects.
     pub parity_permille: u32,
+    /// What stays on it, of every job, in place of the jobs' own rules; else everything.
+    pub keep: Option<KeepConfig>,
 }
 
 pub fn read_store(section: Section<'_>) -> StoreConfig {
@@ -81,6 +83,7 @@ pub fn read_drive(section: Section<'_>) -> DriveConfig {
         holders: section.texts("holders"),
         unmount: section.flag("unmount").unwrap_or(false),
         parity_permille: section.parsed("parity", parse_permille).unwrap_or(0),
+        keep: read_keep(&section),
     };
     if drive.path.as_ref().is_some_and(|path| !path.is_absolute()) {
         section.wrong("path: must be absolute");

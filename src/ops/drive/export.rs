@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::retention::{Retained, left_undone, retain};
 use super::{DrivesPlan, Opened, Slot, binary, due_text, operator, recognise};
 use crate::format::drive::ExportBody;
+use crate::format::inventory::Line;
 use crate::format::record::RecordKind;
 use crate::model::drive::DriveName;
 use crate::model::finding::{Finding, FindingKind};
@@ -16,13 +18,17 @@ use crate::model::ids::WriterId;
 use crate::model::time::Timestamp;
 use crate::ops::context::{Locking, NamedStore, open_pinned};
 use crate::ops::delivery::deliver_missing;
+use crate::ops::prune::plan::Rules;
 use crate::ops::transfer::{Looking, Transfer, Transferred};
 use crate::ops::{Env, Event, Exit, OpError};
-use crate::store::Store;
+use crate::store::directory::DirectoryStore;
+use crate::store::{PruneStore, Store, WriteOnceStore};
 use crate::vault::VaultError;
 use crate::vault::parity::{self, Protected};
+use crate::vault::presence::Presence;
 use crate::vault::register::Drive;
 use crate::vault::replicate::{Replicated, read_record};
+use crate::vault::sweep::SWEPT;
 
 /// What to export.
 pub struct ExportPlan {
@@ -41,12 +47,14 @@ pub struct ExportPlan {
 }
 
 /// What the configuration says of a drive.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ExportSettings {
     /// Unmount it at the end.
     pub unmount: bool,
     /// Parity, in thousandths of what it protects; 0 makes none.
     pub parity_permille: u32,
+    /// What stays on it; without rules everything does.
+    pub keep: Option<Rules>,
 }
 
 /// What was exported.
@@ -73,6 +81,8 @@ pub struct ExportReceipt {
     pub past_cache: bool,
     /// Parity that was made.
     pub parity: Protected,
+    /// What its own retention did, where it has rules and they could be applied.
+    pub retained: Option<Retained>,
     /// Free bytes on the drive.
     pub free_bytes: Option<u64>,
     /// When the drive's next turn is, or another's.
@@ -95,7 +105,7 @@ impl ExportReceipt {
 
 impl ExportPlan {
     fn settings_of(&self, drive: &DriveName) -> ExportSettings {
-        self.settings.get(drive).copied().unwrap_or_default()
+        self.settings.get(drive).cloned().unwrap_or_default()
     }
 }
 
@@ -116,8 +126,12 @@ pub fn export(plan: &ExportPlan, env: &Env<'_>) -> Result<ExportReceipt, OpError
     }
     refuse_set_back(plan, &opened, &drive, &slot)?;
     let path = slot.path.clone();
-    let mut receipt = bring_up_to_date(plan, opened, &drive, slot, notes, started, env)?;
-    // Every descriptor of the drive is closed by now.
+    let mut exported = bring_up_to_date(plan, opened, &drive, slot, notes, started, env)?;
+    if exported.receipt.safe {
+        apply_keep(plan, &drive, &mut exported, env)?;
+    }
+    // Every descriptor of the drive is closed by this.
+    let mut receipt = exported.close();
     if (plan.unmount || plan.settings_of(&drive.name).unmount) && receipt.safe {
         match unmount(&path) {
             Ok(()) => receipt.unmounted = true,
@@ -132,7 +146,7 @@ pub fn export(plan: &ExportPlan, env: &Env<'_>) -> Result<ExportReceipt, OpError
 
 /// The drive that is meant, opened and recognised.
 fn choose(plan: &ExportPlan, opened: &Opened, env: &Env<'_>) -> Result<(Drive, Slot, Vec<Finding>), OpError> {
-    let due = opened.register.due();
+    let due = opened.register.due(env.clock.now());
     let source = opened.copy.store.location().directory();
     let try_one = |drive: &Drive| {
         let path = plan.drives.path_of(drive);
@@ -183,6 +197,21 @@ fn refuse_set_back(plan: &ExportPlan, opened: &Opened, drive: &Drive, slot: &Slo
     })
 }
 
+/// A drive that was exported to, still open.
+struct Exported {
+    receipt: ExportReceipt,
+    slot: Slot,
+    store: Arc<DirectoryStore>,
+    /// What its snapshots need.
+    wanted: Vec<Line>,
+}
+
+impl Exported {
+    fn close(self) -> ExportReceipt {
+        self.receipt
+    }
+}
+
 fn bring_up_to_date(
     plan: &ExportPlan,
     mut opened: Opened,
@@ -191,11 +220,11 @@ fn bring_up_to_date(
     notes: Vec<Finding>,
     started: Timestamp,
     env: &Env<'_>,
-) -> Result<ExportReceipt, OpError> {
-    let store: Arc<dyn crate::store::WriteOnceStore> = Arc::new(slot.vault(true)?);
+) -> Result<Exported, OpError> {
+    let store = Arc::new(slot.vault(true)?);
     store.sweep(&crate::model::name::Area::layout()).map_err(VaultError::from)?;
     let permille = plan.settings_of(&drive.name).parity_permille;
-    let to = NamedStore { name: format!("drive {}", drive.name), store: Arc::clone(&store) };
+    let to = NamedStore { name: format!("drive {}", drive.name), store: Arc::clone(&store) as Arc<dyn WriteOnceStore> };
     let program_bytes = plan.binary.as_ref().map_or(0, |path| binary::room_bytes(&slot.root, path));
     let transfer = Transfer {
         pin: &plan.drives.pin,
@@ -209,9 +238,7 @@ fn bring_up_to_date(
     done.findings.extend(notes);
     let mut protected = Protected::default();
     if permille > 0 && done.is_safe() {
-        env.step("making parity");
-        let told = |bytes| env.observer.event(Event::Advance { items: 1, bytes });
-        protected = parity::protect(store.as_ref(), &done.wanted, permille, env.cancel, &told)?;
+        protected = make_parity(store.as_ref(), &done.wanted, permille, env)?;
     }
     let binary = match &plan.binary {
         Some(path) => {
@@ -222,15 +249,49 @@ fn bring_up_to_date(
         }
         None => None,
     };
+    let wanted = std::mem::take(&mut done.wanted);
     let mut receipt = receipt_of(&opened, drive, done, protected, store.as_ref());
     if receipt.safe {
         let body = body_of(&receipt, drive, binary, started, &opened, env);
         receipt.findings.extend(sign(plan, &mut opened, &to, &body, env)?);
-        rustix::fs::syncfs(&slot.root).map_err(|e| OpError::NotDone(format!("{}: {e}", slot.path.display())))?;
+        slot.sync()?;
         let next = opened.register.after_export(&drive.name, env.clock.now());
         receipt.next = due_text(next.as_ref(), env.clock.now());
     }
-    Ok(receipt)
+    Ok(Exported { receipt, slot, store, wanted })
+}
+
+fn make_parity(store: &dyn PruneStore, wanted: &[Line], permille: u32, env: &Env<'_>) -> Result<Protected, OpError> {
+    env.step("making parity");
+    let told = |bytes| env.observer.event(Event::Advance { items: 1, bytes });
+    Ok(parity::protect(store, wanted, permille, env.cancel, &told)?)
+}
+
+/// Drops from the drive what its own rules let go. The export is signed by now and stands, whatever becomes of this.
+fn apply_keep(plan: &ExportPlan, drive: &Drive, exported: &mut Exported, env: &Env<'_>) -> Result<(), OpError> {
+    let settings = plan.settings_of(&drive.name);
+    let Some(rules) = &settings.keep else { return Ok(()) };
+    let Exported { receipt, slot, store, wanted } = exported;
+    let kept = retain(rules, &plan.drives.pin, store, env).and_then(|retained| {
+        if retained.objects > 0 && settings.parity_permille > 0 {
+            let presence = Presence::read(store.as_ref(), &SWEPT).map_err(VaultError::from)?;
+            wanted.retain(|line| !SWEPT.contains(&line.name.area()) || presence.has(&line.name));
+            make_parity(store.as_ref(), wanted, settings.parity_permille, env)?;
+        }
+        Ok(retained)
+    });
+    match kept {
+        Ok(retained) => {
+            receipt.findings.extend(retained.findings.iter().cloned());
+            receipt.snapshots = retained.kept;
+            receipt.retained = Some(retained);
+        }
+        Err(error @ OpError::Vault(VaultError::Interrupted)) => return Err(error),
+        Err(error) => receipt.findings.push(left_undone(drive.name.as_str(), &error)),
+    }
+    slot.sync()?;
+    receipt.free_bytes = store.room().ok().flatten();
+    Ok(())
 }
 
 fn receipt_of(opened: &Opened, drive: &Drive, done: Transferred, parity: Protected, store: &dyn Store) -> ExportReceipt {
@@ -246,6 +307,7 @@ fn receipt_of(opened: &Opened, drive: &Drive, done: Transferred, parity: Protect
         read_back: done.read_back,
         past_cache: done.past_cache,
         parity,
+        retained: None,
         free_bytes: store.room().ok().flatten(),
         next: String::new(),
         unmounted: false,

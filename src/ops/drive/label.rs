@@ -10,6 +10,7 @@ use crate::ledger::{Trust, check};
 use crate::model::limits::{RECORD_MAX_BYTES, SUFFIX_MAX};
 use crate::model::name::ObjectName;
 use crate::ops::OpError;
+use crate::store::drive::labels::{self, file};
 use crate::store::drive::{LABEL_FILE, System, mounts};
 use crate::store::{Store, StoreError, WriteOnceStore};
 use crate::vault::VaultError;
@@ -22,10 +23,6 @@ pub struct Label {
     pub body: DriveBody,
     /// As it lies there.
     pub bytes: Vec<u8>,
-}
-
-fn file(suffix: u32) -> String {
-    if suffix == 0 { LABEL_FILE.to_owned() } else { format!("{LABEL_FILE}.{suffix}") }
 }
 
 /// Every label file, torn ones too.
@@ -95,12 +92,12 @@ pub fn write(root: &dyn WriteOnceStore, bytes: &[u8]) -> Result<(), OpError> {
 /// [`OpError::Mismatch`], naming both.
 pub fn refuse_twin(slot: &Slot, label: &[u8], system: &System) -> Result<(), OpError> {
     let own = mounts::at(&mounts::read(&system.mountinfo), &slot.path);
-    for mount in mounts::read(&system.mountinfo) {
+    for (mount, labels) in labels::mounted(system) {
         // The same device may be mounted at several places.
         if own.as_ref().is_some_and(|own| own.source == mount.source && own.device == mount.device) {
             continue;
         }
-        if std::fs::read(mount.point.join(LABEL_FILE)).is_ok_and(|bytes| bytes == label) {
+        if labels.iter().any(|bytes| bytes == label) {
             return Err(OpError::Mismatch(format!(
                 "{} and {} carry the same label: one is a clone of the other; nothing was written",
                 slot.path.display(),

@@ -33,11 +33,13 @@ mod custody;
 mod enrol;
 mod export;
 mod label;
+mod retention;
 mod status;
 
 pub use custody::{CustodyEvent, CustodyPlan, CustodyReceipt, custody};
 pub use enrol::{EnrolPlan, EnrolReceipt, enrol};
 pub use export::{ExportPlan, ExportReceipt, ExportSettings, export};
+pub use retention::Retained;
 pub use status::{DriveStatus, DrivesReceipt, status};
 
 /// The vault's directory on a drive.
@@ -144,12 +146,15 @@ impl Opened {
     }
 }
 
-/// The enrolled drive that a copy lies on, as the label beside it says.
+/// The enrolled drive that a copy lies on, as the label beside it and its hardware say: its files on another one, or in a
+/// directory of this machine, are not that drive.
 #[must_use]
-pub fn drive_of(copy: &Copy) -> Option<DriveName> {
-    let root = copy.store.location().directory()?.parent()?;
-    let label = label::find(&DirectoryStore::open(root).ok()?, &copy.trust, root).ok()??;
-    Some(label.body.drive)
+pub fn drive_of(copy: &Copy) -> Option<(DriveName, Head)> {
+    let root = copy.store.location().directory()?.parent()?.canonicalize().ok()?;
+    let label = label::find(&DirectoryStore::open(&root).ok()?, &copy.trust, &root).ok()??;
+    let DriveEvent::Enrol(was) = &label.body.event else { return None };
+    let now = look(&root, &System::default()).ok().filter(|found| found.mount == root)?;
+    was.identity.differences(&now.identity).is_empty().then_some((label.body.drive, label.head))
 }
 
 fn operator(env: &Env<'_>) -> String {
@@ -192,6 +197,11 @@ impl Slot {
     fn files(&self) -> Result<DirectoryStore, OpError> {
         let root = self.root.try_clone().map_err(|e| OpError::NotDone(format!("{}: {e}", self.path.display())))?;
         Ok(DirectoryStore::of_open(root, &self.path))
+    }
+
+    /// Makes all that was written to it durable.
+    fn sync(&self) -> Result<(), OpError> {
+        rustix::fs::syncfs(&self.root).map_err(|e| OpError::NotDone(format!("{}: {e}", self.path.display())))
     }
 
     /// The copy on the drive.

@@ -5,14 +5,16 @@
 use serde::Serialize;
 
 use super::{DrivesPlan, Opened, due_text, recognise};
-use crate::format::body::VerifyBody;
+use crate::format::body::{PruneDoneBody, VerifyBody};
 use crate::format::record::RecordKind;
+use crate::ledger::{Checked, Standing};
 use crate::model::drive::{DriveIdentity, DriveName};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::time::{Timestamp, human_duration};
 use crate::ops::context::Locking;
 use crate::ops::{Env, Exit, OpError};
 use crate::store::Store;
+use crate::vault::pruned::Pruned;
 use crate::vault::register::Drive;
 use crate::vault::snapshots::Snapshot;
 
@@ -82,18 +84,25 @@ impl DrivesReceipt {
 pub fn status(plan: &DrivesPlan, env: &Env<'_>) -> Result<DrivesReceipt, OpError> {
     let opened = plan.open(env, Locking::Shared)?;
     let now = env.clock.now();
-    let snapshots = opened.records.snapshots();
+    let mut snapshots = opened.records.snapshots();
+    Pruned::read(&opened.records, opened.copy.store.as_ref())?.take_dropped(&mut snapshots);
     let mut findings = Vec::new();
     let mut drives = Vec::new();
     for drive in opened.register.all() {
         let status = one(drive, plan, &opened, &snapshots);
-        if status.room == Some(false) {
+        let takes_part = drive.retired.is_none();
+        if takes_part && status.room == Some(false) {
             let message = "has no room for what is to go to it";
+            findings.push(Finding::new(FindingKind::Behind, format!("drive {}", drive.name), message));
+        }
+        if takes_part && drive.export.is_some() && drive.exported(now).is_none() {
+            let message =
+                "its last export claims a time that has not come yet: a clock was wrong, and it counts as long ago";
             findings.push(Finding::new(FindingKind::Behind, format!("drive {}", drive.name), message));
         }
         drives.push(status);
     }
-    let due = opened.register.due();
+    let due = opened.register.due(now);
     if let Some(due) = &due
         && let Some(drive) = opened.register.get(&due.name)
     {
@@ -111,7 +120,7 @@ fn one(drive: &Drive, plan: &DrivesPlan, opened: &Opened, snapshots: &[Snapshot]
     let path = plan.path_of(drive);
     let slot = if drive.retired.is_none() { recognise(drive, &path, opened, None, &plan.system).ok() } else { None };
     let room_now = slot.as_ref().and_then(|(slot, _)| slot.files().ok()?.room().ok().flatten());
-    let free_bytes = room_now.or_else(|| drive.export.as_ref().and_then(|export| export.body.free_bytes));
+    let free_bytes = room_now.or_else(|| room_left(drive, opened));
     let missing: Vec<&Snapshot> = snapshots.iter().filter(|snapshot| !holds(drive, snapshot)).collect();
     let bytes_to_go = missing.iter().map(|snapshot| snapshot.body.new_bytes).sum();
     DriveStatus {
@@ -140,11 +149,26 @@ fn holds(drive: &Drive, snapshot: &Snapshot) -> bool {
     heads.and_then(|heads| heads.get(&snapshot.writer)).is_some_and(|head| head.seq >= snapshot.head.seq)
 }
 
-/// The newest verification that read all of the drive.
+/// Free bytes of a drive that is elsewhere: after its last export, and after what was pruned from it since.
+fn room_left(drive: &Drive, opened: &Opened) -> Option<u64> {
+    let export = drive.export.as_ref()?;
+    let since = counted(opened, RecordKind::PruneDone).filter(|record| record.statement.time >= export.time);
+    let bodies = since.filter_map(|record| record.statement.body_as::<PruneDoneBody>().ok());
+    let freed: u64 = bodies.filter(|body| body.drive.as_ref() == Some(&drive.name)).map(|body| body.bytes).sum();
+    Some(export.body.free_bytes? + freed)
+}
+
+/// The newest verification that read all of the drive, by somebody whose word counts.
 fn last_read(drive: &Drive, opened: &Opened) -> Option<Timestamp> {
-    let records = opened.all.iter().filter(|record| record.statement.kind == RecordKind::Verify);
-    let of_drive = records.filter(|record| record.statement.time >= drive.enrolled).filter(|record| {
-        record.statement.body_as::<VerifyBody>().is_ok_and(|body| body.whole && body.drive.as_ref() == Some(&drive.name))
-    });
-    of_drive.map(|record| record.statement.time).max()
+    let of_drive = |record: &&Checked| {
+        let body = record.statement.body_as::<VerifyBody>();
+        body.is_ok_and(|body| body.whole && body.drive.as_ref() == Some(&drive.name) && body.label == Some(drive.label))
+    };
+    counted(opened, RecordKind::Verify).filter(of_drive).map(|record| record.statement.time).max()
+}
+
+/// The records of a kind that trust allows, or that this machine signed.
+fn counted(opened: &Opened, kind: RecordKind) -> impl Iterator<Item = &Checked> {
+    let counts = |record: &&Checked| record.standing == Standing::Trusted || opened.own.contains(&record.statement.writer);
+    opened.all.iter().filter(move |record| record.statement.kind == kind).filter(counts)
 }

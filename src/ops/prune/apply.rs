@@ -20,6 +20,7 @@ use crate::model::name::{Area, ObjectName};
 use crate::model::snapshot::SnapshotState;
 use crate::model::time::Timestamp;
 use crate::ops::context::{NamedStore, VaultPin};
+use crate::ops::drive::drive_of;
 use crate::ops::suspicion::knew;
 use crate::ops::{Env, Event, Exit, OpError};
 use crate::store::{PruneStore, StoreError, WriteOnceStore};
@@ -251,6 +252,7 @@ fn begin(
         finished: false,
         objects: 0,
         bytes: 0,
+        drive: drive_of(&site.copy).map(|(name, _)| name),
     };
     env.step("signing what is dropped");
     site.sign(scribe, RecordKind::PruneDone, &body, env)?;

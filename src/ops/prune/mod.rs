@@ -214,6 +214,15 @@ pub fn is_pending(store: &NamedStore, pin: &VaultPin, env: &Env<'_>) -> Result<b
     Ok(Site::open(store, pin, env)?.has_pending())
 }
 
+/// The plan of a copy of which the removal was begun and not finished.
+///
+/// # Errors
+/// When the copy cannot be opened, or its ledger is in doubt.
+pub fn begun(store: &NamedStore, pin: &VaultPin, env: &Env<'_>) -> Result<Option<Head>, OpError> {
+    let site = Site::open_sound(store, pin, env)?;
+    Ok(site.pruned.pending().find(|plan| site.pruned.done(plan).is_some()).map(|plan| plan.head))
+}
+
 /// Says in a signed record when the last push arrived and the next is due.
 ///
 /// # Errors

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 pub mod features;
 pub mod hardware;
+pub mod labels;
 pub mod mounts;
 pub mod superblock;
 

@@ -14,9 +14,11 @@ use crate::format::inventory::Line;
 use crate::model::limits::PARITY_GROUP_BYTES;
 use crate::model::name::{Area, ObjectName, Sealed};
 use crate::store::deliver::{RetryPolicy, deliver};
-use crate::store::{Store, WriteOnceStore};
+use crate::store::{PruneStore, Store};
 use crate::vault::VaultError;
 use crate::vault::objects::{read_hashed, read_hashed_past_cache};
+use crate::vault::presence::Presence;
+use crate::vault::sweep::SWEPT;
 
 mod layout;
 mod mend;
@@ -54,19 +56,23 @@ pub const fn room_bytes(bytes: u64, permille: u32) -> u64 {
     bytes * permille as u64 / 800 + bytes / 100 + 16 * SHARD_BYTES as u64
 }
 
-/// Makes parity for those of `lines` that no parity object covers yet, reads it back, and leaves what is there alone.
+/// Makes parity for those of `lines` that no parity object covers yet, and reads it back.
+///
+/// Of an object that was pruned the shards are gone for good, and weaken the parity of all others of its group. So such a
+/// group counts for nothing: what is left of it gets new parity, and when that lies there the old one is removed. All of
+/// `lines` must be there.
 ///
 /// # Errors
 /// When the store fails or has no room, or an object is not what its line says.
 pub fn protect(
-    store: &dyn WriteOnceStore,
+    store: &dyn PruneStore,
     lines: &[Line],
     permille: u32,
     cancel: &AtomicBool,
     told: &dyn Fn(u64),
 ) -> Result<Protected, VaultError> {
     store.make_dirs(&[Area::Parity.dir().to_owned()])?;
-    let covered = covered(store)?;
+    let (covered, outdated) = covered(store, lines)?;
     let mut protected = Protected::default();
     let mut group: Vec<&Line> = Vec::new();
     let mut group_bytes = 0;
@@ -97,6 +103,9 @@ pub fn protect(
         group_bytes += bytes;
     }
     close(&mut group)?;
+    for name in outdated {
+        store.remove(&name)?;
+    }
     Ok(protected)
 }
 
@@ -112,9 +121,14 @@ fn stored(store: &dyn Store) -> Result<Vec<String>, VaultError> {
     Ok(names)
 }
 
-/// Every object that some parity object covers.
-fn covered(store: &dyn Store) -> Result<BTreeSet<ObjectName>, VaultError> {
-    let mut covered = BTreeSet::new();
+/// Every object that some parity object covers, and the names of parity objects of which a member was pruned: neither one
+/// of `lines` nor there any more.
+fn covered(store: &dyn Store, lines: &[Line]) -> Result<(BTreeSet<ObjectName>, Vec<String>), VaultError> {
+    let here = Presence::read(store, &SWEPT)?;
+    let wanted: BTreeSet<&ObjectName> = lines.iter().map(|line| &line.name).collect();
+    let pruned =
+        |member: &Member| SWEPT.contains(&member.name.area()) && !wanted.contains(&member.name) && !here.has(&member.name);
+    let (mut covered, mut outdated) = (BTreeSet::new(), Vec::new());
     for name in stored(store)? {
         let page = store.get(&name, 0, SHARD_BYTES as u64)?;
         // With its first page damaged the whole object is read; one that says nothing covers nothing.
@@ -122,11 +136,14 @@ fn covered(store: &dyn Store) -> Result<BTreeSet<ObjectName>, VaultError> {
             Some((_, shape, _)) => store.get(&name, 0, shape.recovery_at() as u64)?,
             None => store.get(&name, 0, crate::model::limits::PARITY_MAX_BYTES)?,
         };
-        if let Ok((_, table)) = read_table(&bytes) {
+        let Ok((_, table)) = read_table(&bytes) else { continue };
+        if table.members.iter().any(pruned) {
+            outdated.push(name);
+        } else {
             covered.extend(table.members.into_iter().map(|member| member.name));
         }
     }
-    Ok(covered)
+    Ok((covered, outdated))
 }
 
 /// The parity object of a group.
