@@ -160,6 +160,8 @@ fn keep_in_order(schema: &Schema, world: &World) {
     }
     let sync = args!["sync", world.path("copy"), "--from", &world.vault, "--plain-directory", "--json"];
     result(schema, world.run(sync), 0, "sync", "sync");
+    // A copy that is no store of the configuration: status lists it apart.
+    world.run(args!["verify", "--from", world.path("copy"), "--depth", "sealed"]).ok();
     let show = args!["ledger", "show", "--identity", &world.identity, "--json"];
     let shown = result(schema, world.run(show), 0, "ledger", "ledger");
     let kinds: Vec<&Value> = shown["records"].as_array().unwrap().iter().map(|record| &record["kind"]).collect();
