@@ -158,13 +158,11 @@ impl Engine for InfluxConfig {
         let tidied = query.drop_database(&trial);
         let points = tried.map_err(|error| self.failed(format!("cannot be restored, and nothing was removed: {error}")))?;
         tidied?;
-        for (measurement, count) in &points {
-            let then = fetched.account.proof.get(&points_of(measurement));
-            if then.is_some_and(|then| then != count) {
-                return Err(
-                    self.failed(format!("{measurement} comes back with other counts ({count}); nothing was removed"))
-                );
-            }
+        // What is missing from it altogether counts as well.
+        let tried = with_points(Account::default(), points).or_missing(&fetched.account);
+        if let Some((name, then)) = fetched.account.proof.iter().find(|(name, then)| tried.proof.get(*name) != Some(then)) {
+            let now = tried.proof.get(name).cloned().unwrap_or_default();
+            return Err(self.failed(format!("{name}: {then} was backed up, {now} comes back; nothing was removed")));
         }
         query.drop_database(&self.database)?;
         self.restore(None, &dir, work)?;
