@@ -28,6 +28,10 @@ use query::{Points, Query};
 
 /// How long the backup port may take to accept: influxd itself would try for four minutes.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// So often restored points are counted while they are not as they were, and after so long a time again; seen: less than a
+/// second.
+const COUNTING_ATTEMPTS: u32 = 10;
+const COUNTING_PAUSE: Duration = Duration::from_millis(500);
 /// The part that names the others.
 const MANIFEST: &str = "manifest";
 /// The part that holds the metastore.
@@ -154,12 +158,10 @@ impl Engine for InfluxConfig {
         unpack(fetched, &self.database, &dir, work)?;
         let trial = format!("{}{TRIAL_SUFFIX}", self.database);
         query.drop_database(&trial)?;
-        let tried = self.restore(Some(&trial), &dir, work).and_then(|()| query.points(&trial));
+        let tried = self.restore(Some(&trial), &dir, work).and_then(|()| counted(&query, &trial, fetched, work));
         let tidied = query.drop_database(&trial);
-        let points = tried.map_err(|error| self.failed(format!("cannot be restored, and nothing was removed: {error}")))?;
+        let tried = tried.map_err(|error| self.failed(format!("cannot be restored, and nothing was removed: {error}")))?;
         tidied?;
-        // What is missing from it altogether counts as well.
-        let tried = with_points(Account::default(), points).or_missing(&fetched.account);
         if let Some((name, then)) = fetched.account.proof.iter().find(|(name, then)| tried.proof.get(*name) != Some(then)) {
             let now = tried.proof.get(name).cloned().unwrap_or_default();
             return Err(self.failed(format!("{name}: {then} was backed up, {now} comes back; nothing was removed")));
@@ -172,8 +174,24 @@ impl Engine for InfluxConfig {
     fn prove(&self, fetched: &Fetched, work: &Work) -> Result<Account, SourceError> {
         let http = Http::new(&self.http)?;
         let query = Query::new(&http, work);
-        let account = Account::default().tool("InfluxDB", query.version()?);
-        Ok(with_points(account, query.points(&self.database)?).or_missing(&fetched.account))
+        let version = query.version()?;
+        Ok(counted(&query, &self.database, fetched, work)?.tool("InfluxDB", version))
+    }
+}
+
+/// What was restored as `database`: a measurement that is missing from it altogether counts as well. A shard that was just
+/// restored has no points for a moment, so a count that is not what was backed up is asked for again.
+fn counted(query: &Query<'_>, database: &str, fetched: &Fetched, work: &Work) -> Result<Account, SourceError> {
+    let mut tried = 1;
+    loop {
+        let now = with_points(Account::default(), query.points(database)?).or_missing(&fetched.account);
+        let as_it_was = fetched.account.proof.iter().all(|(name, then)| now.proof.get(name) == Some(then));
+        if as_it_was || tried == COUNTING_ATTEMPTS {
+            return Ok(now);
+        }
+        work.check()?;
+        std::thread::sleep(COUNTING_PAUSE);
+        tried += 1;
     }
 }
 
