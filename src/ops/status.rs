@@ -293,7 +293,7 @@ fn places(context: &Context, copy: &Copy) -> Result<Vec<Place>, VaultError> {
 
 fn copy_of(one: &Verification<'_>) -> String {
     match &one.place {
-        Place::Drive(name) => format!("drive {name}"),
+        Place::Drive(name, _) => format!("drive {name}"),
         Place::Server(..) | Place::Directory(..) => one.body.store.clone(),
     }
 }

@@ -5,18 +5,18 @@
 
 use super::suspicion::knew;
 use crate::format::body::VerifyBody;
-use crate::format::record::RecordKind;
+use crate::format::record::{Head, RecordKind};
 use crate::ledger::Checked;
 use crate::model::drive::DriveName;
-use crate::model::ids::WriterId;
+use crate::model::ids::{ObjectHash, WriterId};
 use crate::store::Location;
 use crate::vault::copy::Copy;
 
 /// A copy.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
-    /// An enrolled drive, wherever it was mounted.
-    Drive(DriveName),
+    /// An enrolled drive, wherever it was mounted, and its label: a name may be given again.
+    Drive(DriveName, Option<ObjectHash>),
     /// A directory of a server, by host, port and path: accounts see the same one.
     Server(String, Option<u16>, String),
     /// A directory of the machine on which this writer signs.
@@ -24,9 +24,9 @@ pub enum Place {
 }
 
 impl Place {
-    fn of(writer: WriterId, drive: Option<DriveName>, store: &str) -> Self {
+    fn of(writer: WriterId, drive: Option<(DriveName, Option<Head>)>, store: &str) -> Self {
         match (drive, store.parse()) {
-            (Some(drive), _) => Self::Drive(drive),
+            (Some((drive, label)), _) => Self::Drive(drive, label.map(|label| label.hash)),
             (None, Ok(Location::Sftp(at))) => Self::Server(at.host, at.port, at.path),
             (None, _) => Self::Directory(writer, store.to_owned()),
         }
@@ -35,7 +35,8 @@ impl Place {
     /// The copy, as somebody who signs here names it.
     #[must_use]
     pub fn of_copy(copy: &Copy, writer: WriterId) -> Self {
-        Self::of(writer, super::drive::drive_of(copy).map(|(name, _)| name), &copy.name())
+        let drive = super::drive::drive_of(copy).map(|(name, label)| (name, Some(label)));
+        Self::of(writer, drive, &copy.name())
     }
 }
 
@@ -56,7 +57,8 @@ impl<'a> Verification<'a> {
         let verifications = records.into_iter().filter(|record| record.statement.kind == RecordKind::Verify);
         let read = verifications.filter_map(|record| {
             let body: VerifyBody = record.statement.body_as().ok()?;
-            Some(Self { place: Place::of(record.statement.writer, body.drive.clone(), &body.store), record, body })
+            let drive = body.drive.clone().map(|name| (name, body.label));
+            Some(Self { place: Place::of(record.statement.writer, drive, &body.store), record, body })
         });
         read.collect()
     }
