@@ -120,6 +120,9 @@ pub fn each_listed(
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::{btree_set, vec};
+    use proptest::prelude::*;
+
     use super::*;
     use crate::crypto::hash::hash;
     use crate::store::WriteOnceStore;
@@ -145,5 +148,33 @@ mod tests {
         let gone: Vec<_> = sweep.removable().map(|(name, _)| name.clone()).collect();
         assert_eq!(gone, [pack(0)], "a snapshot that goes lists it and none that stays; of the others nobody knows the age");
         assert_eq!(sweep.missing.iter().cloned().collect::<Vec<_>>(), [pack(9)]);
+    }
+
+    proptest! {
+        /// Nights share objects as they like, and after each some snapshots are dropped, whichever the rules may choose.
+        #[test]
+        fn what_stays_keeps_all_that_it_needs_and_what_nobody_needs_goes(
+            nights in vec((btree_set(0_u8..40, 1..12), vec(any::<bool>(), 0..20)), 1..20),
+        ) {
+            let mut lying: BTreeSet<u8> = BTreeSet::new();
+            let mut kept: Vec<BTreeSet<u8>> = Vec::new();
+            for (objects, drops) in nights {
+                lying.extend(&objects);
+                kept.push(objects);
+                let store = MemoryStore::new();
+                lying.iter().for_each(|n| drop(store.put(&pack(*n).to_string(), &[*n])));
+                let mut sweep = Sweep::read(&store, Timestamp(100)).unwrap_or_else(|e| panic!("{e}"));
+                let mut choice = drops.into_iter();
+                let (go, stay): (Vec<_>, Vec<_>) = kept.into_iter().partition(|_| choice.next().unwrap_or(false));
+                stay.iter().flatten().for_each(|n| sweep.need(&pack(*n)));
+                go.iter().flatten().for_each(|n| sweep.release(&pack(*n)));
+                let gone: BTreeSet<ObjectName> = sweep.removable().map(|(name, _)| name.clone()).collect();
+                prop_assert!(sweep.missing.is_empty());
+                lying.retain(|n| !gone.contains(&pack(*n)));
+                prop_assert!(stay.iter().flatten().all(|n| lying.contains(n)), "something that stays has lost an object");
+                prop_assert!(lying.iter().all(|n| stay.iter().any(|of| of.contains(n))), "something that nobody needs stays");
+                kept = stay;
+            }
+        }
     }
 }
