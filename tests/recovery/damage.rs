@@ -126,6 +126,24 @@ fn what_one_damaged_pack_does_not_hold_is_restored() {
 }
 
 #[test]
+fn a_record_that_was_torn_and_sent_again_is_no_damage() {
+    needs!("age", "zstd", "b3sum", "python3");
+    let world = World::new();
+    world.tree("data").file("a", "one");
+    world.push(world.path("data"));
+    let record = world.objects("ledger").remove(0);
+    let whole = fs::read(&record).unwrap();
+    fs::write(record.with_extension("rec.1"), &whole).unwrap();
+    fs::remove_file(&record).unwrap();
+    fs::write(&record, &whole[..100]).unwrap();
+    let machine = BareMachine::new(&world, &[]);
+    let list = || machine.recover(&world.vault, args!["list", "--identity", &world.identity]);
+    list().exits(0);
+    fs::remove_file(record.with_extension("rec.1")).unwrap();
+    list().exits(4).says("its statement was changed");
+}
+
+#[test]
 fn what_one_damaged_catalogue_pack_does_not_list_is_restored() {
     needs!("age", "zstd", "b3sum", "python3");
     let world = World::new();
