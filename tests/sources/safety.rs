@@ -116,14 +116,16 @@ fn a_member_that_cannot_be_kept_stops_the_restore_and_the_message_names_the_way_
     assert_eq!(fs::read_to_string(copy.join("deaths/stdout")).unwrap(), "deaths of today");
     assert!(!copy.join("births").exists());
 
-    // It can be read again: the same command goes on.
+    // It can be read again: the same command goes on. What changed since is not lost with what was kept before.
     fs::remove_file(world.path("live/births.broken")).unwrap();
+    fs::write(world.path("live/deaths"), "deaths of this evening").unwrap();
     restore(&world, &copy).ok();
     assert_eq!(
         (live(&world, "births"), live(&world, "deaths")),
         ("births of the night".into(), "deaths of the night".into())
     );
     assert_eq!(fs::read_to_string(copy.join("births/stdout")).unwrap(), "births of today");
+    assert_eq!(fs::read_to_string(copy.join("deaths/stdout")).unwrap(), "deaths of this evening");
     assert_eq!(names(&copy), ["births", "deaths"]);
 
     // Or it cannot, and nobody wants it.

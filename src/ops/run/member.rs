@@ -178,33 +178,42 @@ impl Place<'_> {
         Ok((receipt, findings))
     }
 
-    /// Keeps what is at the target now in `dir/<member>/`, once: what an earlier run of this restore has kept is from before it
-    /// replaced anything.
+    /// Keeps what is at the target now in `dir/<member>/`. Once an earlier run of this restore has begun to replace the member,
+    /// what it kept before is the copy that counts.
     pub(super) fn save(&self, task: &Task<'_>, dir: &Path) -> Result<Vec<Finding>, OpError> {
         let name = &task.member.name;
+        let dir = &std::path::absolute(dir).map_err(|e| OpError::NotDone(format!("{}: {e}", dir.display())))?;
         let (place, unfinished) = (dir.join(name), dir.join(format!(".{name}.unfinished")));
         let failed = |path: &Path| {
             let path = path.display().to_string();
             move |e: std::io::Error| OpError::NotDone(format!("{path}: {e}"))
         };
-        let mut findings = Vec::new();
-        if !self.notes.is_saved(name) {
-            if place.exists() {
-                let why = format!("{}: is there already, and a safety copy is never written over", place.display());
-                return Err(OpError::NotDone(why));
-            }
-            match std::fs::remove_dir_all(&unfinished) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(&unfinished)(e)),
-                _ => crate::state::make_private_dir(&unfinished)?,
-            }
-            findings = self.copy_of(task, &unfinished)?;
-            self.notes.saved(name)?;
+        let kept = self.notes.kept_in(name);
+        if let Some(kept) = kept.as_ref().filter(|_| self.notes.has_begun(name)) {
+            let message = format!(
+                "what was there before this restore began to replace it lies in {}; what is there now is not kept again",
+                kept.display()
+            );
+            return Ok(vec![Finding::new(FindingKind::Notice, name, message)]);
+        }
+        // What an earlier run kept before it stopped may be of something else by now: it is kept anew.
+        let again = kept.as_ref() == Some(&place);
+        if place.exists() && !again {
+            let why = format!("{}: is there already, and a safety copy is never written over", place.display());
+            return Err(OpError::NotDone(why));
+        }
+        match std::fs::remove_dir_all(&unfinished) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(&unfinished)(e)),
+            _ => crate::state::make_private_dir(&unfinished)?,
+        }
+        let findings = self.copy_of(task, &unfinished)?;
+        self.notes.kept(name, &place)?;
+        if again && place.exists() {
+            std::fs::remove_dir_all(&place).map_err(failed(&place))?;
         }
         // Noted as complete first: a copy that has its name and is not noted would be somebody else's.
-        if unfinished.exists() {
-            std::fs::rename(&unfinished, &place).map_err(failed(&place))?;
-            std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed(dir))?;
-        }
+        std::fs::rename(&unfinished, &place).map_err(failed(&place))?;
+        std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed(dir))?;
         Ok(findings)
     }
 

@@ -351,7 +351,8 @@ impl Place<'_> {
         let name = &task.member.name;
         let place = format!("restore of {name}");
         let entered = self.filled(&task.source.hooks).enter(&place, &self.opened.context.state, self.env)?;
-        let outcome = self.replace(task).and_then(|()| self.prove(task));
+        let begun = self.notes.begin(name).map_err(OpError::from);
+        let outcome = begun.and_then(|()| self.replace(task)).and_then(|()| self.prove(task));
         let whole = outcome.as_ref().is_ok_and(|(member, _)| member.outcome == "restored");
         let after = entered.leave(whole);
         let (member, mut findings) = outcome?;

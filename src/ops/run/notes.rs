@@ -23,9 +23,12 @@ pub struct Notes {
 #[derive(Default, Serialize, Deserialize)]
 struct Done {
     members: BTreeMap<String, Timestamp>,
-    /// Members of whose place a safety copy is complete: a second one would be of what this restore has begun.
+    /// Where the safety copy of a member is complete.
     #[serde(default)]
-    saved: BTreeSet<String>,
+    kept: BTreeMap<String, PathBuf>,
+    /// Members whose replacement has begun: what is there now is no more what was there before.
+    #[serde(default)]
+    begun: BTreeSet<String>,
 }
 
 impl Notes {
@@ -71,15 +74,27 @@ impl Notes {
         })
     }
 
-    /// Whether an earlier run has kept what was at a member's place.
-    pub fn is_saved(&self, member: &str) -> bool {
-        self.lock().saved.contains(member)
+    /// Where what was at a member's place is kept.
+    pub fn kept_in(&self, member: &str) -> Option<PathBuf> {
+        self.lock().kept.get(member).cloned()
     }
 
-    /// Notes that what was at a member's place is kept.
-    pub fn saved(&self, member: &str) -> Result<(), StateError> {
+    /// Notes that what was at a member's place is kept as `place`.
+    pub fn kept(&self, member: &str, place: &Path) -> Result<(), StateError> {
         self.change(|done| {
-            done.saved.insert(member.to_owned());
+            done.kept.insert(member.to_owned(), place.to_owned());
+        })
+    }
+
+    /// Whether an earlier run has begun to replace a member.
+    pub fn has_begun(&self, member: &str) -> bool {
+        self.lock().begun.contains(member)
+    }
+
+    /// Notes that a member's replacement begins.
+    pub fn begin(&self, member: &str) -> Result<(), StateError> {
+        self.change(|done| {
+            done.begun.insert(member.to_owned());
         })
     }
 
