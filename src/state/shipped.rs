@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{StateDir, StateError, read_if_there, write_durably};
 use crate::crypto::hash::{CHECKSUM_BYTES, checksum};
 use crate::format::wire::{from_base64, to_base64};
-use crate::model::ids::SnapshotId;
+use crate::model::ids::{SnapshotId, to_hex};
 use crate::model::limits::MIB;
 
 /// Some 100,000 archives.
@@ -75,7 +75,9 @@ impl ShippedNote {
     /// The note of `source` in `job`.
     #[must_use]
     pub fn of(state: &StateDir, job: &str, source: &str) -> Self {
-        Self { path: state.ratchet().join(format!("shipped-{job}-{source}").replace('/', "-")) }
+        // Names may hold whatever could part them.
+        let both = checksum(format!("{job}\0{source}").as_bytes());
+        Self { path: state.ratchet().join(format!("shipped-{}", to_hex(&both))) }
     }
 
     /// What it holds; nothing when it is not there or rotted.
@@ -101,6 +103,13 @@ impl ShippedNote {
 mod tests {
     use super::*;
     use crate::model::ids::{ObjectHash, VaultId};
+
+    #[test]
+    fn no_two_sources_share_a_note() {
+        let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let state = StateDir::open(dir.path(), VaultId([1; 16])).unwrap_or_else(|e| panic!("{e}"));
+        assert_ne!(ShippedNote::of(&state, "a", "b-c").path, ShippedNote::of(&state, "a-b", "c").path);
+    }
 
     #[test]
     fn a_note_comes_back_and_one_that_rotted_knows_nothing() {

@@ -66,11 +66,22 @@ pub struct Committed<'a> {
     pub now: Timestamp,
 }
 
-/// Notes what was pushed, and removes what is too much.
-///
-/// # Errors
-/// When the note cannot be written: then nothing was removed.
+/// Notes what was pushed, and removes what is too much. The snapshot stands, whatever becomes of the archives.
 pub fn tidy(
+    members: &[LocalMember],
+    committed: &Committed<'_>,
+    prepared: &Prepared,
+    pages: &PageCache,
+    state: &StateDir,
+) -> (Vec<LocalReceipt>, Vec<Finding>) {
+    try_tidy(members, committed, prepared, pages, state).unwrap_or_else(|error| {
+        let message = format!("{error}; nothing more is removed from this machine's disk");
+        (Vec::new(), vec![Finding::new(FindingKind::Notice, committed.job, message)])
+    })
+}
+
+/// Fails when a note cannot be written: then nothing of that member was removed.
+fn try_tidy(
     members: &[LocalMember],
     committed: &Committed<'_>,
     prepared: &Prepared,

@@ -330,7 +330,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     hook_findings.extend(entered.leave(true).into_iter().chain(frozen));
     let (snapshot, now) = (signed.head.hash, env.clock.now());
     let committed = Committed { job: &plan.job, snapshot, state: judged.state, series: &series, stores: &stores, now };
-    let (local, over) = local::tidy(&captured.local, &committed, &prepared, &pages, &context.state)?;
+    let (local, over) = local::tidy(&captured.local, &committed, &prepared, &pages, &context.state);
     retain_pages(&pages, &inventory, base, &prepared);
     let findings =
         [judged.findings(&snapshot), prepared.findings, captured.findings, captured.hook_findings, hook_findings, over]
