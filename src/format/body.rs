@@ -169,6 +169,9 @@ pub struct VerifyBody {
     /// Whether everything was read and every object with a finding is named: what was found before counts no more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub whole: bool,
+    /// Whether, where not everything was read, all that was spoken against here was read again and is right or gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
     /// The drive, where it is an enrolled one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drive: Option<DriveName>,

@@ -1,6 +1,6 @@
 //! `status`: is every job backed up where it should be, and how long ago?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -21,6 +21,7 @@ use crate::store::{Location, StoreError};
 use crate::vault::VaultError;
 use crate::vault::copy::Copy;
 use crate::vault::pruned::Pruned;
+use crate::vault::register::Register;
 use crate::vault::snapshots::{Records, Snapshot};
 
 /// A job without a schedule counts as late after so many seconds: two days.
@@ -156,12 +157,15 @@ struct Seen {
     records: BTreeMap<ObjectName, Checked>,
     /// How each store that was looked at may be named in one.
     places: Vec<(String, Vec<Place>)>,
+    /// Drives that were retired: nobody can or need read them again.
+    retired: BTreeSet<Place>,
 }
 
 impl StatusReceipt {
     /// Says of each copy when it was last verified, and what was found and is not settled.
     fn verified(&mut self, seen: &Seen) {
-        let all = Verification::all(seen.records.values());
+        let mut all = Verification::all(seen.records.values());
+        all.retain(|one| !seen.retired.contains(&one.place));
         let mut newest: BTreeMap<&Place, &Verification<'_>> = BTreeMap::new();
         for one in all.iter().filter(|one| one.read_bytes()) {
             let slot = newest.entry(&one.place).or_insert(one);
@@ -275,6 +279,10 @@ impl Seen {
     fn read(&mut self, context: &Context, copy: &Copy, records: &Records) -> Result<(), VaultError> {
         let trusted = records.checked.iter().filter(|record| record.standing == Standing::Trusted).cloned();
         let own = own_records(context, &copy.trust, &|_| false)?.into_iter().map(|(record, _)| record);
+        let writers: BTreeSet<WriterId> = context.scribes(copy.vault())?.iter().map(|scribe| scribe.writer()).collect();
+        let register = Register::read(&records.checked, &writers);
+        let retired = register.all().filter(|drive| drive.retired.is_some());
+        self.retired.extend(retired.map(|drive| Place::Drive(drive.name.clone(), Some(drive.label.hash))));
         let verified = trusted.chain(own).filter(|record| record.statement.kind == RecordKind::Verify);
         self.records.extend(verified.map(|record| (record.name.clone(), record)));
         Ok(())

@@ -1,7 +1,7 @@
 //! What verifications have found against stored objects, and when such a word counts no more.
 //!
-//! A suspicion stands until somebody who knew of it has read everything and did not find that object wrong again. A look at
-//! names and sizes, at a sample, or one that found more than its record could name takes no suspicion away.
+//! A suspicion stands until somebody who knew of it has read everything, or that object, and did not find it wrong again. A look
+//! at names and sizes, or one that found more than its record could name, takes no suspicion away.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -64,6 +64,7 @@ mod tests {
             findings: found.len() as u64,
             objects_found: found.iter().map(object).collect(),
             whole,
+            again: false,
             drive: None,
             label: None,
         };

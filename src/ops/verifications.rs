@@ -69,9 +69,12 @@ impl<'a> Verification<'a> {
         self.body.depth != "list"
     }
 
-    /// Whether this ends what `earlier` found: the same copy was read whole, by somebody who knew of it. Clocks are not asked.
+    /// Whether this ends what `earlier` found: of the same copy all was read, or at least what was spoken against, by somebody
+    /// who knew of it. Clocks are not asked.
     #[must_use]
     pub fn settles(&self, earlier: &Self) -> bool {
-        self.body.whole && self.place == earlier.place && knew(self.record, earlier.record)
+        let objects_only = earlier.body.findings == earlier.body.objects_found.len() as u64;
+        let looked = self.body.whole || (self.body.again && objects_only);
+        looked && self.place == earlier.place && knew(self.record, earlier.record)
     }
 }

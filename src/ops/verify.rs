@@ -274,14 +274,24 @@ fn record(plan: &VerifyPlan, found: &Opened, receipt: &VerifyReceipt, env: &Env<
         }
     }
     let all_read = plan.depth > Depth::List && plan.share == Share::All;
+    let mut again = false;
     if all_read {
         still_damaged(found, receipt, &mut objects)?;
+    } else if plan.depth > Depth::List {
+        let mut wrong = BTreeMap::new();
+        still_damaged(found, receipt, &mut wrong)?;
+        again = wrong.is_empty();
     }
     let objects: Vec<FoundObject> = objects.into_values().collect();
     let parts: Vec<&[FoundObject]> =
         if objects.is_empty() { vec![&[]] } else { objects.chunks(RECORD_OBJECTS_MAX).take(RECORDS_MAX).collect() };
     let (drive, label) = super::drive::drive_of(&found.copy).unzip();
     let mut scribe = found.context.scribe(role_here(found)?, env, found.copy.vault())?;
+    // What a retired key signs is an alarm to everybody and helps nobody.
+    if found.copy.trust.writer(&scribe.writer()).is_some_and(|(writer, _)| writer.until.is_some()) {
+        tracing::warn!("not on record: the key of this machine was retired");
+        return Ok(false);
+    }
     super::custody::adopt_own(&mut scribe, &found.copy, &found.records)?;
     let mut last = None;
     for part in &parts {
@@ -292,9 +302,10 @@ fn record(plan: &VerifyPlan, found: &Opened, receipt: &VerifyReceipt, env: &Env<
             snapshots: receipt.snapshots,
             objects: receipt.objects,
             bytes: receipt.bytes,
-            findings: receipt.findings.iter().filter(|finding| finding.kind != FindingKind::Notice).count() as u64,
+            findings: receipt.findings.iter().filter(|finding| finding.kind.is_alarm()).count() as u64,
             objects_found: part.to_vec(),
             whole: all_read && parts.len() == 1,
+            again,
             drive: drive.clone(),
             label,
         };

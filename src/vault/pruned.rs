@@ -91,6 +91,11 @@ impl Pruned {
         // Whoever forges snapshots gives them the inventory of a true one: that it lies here says nothing of them.
         let shared: BTreeSet<&ObjectName> =
             snapshots.iter().filter(|one| !pruned.was_dropped(one)).map(|one| &one.body.inventory).collect();
+        // What somebody holds must lie in every copy: it is missed also where it may never have been.
+        let newest = snapshots.iter().map(|snapshot| snapshot.time).max();
+        let held = holds(records);
+        let is_held =
+            |snapshot: &Snapshot| held.get(&snapshot.id).is_some_and(|until| newest.is_some_and(|time| *until >= time));
         for snapshot in &snapshots {
             let here = presence.has(&snapshot.body.inventory);
             if here && pruned.was_dropped(snapshot) {
@@ -99,7 +104,10 @@ impl Pruned {
                 if over && !shared.contains(&snapshot.body.inventory) {
                     pruned.stay.insert(snapshot.id);
                 }
-            } else if !here && elsewhere.iter().any(|range| range.contains(&snapshot.writer, snapshot.head.seq)) {
+            } else if !here
+                && elsewhere.iter().any(|range| range.contains(&snapshot.writer, snapshot.head.seq))
+                && !is_held(snapshot)
+            {
                 pruned.absent.insert(snapshot.id);
             }
         }

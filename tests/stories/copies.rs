@@ -224,3 +224,41 @@ fn a_store_without_a_copy_that_fits_keeps_nothing_from_the_others() {
     fs::create_dir(world.path("a")).unwrap();
     world.run(args!["push", &tree.root, "--to", "a"]).exits(1).says("there is no vault");
 }
+
+#[test]
+fn what_a_custodian_found_is_over_when_it_has_read_that_again() {
+    let world = World::with_stores(&["a", "b"]);
+    world.tree("data").ordinary(10, 1).noise("file", 200_000, 1);
+    world.push(world.path("data"));
+    // With a memory of its own, as on the server.
+    let custodian = world.machine("custodian");
+    custodian.configure(&fs::read_to_string(&world.agent.config).unwrap());
+    let care = || custodian.run(args!["verify", "--from", "b", "--depth", "sealed", "--within", "30d"]);
+    world
+        .run(args!["keys", "enrol", "station", station_of(&custodian), "--root", world.identity.with_extension("root")])
+        .ok();
+    care().ok();
+    let pack = files_below(&world.path("b").join("packs")).remove(0);
+    flip(&pack, 100);
+    custodian.run(args!["verify", "--from", "b", "--depth", "sealed"]).exits(4);
+    world.run(args!["status", "--check"]).exits(4);
+    // A look at a part says nothing of the rest, nor while the damage is there.
+    (0..3).for_each(|_| drop(care()));
+    world.run(args!["status", "--check"]).exits(4);
+    world.run(args!["sync", "b", "--from", "a", "--plain-directory", "--heal"]).ok();
+    world.run(args!["status", "--check"]).exits(4);
+    care().ok();
+    world.run(args!["status", "--check"]).ok();
+}
+
+/// The public key by which a machine will sign.
+fn station_of(machine: &crate::world::Machine) -> String {
+    machine.run(args!["verify", "--from", "a", "--depth", "sealed"]).ok();
+    let shown = machine.run(args!["keys", "print"]).ok().out;
+    shown[shown.find("station").unwrap()..]
+        .split_whitespace()
+        .find(|word| word.starts_with("SHA256:"))
+        .unwrap()
+        .trim_end_matches(',')
+        .to_owned()
+}

@@ -112,7 +112,12 @@ impl Site {
         let mut to_read: BTreeSet<ObjectName> = BTreeSet::new();
         for one in all.iter().filter(|one| !one.body.objects_found.is_empty() && !accepted(one.record)) {
             let is_newest = newest.contains(&one.record.name);
-            if one.body.store == here
+            // Drives take turns at one mount point.
+            let is_here = match &one.place {
+                Place::Drive(..) => one.place == Place::of_copy(&self.copy, one.record.statement.writer),
+                Place::Server(..) | Place::Directory(..) => one.body.store == here,
+            };
+            if is_here
                 && is_newest
                 && let Some(found) = one.body.objects_found.first()
             {

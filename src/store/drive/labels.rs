@@ -27,7 +27,8 @@ pub fn mounted(system: &System) -> Vec<(Mount, Vec<Vec<u8>>)> {
     let mut found: Vec<(Mount, Vec<Vec<u8>>)> = Vec::new();
     for mount in mounts::read(&system.mountinfo) {
         let known = found.iter().any(|(other, _)| other.source == mount.source && other.device == mount.device);
-        if known || !mount.source.is_absolute() {
+        // `//server/share` is absolute too.
+        if known || !mount.source.starts_with("/dev") {
             continue;
         }
         let labels = read(&mount.point);
