@@ -14,6 +14,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Index names of one request, so that its address stays below what servers take (4 KiB).
 const NAMES_PER_REQUEST: usize = 12;
 
+/// How long an index that is to be counted may take to have a first copy of each shard.
+const SHARDS_WAIT: &str = "5s";
+
 /// Documents of each index, by name.
 pub type Counts = BTreeMap<String, u64>;
 
@@ -90,6 +93,11 @@ impl<'a> Cluster<'a> {
         for name in indices {
             let name = name.as_ref();
             let path = encode(name);
+            // A refresh would wait a minute for a shard that no node has.
+            let health = format!("/_cluster/health/{path}?wait_for_status=yellow&timeout={SHARDS_WAIT}");
+            if self.http.ask(Method::GET, &health, None, self.work)?.body["status"] == "red" {
+                return Err(self.failed(format!("index {name:?} is red: shards of it are on no node")));
+            }
             self.post(&format!("/{path}/_refresh"), &json!({}))?;
             let body = json!({ "size": 1, "track_total_hits": true, "query": { "match_all": {} } });
             let found = self.post(&format!("/{path}/_search?allow_partial_search_results=false"), &body)?;

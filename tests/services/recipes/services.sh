@@ -140,7 +140,7 @@ start_ferretdb() {
 
 start_java() { # CLASS NAME DIR PORT
   mkdir -p "$3/data/repo"
-  launch "$3" - java -Xms512m -Xmx512m -cp "$SERVICES_BIN/$2/*" "$1" "$3/data" "$4"
+  launch "$3" - java -Xms512m -Xmx512m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -cp "$SERVICES_BIN/$2/*" "$1" "$3/data" "$4"
   READY=(curl -sf "http://127.0.0.1:$4/_cluster/health?wait_for_status=yellow&timeout=1s")
 }
 start_elasticsearch() { start_java ElasticsearchNode elasticsearch "$1" "$2"; }
