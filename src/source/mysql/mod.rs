@@ -120,9 +120,13 @@ impl Engine for MysqlConfig {
         let server = Server::new(self, work)?;
         let mut survey = Survey { target: self.title(), ..Survey::default() };
         if server.has(&self.database)? {
-            let tables = server.tables(&self.database)?;
-            let rows: u64 = tables.iter().map(|table| table.about_rows).sum();
-            survey.destroys.push(format!("database {}: {} tables, about {rows} rows", self.database, tables.len()));
+            survey.destroys.push(match server.tables(&self.database) {
+                Ok(tables) => {
+                    let rows: u64 = tables.iter().map(|table| table.about_rows).sum();
+                    format!("database {}: {} tables, about {rows} rows", self.database, tables.len())
+                }
+                Err(error) => format!("database {}, which cannot be counted ({error})", self.database),
+            });
         }
         let sql = format!(
             "SELECT DISTINCT table_schema FROM information_schema.key_column_usage WHERE referenced_table_schema = {0} AND table_schema <> {0};",

@@ -152,13 +152,22 @@ impl Engine for WholeConfig {
             let mut destroys = Vec::new();
             for name in databases(&deployment)? {
                 let database = deployment.of(&name);
-                let (mut collections, mut documents) = (0, 0);
-                for listed in schema::list(&database)?.iter().filter(|listed| listed.kind != "view") {
-                    let collection = database.database.collection::<RawDocumentBuf>(&listed.name);
-                    collections += 1;
-                    documents += collection.estimated_document_count().run().map_err(|e| deployment.error(&e))?;
-                }
-                destroys.push(format!("database {name}: {collections} collections, {documents} documents"));
+                let counted = || {
+                    let (mut collections, mut documents) = (0, 0);
+                    for listed in schema::list(&database)?.iter().filter(|listed| listed.kind != "view") {
+                        let collection = database.database.collection::<RawDocumentBuf>(&listed.name);
+                        collections += 1;
+                        documents += collection.estimated_document_count().run().map_err(|e| deployment.error(&e))?;
+                    }
+                    Ok::<_, SourceError>((collections, documents))
+                };
+                destroys.push(match counted() {
+                    Ok((collections, documents)) => {
+                        format!("database {name}: {collections} collections, {documents} documents")
+                    }
+                    // What is broken there does not keep it from being replaced.
+                    Err(error) => format!("database {name}, which cannot be counted ({error})"),
+                });
             }
             Ok((deployment.version()?, destroys))
         })?;
