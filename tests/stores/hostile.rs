@@ -1,5 +1,7 @@
 //! Servers that lie: each script ends in a refusal or in what can be had, in bounded time, without a panic.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use farkeep::store::sftp::SftpStore;
@@ -147,6 +149,29 @@ fn writes() {
     assert!(matches!(put(&quota.connect().unwrap()), Err(StoreError::Full { .. })));
     lost("no reply to writes", &lying(WRITE, |_| Vec::new()), put);
     lost("an end in mid-write", &Liar::start(|a| if a.kind == WRITE { Act::Close } else { Act::Say(honest(a)) }), put);
+}
+
+/// A file whose size fits its name counts as arrived, so that whatever is refused, what remains must be shorter.
+#[test]
+fn no_hole_is_left_in_a_file_of_full_size() {
+    const BYTES: u64 = 5 * 128 * 1024 - 77;
+    for refused in 0..5 {
+        let stored = Arc::new(AtomicU64::new(0));
+        let end = Arc::clone(&stored);
+        let liar = lying(WRITE, move |asked| {
+            if asked.number == refused {
+                return status(asked.id, 4, "No space left on device");
+            }
+            // The handle is "h"; then offset and data.
+            let field = |at: usize, bytes: usize| asked.body[at..at + bytes].iter().fold(0, |n, b| n << 8 | u64::from(*b));
+            end.fetch_max(field(5, 8) + field(13, 4), Ordering::Relaxed);
+            status(asked.id, 0, "done")
+        });
+        let outcome = liar.connect().unwrap().put("d/y", &vec![7; BYTES as usize]);
+        assert!(matches!(outcome, Err(StoreError::Full { .. })), "{outcome:?}");
+        let stored = stored.load(Ordering::Relaxed);
+        assert!(stored < BYTES, "WRITE {refused} was refused, and the file has {stored} bytes of {BYTES}");
+    }
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Making one object: the write protocol of a write-once account.
 //!
 //! OPEN that refuses an existing file, pipelined WRITEs, fsync, FSTAT, CLOSE, then fsync of the directory. Everything after
-//! OPEN goes out without waiting for replies, so a small object costs two round trips. No other operation is ever used: no
-//! rename, no overwrite, no attributes. A put that fails leaves debris under the name, which nobody takes for an object.
+//! OPEN goes out without waiting for replies, so a small object costs two round trips; only the last WRITE of several waits
+//! until all before it were confirmed. No other operation is ever used: no rename, no overwrite, no attributes. A put that
+//! fails leaves debris under the name, which is recognised by its size: a file gets its full size by the last WRITE alone.
 
 use super::refusal;
 use super::session::Session;
@@ -102,10 +103,13 @@ async fn write(
     let most = (IN_FLIGHT_BYTES / size).max(2);
     let channel = &mut session.channel;
     let mut offset = 0_u64;
-    for data in bytes.chunks(size) {
+    let pieces = bytes.len().div_ceil(size);
+    for (number, data) in bytes.chunks(size).enumerate() {
         let waited = throttle.take(data.len()).await;
         channel.dog().excuse(waited);
-        while channel.in_flight() >= most {
+        // A full disk refuses one WRITE and takes the next: with the last one sent, a hole would have the size of the whole.
+        let before_this = if number + 1 == pieces { 1 } else { most };
+        while channel.in_flight() >= before_this {
             outcome.note_write(&channel.reply().await?.1)?;
         }
         if outcome.refused.is_some() {
