@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
+use crate::crypto::hash::{CHECKSUM_BYTES, checksum};
 use crate::model::ids::VaultId;
 
 pub mod bases;
@@ -66,6 +67,26 @@ impl StateError {
 }
 
 /// The state directory of one vault on one machine.
+/// Reads what [`write_summed`] wrote; none when it is not there, rotted, or is something else. For notes that may be lost.
+///
+/// # Errors
+/// When the file is there and cannot be read.
+pub fn read_summed<T: serde::de::DeserializeOwned>(path: &Path, max_bytes: u64) -> Result<Option<T>, StateError> {
+    let bytes = read_if_there(path, max_bytes)?.unwrap_or_default();
+    let whole = bytes.split_last_chunk::<CHECKSUM_BYTES>().filter(|(json, sum)| checksum(json) == **sum);
+    Ok(whole.and_then(|(json, _)| serde_json::from_slice(json).ok()))
+}
+
+/// Writes a value as JSON with its checksum behind it.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_summed(path: &Path, value: &impl serde::Serialize) -> Result<(), StateError> {
+    let mut bytes = serde_json::to_vec(value).map_err(|e| StateError::invalid(path, e))?;
+    bytes.extend_from_slice(&checksum(&bytes));
+    write_durably(path, &bytes)
+}
+
 #[derive(Debug, Clone)]
 pub struct StateDir {
     root: PathBuf,

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{StateDir, StateError, read_if_there, write_durably};
-use crate::crypto::hash::{CHECKSUM_BYTES, checksum};
+use super::{StateDir, StateError, read_summed, write_summed};
+use crate::crypto::hash::checksum;
 use crate::format::wire::{from_base64, to_base64};
 use crate::model::ids::{SnapshotId, to_hex};
 use crate::model::limits::MIB;
@@ -83,9 +83,7 @@ impl ShippedNote {
     /// What it holds; nothing when it is not there or rotted.
     #[must_use]
     pub fn read(&self) -> Vec<Shipped> {
-        let bytes = read_if_there(&self.path, NOTE_MAX_BYTES).ok().flatten().unwrap_or_default();
-        let whole = bytes.split_last_chunk::<CHECKSUM_BYTES>().filter(|(json, sum)| checksum(json) == **sum);
-        whole.and_then(|(json, _)| serde_json::from_slice(json).ok()).unwrap_or_default()
+        read_summed(&self.path, NOTE_MAX_BYTES).ok().flatten().unwrap_or_default()
     }
 
     /// Writes it.
@@ -93,9 +91,7 @@ impl ShippedNote {
     /// # Errors
     /// When it cannot be written.
     pub fn write(&self, shipped: &[Shipped]) -> Result<(), StateError> {
-        let mut bytes = serde_json::to_vec(shipped).map_err(|e| StateError::invalid(&self.path, e))?;
-        bytes.extend_from_slice(&checksum(&bytes));
-        write_durably(&self.path, &bytes)
+        write_summed(&self.path, &shipped)
     }
 }
 

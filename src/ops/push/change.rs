@@ -9,14 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use super::PushPlan;
 use super::members::{Baseline, CapturedJob};
-use crate::crypto::hash::{CHECKSUM_BYTES, checksum};
 use crate::format::manifest::Member;
 use crate::model::change::{Change, NIGHTS_KEPT, Night, judge};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{SnapshotId, Token};
 use crate::model::limits::MIB;
 use crate::model::snapshot::SnapshotState;
-use crate::state::{StateDir, StateError, read_if_there, write_durably};
+use crate::state::{StateDir, StateError, read_summed, write_summed};
 use crate::vault::VaultError;
 use crate::vault::snapshot_writer::SnapshotWriter;
 
@@ -109,9 +108,7 @@ impl Nights {
     /// # Errors
     /// When the file is there and cannot be read.
     fn read(state: &StateDir, series: &Token, generation: u32) -> Result<Self, StateError> {
-        let bytes = read_if_there(&path(state, series), MIB)?.unwrap_or_default();
-        let whole = bytes.split_last_chunk::<CHECKSUM_BYTES>().filter(|(json, sum)| checksum(json) == **sum);
-        let nights: Option<Self> = whole.and_then(|(json, _)| serde_json::from_slice(json).ok());
+        let nights: Option<Self> = read_summed(&path(state, series), MIB)?;
         Ok(nights.filter(|nights| nights.generation == generation).unwrap_or(Self { generation, ..Self::default() }))
     }
 
@@ -137,10 +134,7 @@ impl Nights {
     /// # Errors
     /// When they cannot be written.
     fn keep(&self, state: &StateDir, series: &Token) -> Result<(), StateError> {
-        let path = path(state, series);
-        let mut bytes = serde_json::to_vec(self).map_err(|e| StateError::invalid(&path, e))?;
-        bytes.extend_from_slice(&checksum(&bytes));
-        write_durably(&path, &bytes)
+        write_summed(&path(state, series), self)
     }
 }
 

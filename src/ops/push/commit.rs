@@ -1,0 +1,95 @@
+//! The commit: the record goes to every store that has all that it speaks of, and is read back.
+
+use super::prepare::{self, Prepared, Side};
+use super::{PushPlan, StoreReceipt};
+use crate::ledger::{Scribe, Signed};
+use crate::ops::context::Context;
+use crate::ops::{OpError, delivery};
+use crate::store::StoreError;
+use crate::store::deliver::{RetryPolicy, deliver};
+use crate::vault::VaultError;
+use crate::vault::courier::{Courier, LaneReport};
+use crate::vault::snapshots::RecordReader;
+
+/// Sends the record to every store that has all objects, and reads it back.
+pub fn commit(
+    plan: &PushPlan,
+    context: &mut Context,
+    prepared: &Prepared,
+    courier: &Courier,
+    scribe: &Scribe,
+    signed: &Signed,
+) -> Result<Vec<StoreReceipt>, OpError> {
+    let mut receipts = Vec::new();
+    let mut last_error = None;
+    for (side, report) in prepared.sides.iter().zip(courier.reports()) {
+        let outcome = match &report.error {
+            Some(error) => Err(error.clone()),
+            None => send_cited(context, prepared, side).and_then(|()| send_record(side, signed)),
+        };
+        if outcome.is_ok() {
+            if let Ok(stored) = &outcome {
+                RecordReader::new(Some(&context.state.cache())).keep(stored, &signed.bytes);
+            }
+            let heads = [(scribe.writer(), signed.head)].into();
+            side.copy.advance_ratchet(&mut context.ratchet, &context.state, &heads)?;
+        }
+        receipts.push(receipt(side, &report, outcome.as_ref().err()));
+        if let Err(error) = outcome {
+            last_error.get_or_insert(error);
+        }
+    }
+    let missed = plan.missed.iter().chain(&prepared.missed).map(|(name, error)| (name, error.to_string()));
+    let unfit = prepared.unfit.iter().map(|(name, error)| (name, error.to_string()));
+    for (name, error) in missed.chain(unfit) {
+        receipts.push(StoreReceipt {
+            store: name.clone(),
+            committed: false,
+            error: Some(error),
+            sent_bytes: 0,
+            sent_objects: 0,
+            caught_up_objects: 0,
+            not_confirmed: 0,
+        });
+    }
+    match last_error {
+        Some(error) if receipts.iter().all(|receipt| !receipt.committed) => Err(error.into()),
+        _ => Ok(receipts),
+    }
+}
+
+/// What the record cites lies there first, also when the copy that had it went out of reach meanwhile.
+fn send_cited(context: &Context, prepared: &Prepared, side: &Side) -> Result<(), StoreError> {
+    if prepared.heads.iter().all(|(writer, head)| side.copy.book.has(writer, head)) {
+        return Ok(());
+    }
+    match prepare::deliver_all(context, side, &|name| delivery::holds(&side.copy, name)) {
+        Ok(_) => Ok(()),
+        Err(VaultError::Store(error)) => Err(error),
+        Err(error) => Err(StoreError::Protocol(error.to_string())),
+    }
+}
+
+/// Gives the name under which it lies there.
+fn send_record(side: &Side, signed: &Signed) -> Result<String, StoreError> {
+    let store = side.named.store.as_ref();
+    let delivered = deliver(store, &signed.name, &signed.bytes, RetryPolicy::DEFAULT)?;
+    let stored = signed.name.with_suffix(delivered.suffix);
+    if store.get(&stored, 0, signed.bytes.len() as u64 + 1)? == signed.bytes {
+        Ok(stored)
+    } else {
+        Err(StoreError::Protocol(format!("{stored}: reads back other bytes than were sent")))
+    }
+}
+
+fn receipt(side: &Side, report: &LaneReport, error: Option<&StoreError>) -> StoreReceipt {
+    StoreReceipt {
+        store: side.named.name.clone(),
+        committed: error.is_none(),
+        error: error.map(ToString::to_string),
+        sent_bytes: report.sent_bytes,
+        sent_objects: report.sent_objects + u64::from(error.is_none()),
+        caught_up_objects: side.caught_up_objects,
+        not_confirmed: report.not_confirmed,
+    }
+}
