@@ -32,6 +32,18 @@ pub struct Checked {
     pub writer_name: String,
 }
 
+impl Checked {
+    /// Whether this was signed by somebody who had seen `earlier`. Clocks are not asked.
+    #[must_use]
+    pub fn knew(&self, earlier: &Self) -> bool {
+        let (writer, seq) = (earlier.statement.writer, earlier.head.seq);
+        if self.statement.writer == writer {
+            return self.head.seq > seq;
+        }
+        self.statement.heads.get(&writer).is_some_and(|head| head.seq >= seq)
+    }
+}
+
 /// Checks a record that was stored as `stored_name`.
 ///
 /// # Errors

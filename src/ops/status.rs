@@ -195,7 +195,8 @@ impl StatusReceipt {
             if !all.iter().any(|later| later.settles(one)) {
                 let subject = store_of(&one.place).map_or_else(|| copy_of(one), str::to_owned);
                 let message = format!(
-                    "a verification by {} at {} left {} findings, and none since has read all of that copy",
+                    "a verification by {} at {} left {} findings, and none since has read all of that copy: \
+                     verify it again under that address",
                     one.record.writer_name, one.record.statement.time, one.body.findings
                 );
                 self.findings.push(Finding::new(FindingKind::Damage, subject, message));

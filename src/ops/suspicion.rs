@@ -3,36 +3,45 @@
 //! A suspicion stands until somebody who knew of it has read everything, or that object, and did not find it wrong again. A look
 //! at names and sizes, or one that found more than its record could name, takes no suspicion away.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use super::verifications::Verification;
+use super::verifications::{Place, Verification};
 use crate::ledger::Checked;
 use crate::model::name::ObjectName;
 
-/// By store, as its records call it, the objects that stand under suspicion.
-pub type Suspects = BTreeMap<String, BTreeSet<ObjectName>>;
-
-/// Reads the records of verifications. `counts` says whose word does.
-pub fn suspects<'a>(records: impl Iterator<Item = &'a Checked>, counts: impl Fn(&Checked) -> bool) -> Suspects {
-    let verified = Verification::all(records.filter(|record| counts(record)));
-    let mut suspects = Suspects::new();
-    for one in verified.iter().filter(|one| !one.body.objects_found.is_empty()) {
-        if !verified.iter().any(|later| later.settles(one)) {
-            let names = one.body.objects_found.iter().filter_map(|found| ObjectName::parse_stored(&found.object).ok());
-            suspects.entry(one.body.store.clone()).or_default().extend(names.map(|(name, _)| name));
-        }
-    }
-    suspects
+/// What a verification found in a copy, and nobody has found right since.
+#[derive(Debug, Clone)]
+pub struct SpokenAgainst {
+    /// The copy.
+    place: Place,
+    /// Its address or directory, as whoever verified it named it.
+    store: String,
+    /// The objects.
+    pub objects: BTreeSet<ObjectName>,
 }
 
-/// Whether `later` was signed by somebody who had seen `record`. Clocks are not asked.
-#[must_use]
-pub fn knew(later: &Checked, record: &Checked) -> bool {
-    let (writer, seq) = (record.statement.writer, record.head.seq);
-    if later.statement.writer == writer {
-        return later.head.seq > seq;
+impl SpokenAgainst {
+    /// Whether it may be about the copy that is `here`, and that whoever asks names `store`.
+    #[must_use]
+    pub fn may_be_about(&self, here: Option<&Place>, store: &str) -> bool {
+        here == Some(&self.place) || self.store == store
     }
-    later.statement.heads.get(&writer).is_some_and(|head| head.seq >= seq)
+}
+
+/// Reads the records of verifications. `counts` says whose word does.
+pub fn spoken_against<'a>(
+    records: impl IntoIterator<Item = &'a Checked>,
+    counts: impl Fn(&Checked) -> bool,
+) -> Vec<SpokenAgainst> {
+    let verified = Verification::all(records.into_iter().filter(|record| counts(record)));
+    let stands =
+        |one: &&Verification<'_>| !one.body.objects_found.is_empty() && !verified.iter().any(|later| later.settles(one));
+    let speak = |one: &Verification<'_>| {
+        let names = one.body.objects_found.iter().filter_map(|found| ObjectName::parse_stored(&found.object).ok());
+        let objects = names.map(|(name, _)| name).collect();
+        SpokenAgainst { place: one.place.clone(), store: one.body.store.clone(), objects }
+    };
+    verified.iter().filter(stands).map(speak).collect()
 }
 
 #[cfg(test)]
@@ -85,7 +94,7 @@ mod tests {
     }
 
     fn of(records: &[Checked]) -> Vec<ObjectName> {
-        suspects(records.iter(), |_| true).into_values().flatten().collect()
+        spoken_against(records, |_| true).into_iter().flat_map(|one| one.objects).collect()
     }
 
     #[test]

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use super::context::{Context, NamedStore, VaultPin, open_pinned};
 use super::delivery::{Delivery, Snapshots, holds, in_order, own_records};
-use super::suspicion::suspects;
+use super::suspicion::spoken_against;
+use super::verifications::Place;
 use super::{Env, Event, OpError};
 use crate::crypto::hash::hash;
 use crate::format::header::Header;
@@ -265,7 +266,9 @@ impl Transfer<'_> {
         let name = self.to.store.location().to_string();
         // Whose word it is does not matter: it is only looked at again.
         let all = target.checked.iter().chain(&self.records.checked).chain(own);
-        suspects(all, |_| true).remove(&name).unwrap_or_default()
+        let here = Place::of_server(&name);
+        let about = spoken_against(all, |_| true).into_iter().filter(|one| one.may_be_about(here.as_ref(), &name));
+        about.flat_map(|one| one.objects).collect()
     }
 
     fn examine(&self, lines: Vec<Line>, step: &str, env: &Env<'_>) -> Result<Examined, OpError> {

@@ -3,7 +3,6 @@
 //! A record names the copy as whoever verified saw it: by the address of a server, or by a directory of the machine. What was
 //! found in one copy says nothing of another, so that copies are kept apart here as well as their names allow.
 
-use super::suspicion::knew;
 use crate::format::body::VerifyBody;
 use crate::format::record::{Head, RecordKind};
 use crate::ledger::Checked;
@@ -25,10 +24,18 @@ pub enum Place {
 
 impl Place {
     fn of(writer: WriterId, drive: Option<(DriveName, Option<Head>)>, store: &str) -> Self {
-        match (drive, store.parse()) {
-            (Some((drive, label)), _) => Self::Drive(drive, label.map(|label| label.hash)),
-            (None, Ok(Location::Sftp(at))) => Self::Server(at.host, at.port, at.path),
-            (None, _) => Self::Directory(writer, store.to_owned()),
+        match drive {
+            Some((drive, label)) => Self::Drive(drive, label.map(|label| label.hash)),
+            None => Self::of_server(store).unwrap_or_else(|| Self::Directory(writer, store.to_owned())),
+        }
+    }
+
+    /// The copy at the address of a server.
+    #[must_use]
+    pub fn of_server(store: &str) -> Option<Self> {
+        match store.parse() {
+            Ok(Location::Sftp(at)) => Some(Self::Server(at.host, at.port, at.path)),
+            _ => None,
         }
     }
 
@@ -75,6 +82,6 @@ impl<'a> Verification<'a> {
     pub fn settles(&self, earlier: &Self) -> bool {
         let objects_only = earlier.body.findings == earlier.body.objects_found.len() as u64;
         let looked = self.body.whole || (self.body.again && objects_only);
-        looked && self.place == earlier.place && knew(self.record, earlier.record)
+        looked && self.place == earlier.place && self.record.knew(earlier.record)
     }
 }

@@ -1,24 +1,26 @@
 //! `verify`: looks for damage at a named depth and leaves a signed record of what it found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::delivery::{holds, own_records};
 use super::reading::{Opened, ReadPlan};
-use super::suspicion::suspects;
+use super::suspicion::spoken_against;
+use super::verifications::Place;
 use super::{Env, Event, Exit, OpError};
 use crate::format::body::{FoundObject, VerifyBody};
 use crate::format::record::RecordKind;
 use crate::ledger::{Checked, Standing};
 use crate::model::finding::{Finding, FindingKind};
-use crate::model::ids::ObjectHash;
+use crate::model::ids::{ObjectHash, WriterId};
 use crate::model::name::ObjectName;
 use crate::model::time::Timestamp;
 use crate::state::keys::{KeyDir, Role};
 use crate::vault::VaultError;
 use crate::vault::catalogue_reader::SnapshotReader;
 use crate::vault::inventory::PageCache;
-use crate::vault::objects::read_object;
+use crate::vault::objects::read_hashed;
 use crate::vault::parity::mend;
 use crate::vault::unlock::unlock;
 use crate::vault::verify::sealed::{ReadTimes, Share};
@@ -159,7 +161,7 @@ pub fn verify(plan: &VerifyPlan, env: &Env<'_>) -> Result<VerifyReceipt, OpError
     }
     receipt.finished = env.clock.now();
     if plan.depth > Depth::List || receipt.exit() != Exit::Done {
-        receipt.recorded = record(plan, &found, &receipt, env)?;
+        receipt.recorded = record(plan, &found, &mut receipt, env)?;
     }
     Ok(receipt)
 }
@@ -265,7 +267,7 @@ fn role_here(found: &Opened) -> Result<Role, OpError> {
 }
 
 /// Signs what was found, and delivers it if the copy takes it: the next push reads it.
-fn record(plan: &VerifyPlan, found: &Opened, receipt: &VerifyReceipt, env: &Env<'_>) -> Result<bool, OpError> {
+fn record(plan: &VerifyPlan, found: &Opened, receipt: &mut VerifyReceipt, env: &Env<'_>) -> Result<bool, OpError> {
     let mut objects: BTreeMap<ObjectName, FoundObject> = BTreeMap::new();
     for finding in receipt.findings.iter().filter(|finding| finding.kind.is_alarm()) {
         if let Ok((name, _)) = ObjectName::parse_stored(&finding.subject) {
@@ -275,21 +277,22 @@ fn record(plan: &VerifyPlan, found: &Opened, receipt: &VerifyReceipt, env: &Env<
     }
     let all_read = plan.depth > Depth::List && plan.share == Share::All;
     let mut again = false;
-    if all_read {
-        still_damaged(found, receipt, &mut objects)?;
-    } else if plan.depth > Depth::List {
-        let mut wrong = BTreeMap::new();
-        still_damaged(found, receipt, &mut wrong)?;
-        again = wrong.is_empty();
+    let (drive, label) = super::drive::drive_of(&found.copy).unzip();
+    let mut scribe = found.context.scribe(role_here(found)?, env, found.copy.vault())?;
+    if plan.depth > Depth::List {
+        let looked = look_again(found, receipt, scribe.writer())?;
+        again = !all_read && looked.wrong.is_empty() && !looked.unread;
+        if all_read {
+            objects.extend(looked.wrong);
+        }
     }
     let objects: Vec<FoundObject> = objects.into_values().collect();
     let parts: Vec<&[FoundObject]> =
         if objects.is_empty() { vec![&[]] } else { objects.chunks(RECORD_OBJECTS_MAX).take(RECORDS_MAX).collect() };
-    let (drive, label) = super::drive::drive_of(&found.copy).unzip();
-    let mut scribe = found.context.scribe(role_here(found)?, env, found.copy.vault())?;
     // What a retired key signs is an alarm to everybody and helps nobody.
     if found.copy.trust.writer(&scribe.writer()).is_some_and(|(writer, _)| writer.until.is_some()) {
-        tracing::warn!("not on record: the key of this machine was retired");
+        let message = "not on record: the key of this machine was retired; `farkeep keys enrol` takes another one";
+        receipt.findings.push(Finding::new(FindingKind::Notice, found.copy.name(), message));
         return Ok(false);
     }
     super::custody::adopt_own(&mut scribe, &found.copy, &found.records)?;
@@ -315,29 +318,44 @@ fn record(plan: &VerifyPlan, found: &Opened, receipt: &VerifyReceipt, env: &Env<
     Ok(last.is_some_and(|name| super::delivery::deliver_missing(&found.context, &found.copy, &name).is_ok()))
 }
 
-/// Objects that stand under suspicion and that no snapshot needs any more were not read with the others: they are now, so
-/// that what counts as right was seen to be.
-fn still_damaged(
-    found: &Opened,
-    receipt: &VerifyReceipt,
-    objects: &mut BTreeMap<ObjectName, FoundObject>,
-) -> Result<(), OpError> {
-    let trusted = |record: &Checked| record.standing == Standing::Trusted;
-    let Some(names) = suspects(found.records.checked.iter(), trusted).remove(&receipt.store) else { return Ok(()) };
-    for name in names.into_iter().filter(|name| name.content_hash().is_some()) {
-        if objects.contains_key(&name) || matches!(name, ObjectName::Record { .. } | ObjectName::Trust { .. }) {
+/// What became of objects that a verification had spoken against.
+#[derive(Default)]
+struct LookedAgain {
+    wrong: BTreeMap<ObjectName, FoundObject>,
+    /// Whether there is one of which nobody can say what it should be.
+    unread: bool,
+}
+
+/// Objects that were spoken against, by anybody trusted or by this machine, and that were not read with the others: a part of
+/// the copy was read, or no snapshot needs them any more. They are read now, so that what counts as right was seen to be.
+fn look_again(found: &Opened, receipt: &VerifyReceipt, writer: WriterId) -> Result<LookedAgain, OpError> {
+    let trust = &found.copy.trust;
+    // What this machine found counts for it also where it could not be left in the copy, and where nobody enrolled it.
+    let own = own_records(&found.context, trust, &|name| holds(&found.copy, name))?;
+    let records = found.records.checked.iter().chain(own.iter().map(|(record, _)| record));
+    let counts = |record: &Checked| record.standing == Standing::Trusted || record.statement.writer == writer;
+    let here = Place::of_copy(&found.copy, writer);
+    let about = spoken_against(records, counts).into_iter().filter(|one| one.may_be_about(Some(&here), &receipt.store));
+    let names: BTreeSet<ObjectName> = about.flat_map(|one| one.objects).collect();
+    let plain: BTreeMap<ObjectName, ObjectHash> =
+        found.copy.plain_lines().into_iter().map(|line| (line.name, line.hash)).collect();
+    let mut looked = LookedAgain::default();
+    // Records are all read at every such depth.
+    for name in names.into_iter().filter(|name| !matches!(name, ObjectName::Record { .. } | ObjectName::Trust { .. })) {
+        let Some(expected) = name.content_hash().or_else(|| plain.get(&name).copied()) else {
+            looked.unread = true;
             continue;
-        }
-        match read_object(found.copy.store.as_ref(), &name) {
+        };
+        match read_hashed(found.copy.store.as_ref(), &name, expected) {
             Ok(_) => {}
             // Nothing is built on what is not there.
-            Err(VaultError::Damaged { why, .. }) if why == "it is missing" => {}
+            Err(error) if error.is_missing() => {}
             Err(VaultError::Damaged { .. }) => {
                 let object = FoundObject { object: name.to_string(), kind: FindingKind::Damage };
-                objects.insert(name, object);
+                looked.wrong.insert(name, object);
             }
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(())
+    Ok(looked)
 }

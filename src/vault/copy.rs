@@ -189,7 +189,7 @@ impl std::fmt::Debug for Copy {
 fn read_header(store: &dyn Store) -> Result<Vec<u8>, VaultError> {
     let readable = |bytes: &[u8]| Header::decode(bytes).map(drop).map_err(|e| e.to_string());
     match read_fitting(store, &ObjectName::Header, readable) {
-        Err(VaultError::Damaged { why, .. }) if why == "it is missing" => {
+        Err(error) if error.is_missing() => {
             let location = store.location();
             Err(VaultError::NoVault(format!("{location}: there is no vault; `farkeep init` makes one")))
         }

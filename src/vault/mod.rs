@@ -39,6 +39,9 @@ pub mod thin;
 pub mod unlock;
 pub mod verify;
 
+/// What is wrong with an object that is not there.
+pub(crate) const MISSING: &str = "it is missing";
+
 /// Why work with a vault cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum VaultError {
@@ -107,6 +110,12 @@ impl VaultError {
     /// An error about an object's bytes.
     pub fn damaged(object: impl std::fmt::Display, why: impl std::fmt::Display) -> Self {
         Self::Damaged { object: object.to_string(), why: why.to_string() }
+    }
+
+    /// Whether it is about an object that is not there at all.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Damaged { why, .. } if why == MISSING)
     }
 
     pub(crate) fn internal(error: impl std::fmt::Display) -> Self {

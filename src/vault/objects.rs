@@ -10,7 +10,7 @@ use crate::model::limits::{
 };
 use crate::model::name::ObjectName;
 use crate::store::{Store, StoreError};
-use crate::vault::VaultError;
+use crate::vault::{MISSING, VaultError};
 
 /// The most bytes that an object of this kind may have as stored.
 #[must_use]
@@ -102,7 +102,7 @@ fn first_fitting(
                 }
             },
             Err(StoreError::NotFound(_)) if suffix == 0 || first_problem.is_none() => {
-                first_problem.get_or_insert_with(|| "it is missing".into());
+                first_problem.get_or_insert_with(|| MISSING.into());
             }
             Err(StoreError::NotFound(_)) => break,
             Err(e) if e.is_store_wide() => return Err(e.into()),
@@ -111,7 +111,7 @@ fn first_fitting(
             }
         }
     }
-    Err(VaultError::damaged(name, first_problem.unwrap_or_else(|| "it is missing".into())))
+    Err(VaultError::damaged(name, first_problem.unwrap_or_else(|| MISSING.into())))
 }
 
 #[cfg(test)]

@@ -92,10 +92,7 @@ impl Pruned {
         let shared: BTreeSet<&ObjectName> =
             snapshots.iter().filter(|one| !pruned.was_dropped(one)).map(|one| &one.body.inventory).collect();
         // What somebody holds must lie in every copy: it is missed also where it may never have been.
-        let newest = snapshots.iter().map(|snapshot| snapshot.time).max();
-        let held = holds(records);
-        let is_held =
-            |snapshot: &Snapshot| held.get(&snapshot.id).is_some_and(|until| newest.is_some_and(|time| *until >= time));
+        let held = held_past(records, snapshots.iter().map(|snapshot| snapshot.time).max());
         for snapshot in &snapshots {
             let here = presence.has(&snapshot.body.inventory);
             if here && pruned.was_dropped(snapshot) {
@@ -106,7 +103,7 @@ impl Pruned {
                 }
             } else if !here
                 && elsewhere.iter().any(|range| range.contains(&snapshot.writer, snapshot.head.seq))
-                && !is_held(snapshot)
+                && !held.contains(&snapshot.id)
             {
                 pruned.absent.insert(snapshot.id);
             }
@@ -257,6 +254,13 @@ pub fn holds(records: &Records) -> BTreeMap<SnapshotId, Timestamp> {
         *slot = (*slot).max(until);
     }
     held
+}
+
+/// Snapshots that are held beyond the newest one: time comes from the chain.
+#[must_use]
+pub fn held_past(records: &Records, newest: Option<Timestamp>) -> BTreeSet<SnapshotId> {
+    let Some(newest) = newest else { return BTreeSet::new() };
+    holds(records).into_iter().filter(|(_, until)| *until >= newest).map(|(snapshot, _)| snapshot).collect()
 }
 
 /// The fewest stretches that hold every snapshot of `dropped` and none of `others`, both of any writers.

@@ -196,18 +196,13 @@ impl Register {
 /// Records in the order in which they were made: one that knew another comes after it. Clocks, by which `records` are sorted,
 /// decide only where neither knew the other.
 fn in_turn<'a>(records: &[&'a Checked]) -> Vec<&'a Checked> {
-    let knew = |later: &Checked, earlier: &Checked| {
-        let writer = earlier.statement.writer;
-        let seen = later.statement.heads.get(&writer).map_or(0, |head| head.seq);
-        if later.statement.writer == writer { later.head.seq > earlier.head.seq } else { seen >= earlier.head.seq }
-    };
     let mut waits: Vec<usize> =
-        records.iter().map(|later| records.iter().filter(|earlier| knew(later, earlier)).count()).collect();
+        records.iter().map(|later| records.iter().filter(|earlier| later.knew(earlier)).count()).collect();
     let mut ready: BTreeSet<usize> = (0..records.len()).filter(|place| waits[*place] == 0).collect();
     let mut order = Vec::with_capacity(records.len());
     while let Some(place) = ready.pop_first() {
         order.push(records[place]);
-        for other in (0..records.len()).filter(|other| knew(records[*other], records[place])) {
+        for other in (0..records.len()).filter(|other| records[*other].knew(records[place])) {
             waits[other] -= 1;
             if waits[other] == 0 {
                 ready.insert(other);

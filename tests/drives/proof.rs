@@ -48,8 +48,17 @@ fn a_drive_is_called_by_its_name_and_only_a_whole_reading_of_it_is_on_its_record
     world.run(args!["verify", "--from", "a"]).exits(2).says("no drive of that name is plugged in");
     world.agent.configure("[drive.a]\nevery = \"7d\"\n");
     world.run(args!["verify", "--from", "a"]).exits(75).says("drive a is not present");
+    // What was found on it is nobody's alarm once it is retired.
+    a.plug_in();
+    let pack = files_below(&a.vault().join("packs")).remove(0);
+    crate::world::flip(&pack, 100);
+    world.run(args!["verify", "--from", "a"]).exits(4);
+    world.run(args!["status", "--check"]).exits(4);
+    crate::world::flip(&pack, 100);
+    a.unplug();
     // Enrolled anew under its name: what was read of the old one says nothing of the new one.
     world.run(args!["drive", "retire", "a", "--erased", "shredded"]).ok();
+    assert_ne!(world.run(args!["status", "--check"]).code, 4);
     let new = Drive::new(world.dir.path(), "new", 96);
     new.plug_in();
     enrol(&world.agent, "a", &new);

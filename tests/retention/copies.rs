@@ -61,6 +61,28 @@ fn a_copy_made_from_a_pruned_one_is_whole() {
 }
 
 #[test]
+fn a_held_snapshot_is_missed_also_in_a_copy_that_another_ones_prune_would_excuse() {
+    let world = World::with_stores(&["a", "b"]);
+    let history = History::in_world(world, 3);
+    let world = &history.world;
+    world.run(args!["prune", "plan", "--store", "a", "--keep-last", "1"]).ok();
+    world.run(args!["prune", "apply", "--store", "a", "--now"]).ok().says("2 snapshots dropped");
+    world.run(args!["hold", history.id(0), "--until", "2099-01-01", "--from", "b"]).ok();
+    world.run(args!["verify", "--from", "b"]).ok();
+    // Gone from the only copy that had it.
+    let listed = |copy: &str| {
+        files_below(&world.path(copy).join("manifests"))
+            .into_iter()
+            .chain(files_below(&world.path(copy).join("inventories")))
+    };
+    let in_a: BTreeSet<_> = listed("a").map(|path| path.file_name().unwrap().to_owned()).collect();
+    for path in listed("b").filter(|path| !in_a.contains(path.file_name().unwrap())) {
+        fs::remove_file(path).unwrap();
+    }
+    world.run(args!["verify", "--from", "b"]).exits(3).says(&history.id(0)[..8]).says("not its objects");
+}
+
+#[test]
 fn a_damaged_manifest_is_named_for_its_own_snapshot_and_for_nobody_once_that_is_dropped() {
     let mut history = History::of(1);
     for _ in 1..24 {

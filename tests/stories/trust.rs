@@ -67,6 +67,11 @@ fn a_station_is_enrolled_by_what_the_ledger_calls_it_and_its_restores_count() {
     assert_eq!(records.len(), 4);
     assert!(records.iter().all(|r| r["standing"] == "trusted" && r["writer"] == "the desk"), "{shown:#}");
     keys(&world, args!["enrol", "station", fingerprint]).exits(2).says("is enrolled already");
+    station.run(args!["verify", "--from", "a"]).ok();
+    keys(&world, args!["retire", "the desk"]).ok();
+    let before = files_below(&world.path("a/ledger"));
+    station.run(args!["verify", "--from", "a"]).ok().says("not on record").says("was retired");
+    assert_eq!(files_below(&world.path("a/ledger")), before, "what a retired key signs would be an alarm to everybody");
     // Whoever had not heard of it goes on as before.
     world.push(world.path("data"));
     for store in ["a", "b"] {

@@ -21,12 +21,11 @@ use crate::model::snapshot::SnapshotState;
 use crate::model::time::Timestamp;
 use crate::ops::context::{NamedStore, VaultPin};
 use crate::ops::drive::drive_of;
-use crate::ops::suspicion::knew;
 use crate::ops::{Env, Event, Exit, OpError};
 use crate::store::{PruneStore, StoreError, WriteOnceStore};
 use crate::vault::VaultError;
 use crate::vault::inventory::page_names;
-use crate::vault::pruned::{Plan, Pruned, each_planned, holds, ranges};
+use crate::vault::pruned::{Plan, Pruned, each_planned, held_past, ranges};
 use crate::vault::snapshots::Snapshot;
 use crate::vault::suspects::Suspects;
 use crate::vault::sweep::{SWEPT, each_listed};
@@ -106,7 +105,7 @@ pub fn apply(request: &ApplyRequest, env: &Env<'_>) -> Result<ApplyReceipt, OpEr
     let Some(plan) = choose(&site.pruned, wanted, request.rules.is_some(), &receipt.store)? else { return Ok(receipt) };
     // Whoever planned when that was known has planned despite the damage.
     let planned = site.records.checked.iter().find(|record| record.name == record_name(&plan.writer, &plan.head));
-    site.check_verified(|found| planned.is_some_and(|planned| knew(planned, found)), env)?;
+    site.check_verified(|found| planned.is_some_and(|planned| planned.knew(found)), env)?;
     receipt.plan = Some(plan.head);
     if site.pruned.is_finished(&plan) {
         return Ok(receipt);
@@ -231,13 +230,10 @@ fn begin(
     let mut all = site.records.snapshots();
     site.pruned.take_gone(&mut all);
     let kept = kept_here(site, rules, &all, &lying_here(site)?);
-    let held = holds(&site.records);
-    let newest = all.iter().map(|snapshot| snapshot.time).max();
-    let is_held =
-        |snapshot: &Snapshot| held.get(&snapshot.id).is_some_and(|until| newest.is_some_and(|time| *until >= time));
+    let held = held_past(&site.records, all.iter().map(|snapshot| snapshot.time).max());
     let suspects = Suspects::read(&site.records);
     let frozen = |snapshot: &Snapshot| suspects.freezes(&snapshot.body.series).is_some();
-    let stays = |snapshot: &Snapshot| is_held(snapshot) || frozen(snapshot) || kept.contains(&snapshot.id);
+    let stays = |snapshot: &Snapshot| held.contains(&snapshot.id) || frozen(snapshot) || kept.contains(&snapshot.id);
     let named = |snapshot: &Snapshot| in_ranges(&plan.body.drops, snapshot);
     let (drops, stay): (Vec<&Snapshot>, Vec<&Snapshot>) = all.iter().partition(|s| named(s) && !stays(s));
     check_something_stays(site, &drops, &stay)?;

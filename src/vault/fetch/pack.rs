@@ -18,7 +18,7 @@ use crate::model::name::ObjectName;
 use crate::state::StateError;
 use crate::state::index::{ChunkIndex, PackInfo, PackNumber, Place};
 use crate::store::{Store, StoreError};
-use crate::vault::{VaultError, in_object};
+use crate::vault::{MISSING, VaultError, in_object};
 
 /// Packs whose header stays open: opening one costs a key agreement.
 const OPENERS_KEPT: usize = 64;
@@ -160,7 +160,7 @@ impl PackReader {
                     if suffix > 0 && problem.is_some() {
                         break;
                     }
-                    problem.get_or_insert_with(|| "it is missing".into());
+                    problem.get_or_insert_with(|| MISSING.into());
                 }
                 Err(VaultError::Store(e)) if e.is_store_wide() => return Err(e.into()),
                 Err(error @ VaultError::Crypto { .. }) => return Err(error),
@@ -172,7 +172,7 @@ impl PackReader {
                 }
             }
         }
-        Err(VaultError::damaged(&name, problem.unwrap_or_else(|| "it is missing".into())))
+        Err(VaultError::damaged(&name, problem.unwrap_or_else(|| MISSING.into())))
     }
 
     fn fetch_from(

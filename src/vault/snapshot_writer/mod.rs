@@ -218,7 +218,7 @@ impl<'a> SnapshotWriter<'a> {
     #[must_use]
     pub fn referable(&self) -> Vec<bool> {
         let core = &self.core;
-        (0_u32..).zip(&core.live).map(|(number, _)| may_refer(&core.live, &core.behind, number)).collect()
+        (0_u32..).take(core.live.len()).map(|number| may_refer(&core.live, &core.behind, number)).collect()
     }
 
     /// Seals and sends all that is open. After this every block serial has its pack, and every pack that is needed, those
