@@ -87,7 +87,7 @@ fn registry() -> World {
         let file = world.path("live").join(name);
         fs::write(&file, format!("{name} of the night")).unwrap();
         let keys = format!(
-            "command = ['sh', '-c', '{read}', '{0}']\nrestore_command = ['sh', '-c', 'cat > \"$0\"', '{0}']",
+            "command = ['sh', '-c', '{read}', '{0}']\nrestore_command = ['sh', '-c', '[ ! -e \"$0\".refuses ] && cat > \"$0\"', '{0}']",
             file.display()
         );
         source(name, "command", &keys)
@@ -165,6 +165,24 @@ fn a_restore_that_was_killed_while_it_kept_a_copy_begins_that_copy_anew() {
         assert_eq!(live(&world, name), format!("{name} of the night"));
         assert_eq!(fs::read_to_string(copy.join(name).join("stdout")).unwrap(), format!("{name} of today"));
     }
+}
+
+#[test]
+fn a_restore_that_began_and_failed_keeps_what_is_there_in_another_place_if_asked() {
+    let world = registry();
+    let (first, second) = (world.path("first"), world.path("second"));
+    fs::write(world.path("live/deaths.refuses"), "").unwrap();
+    restore(&world, &first).exits(1);
+    assert_eq!((live(&world, "births"), live(&world, "deaths")), ("births of the night".into(), "deaths of today".into()));
+    fs::write(world.path("live/deaths"), "deaths, half replaced").unwrap();
+    // Where it was kept before it began, it stays as it was kept.
+    restore(&world, &first).exits(1).says("it is not made again");
+    assert_eq!(fs::read_to_string(first.join("deaths/stdout")).unwrap(), "deaths of today");
+    fs::remove_file(world.path("live/deaths.refuses")).unwrap();
+    restore(&world, &second).ok().says("what was there before lies in");
+    assert_eq!(fs::read_to_string(second.join("deaths/stdout")).unwrap(), "deaths, half replaced");
+    assert_eq!(fs::read_to_string(first.join("deaths/stdout")).unwrap(), "deaths of today");
+    assert_eq!(live(&world, "deaths"), "deaths of the night");
 }
 
 #[test]

@@ -179,7 +179,7 @@ impl Place<'_> {
     }
 
     /// Keeps what is at the target now in `dir/<member>/`. Once an earlier run of this restore has begun to replace the member,
-    /// what it kept before is the copy that counts.
+    /// what it kept there before is the copy that counts, and stays.
     pub(super) fn save(&self, task: &Task<'_>, dir: &Path) -> Result<Vec<Finding>, OpError> {
         let name = &task.member.name;
         let dir = &std::path::absolute(dir).map_err(|e| OpError::NotDone(format!("{}: {e}", dir.display())))?;
@@ -189,15 +189,18 @@ impl Place<'_> {
             move |e: std::io::Error| OpError::NotDone(format!("{path}: {e}"))
         };
         let kept = self.notes.kept_in(name);
-        if let Some(kept) = kept.as_ref().filter(|_| self.notes.has_begun(name)) {
-            let message = format!(
-                "what was there before this restore began to replace it lies in {}; what is there now is not kept again",
-                kept.display()
-            );
-            return Ok(vec![Finding::new(FindingKind::Notice, name, message)]);
+        let again = kept.contains(&place);
+        let mut notices = Vec::new();
+        if let Some(first) = kept.first().filter(|_| self.notes.has_begun(name)) {
+            if again && place.exists() {
+                let message = format!("the safety copy of an earlier run lies in {}; it is not made again", place.display());
+                return Ok(vec![Finding::new(FindingKind::Notice, name, message)]);
+            }
+            let message =
+                format!("this is a copy of what an earlier run left; what was there before lies in {}", first.display());
+            notices.push(Finding::new(FindingKind::Notice, name, message));
         }
-        // What an earlier run kept before it stopped may be of something else by now: it is kept anew.
-        let again = kept.as_ref() == Some(&place);
+        // What an earlier run kept before it began to replace anything may be of something else by now: it is kept anew.
         if place.exists() && !again {
             let why = format!("{}: is there already, and a safety copy is never written over", place.display());
             return Err(OpError::NotDone(why));
@@ -207,6 +210,7 @@ impl Place<'_> {
             _ => crate::state::make_private_dir(&unfinished)?,
         }
         let findings = self.copy_of(task, &unfinished)?;
+        notices.extend(findings);
         self.notes.kept(name, &place)?;
         if again && place.exists() {
             std::fs::remove_dir_all(&place).map_err(failed(&place))?;
@@ -214,7 +218,7 @@ impl Place<'_> {
         // Noted as complete first: a copy that has its name and is not noted would be somebody else's.
         std::fs::rename(&unfinished, &place).map_err(failed(&place))?;
         std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed(dir))?;
-        Ok(findings)
+        Ok(notices)
     }
 
     fn copy_of(&self, task: &Task<'_>, dir: &Path) -> Result<Vec<Finding>, OpError> {

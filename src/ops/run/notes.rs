@@ -23,9 +23,9 @@ pub struct Notes {
 #[derive(Default, Serialize, Deserialize)]
 struct Done {
     members: BTreeMap<String, Timestamp>,
-    /// Where the safety copy of a member is complete.
+    /// Where safety copies of a member are complete, the first one first.
     #[serde(default)]
-    kept: BTreeMap<String, PathBuf>,
+    kept: BTreeMap<String, Vec<PathBuf>>,
     /// Members whose replacement has begun: what is there now is no more what was there before.
     #[serde(default)]
     begun: BTreeSet<String>,
@@ -74,15 +74,17 @@ impl Notes {
         })
     }
 
-    /// Where what was at a member's place is kept.
-    pub fn kept_in(&self, member: &str) -> Option<PathBuf> {
-        self.lock().kept.get(member).cloned()
+    /// Where what was at a member's place is kept, the first copy first.
+    pub fn kept_in(&self, member: &str) -> Vec<PathBuf> {
+        self.lock().kept.get(member).cloned().unwrap_or_default()
     }
 
     /// Notes that what was at a member's place is kept as `place`.
     pub fn kept(&self, member: &str, place: &Path) -> Result<(), StateError> {
         self.change(|done| {
-            done.kept.insert(member.to_owned(), place.to_owned());
+            let places = done.kept.entry(member.to_owned()).or_default();
+            places.retain(|other| other != place);
+            places.push(place.to_owned());
         })
     }
 
