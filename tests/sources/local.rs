@@ -96,6 +96,24 @@ fn an_archive_that_was_changed_since_it_was_pushed_stays() {
 }
 
 #[test]
+fn a_push_whose_note_of_archives_cannot_be_written_stands_and_removes_nothing() {
+    if let Some(why) = missing_faketime() {
+        return skipped(&why);
+    }
+    let world = World::new();
+    configure(&world, "keep_local = { files = 1 }");
+    night(&world, DAYS[0]).ok();
+    let is_note = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("shipped-");
+    let note = files_below(&world.agent.state).into_iter().find(is_note).unwrap();
+    fs::remove_file(&note).unwrap();
+    fs::create_dir(&note).unwrap();
+    fs::write(note.join("in the way"), "").unwrap();
+    let second = receipt(night(&world, DAYS[1]).says("nothing more is removed from this machine").ok());
+    assert!(second["snapshot"].is_string(), "{second}");
+    assert_eq!(here(&world), [DAYS[0], DAYS[1]]);
+}
+
+#[test]
 fn what_is_not_for_certain_in_every_store_stays() {
     if let Some(why) = missing_faketime() {
         return skipped(&why);

@@ -76,7 +76,7 @@ mod tests {
     fn only_regular_files_on_devices_are_read() {
         let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
         let at = |name: &str| dir.path().join(name);
-        for point in ["drive", "again", "memory", "pipe"] {
+        for point in ["drive", "again", "memory", "share", "pipe"] {
             std::fs::create_dir(at(point)).unwrap_or_else(|e| panic!("{e}"));
             std::fs::write(at(point).join(LABEL_FILE), point).unwrap_or_else(|e| panic!("{e}"));
         }
@@ -91,6 +91,7 @@ mod tests {
             line("drive", "8:17", "/dev/sdb1"),
             line("again", "8:17", "/dev/sdb1"),
             line("memory", "0:30", "tmpfs"),
+            line("share", "0:31", "//server/share"),
             line("pipe", "8:33", "/dev/sdc1"),
         ];
         std::fs::write(at("mountinfo"), text.concat()).unwrap_or_else(|e| panic!("{e}"));
