@@ -254,9 +254,8 @@ impl Transfer<'_> {
         let spoken_against = self.spoken_against(target, own);
         let lost = wanted.iter().any(|line| sound.contains(&line.name) && !presence.has(&line.name));
         let everything = self.looking == Looking::All || set_back || lost || !spoken_against.is_empty();
-        // A torn write in a directory can have the right size; a server has answered for each of its objects.
-        let local = self.to.store.location().directory().is_some();
-        let doubtful = |line: &&Line| everything || (local && !sound.contains(&line.name));
+        // What an earlier run sent and did not read back, and what a torn write left, can have the right size.
+        let doubtful = |line: &&Line| everything || !sound.contains(&line.name);
         let to_read = wanted.iter().filter(|line| presence.has(&line.name)).filter(doubtful).cloned().collect();
         Ok(Doubts { to_read, everything })
     }

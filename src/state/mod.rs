@@ -22,6 +22,7 @@ pub mod keys;
 pub mod probes;
 pub mod ratchet;
 pub mod shipped;
+pub mod unconfirmed;
 
 /// What went wrong with a file of the state directory.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +67,6 @@ impl StateError {
     }
 }
 
-/// The state directory of one vault on one machine.
 /// Reads what [`write_summed`] wrote; none when it is not there, rotted, or is something else. For notes that may be lost.
 ///
 /// # Errors
@@ -87,6 +87,7 @@ pub fn write_summed(path: &Path, value: &impl serde::Serialize) -> Result<(), St
     write_durably(path, &bytes)
 }
 
+/// The state directory of one vault on one machine.
 #[derive(Debug, Clone)]
 pub struct StateDir {
     root: PathBuf,

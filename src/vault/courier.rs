@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 
 use crate::model::limits::PACK_BUFFERS_MAX_BYTES;
 use crate::model::name::ObjectName;
+use crate::state::unconfirmed::Unconfirmed;
 use crate::state::{StateError, write_durably};
 use crate::store::deliver::{Delivered, RetryPolicy, deliver};
 use crate::store::{Durability, StoreError, WriteOnceStore};
@@ -136,6 +137,7 @@ struct LaneState {
 
 struct Lane {
     store: Arc<dyn WriteOnceStore>,
+    unconfirmed: Arc<Unconfirmed>,
     state: Mutex<LaneState>,
     changed: Condvar,
     sent_bytes: AtomicU64,
@@ -190,13 +192,19 @@ impl Lane {
                 &spilled
             }
         };
+        let noted = |e: StateError| StoreError::Io { name: parcel.name.to_string(), why: e.to_string() };
+        self.unconfirmed.sent(&parcel.name).map_err(noted)?;
         let delivered = deliver(self.store.as_ref(), &parcel.name, bytes, self.policy)?;
+        self.unconfirmed.arrived(&parcel.name).map_err(noted)?;
         if delivered.sent {
             self.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         }
         Ok((parcel.name.clone(), delivered))
     }
 }
+
+/// A store, and the notes about what was sent to it.
+pub type Destination = (Arc<dyn WriteOnceStore>, Arc<Unconfirmed>);
 
 /// What a lane has done.
 #[derive(Debug, Clone)]
@@ -227,13 +235,14 @@ pub struct Courier {
 impl Courier {
     /// Starts the transfers of each store; `outbox` takes what does not fit into memory.
     #[must_use]
-    pub fn start(stores: &[Arc<dyn WriteOnceStore>], outbox: Outbox, policy: RetryPolicy) -> Self {
+    pub fn start(stores: &[Destination], outbox: Outbox, policy: RetryPolicy) -> Self {
         empty(&outbox.dir);
         let mut threads = Vec::new();
         let mut lanes = Vec::new();
-        for store in stores {
+        for (store, unconfirmed) in stores {
             let lane = Arc::new(Lane {
                 store: Arc::clone(store),
+                unconfirmed: Arc::clone(unconfirmed),
                 state: Mutex::default(),
                 changed: Condvar::new(),
                 sent_bytes: AtomicU64::new(0),
@@ -399,19 +408,25 @@ impl Drop for Courier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ids::ObjectHash;
+    use crate::model::ids::{ObjectHash, VaultId};
     use crate::model::name::Sealed;
+    use crate::state::StateDir;
+    use crate::state::unconfirmed::Left;
     use crate::store::Store;
     use crate::store::memory::MemoryStore;
 
     #[test]
     fn every_store_gets_every_object_and_memory_is_given_back() {
         let stores: Vec<Arc<MemoryStore>> = (0..3).map(|_| Arc::new(MemoryStore::new())).collect();
-        let as_dyn: Vec<Arc<dyn WriteOnceStore>> = stores.iter().map(|s| Arc::clone(s) as Arc<dyn WriteOnceStore>).collect();
+        let state = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let state = StateDir::open(state.path(), VaultId([1; 16])).unwrap_or_else(|e| panic!("{e}"));
+        let notes: Vec<Arc<Unconfirmed>> = (0..3).map(|n| Arc::new(Unconfirmed::of(&state, &n.to_string()))).collect();
+        let with_notes = stores.iter().zip(&notes);
+        let destinations: Vec<Destination> = with_notes.map(|(s, n)| (Arc::clone(s) as _, Arc::clone(n))).collect();
         let outbox = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
         let place = Outbox { dir: outbox.path().to_owned(), max_bytes: 5000 };
         std::fs::write(outbox.path().join("0-left-by-a-push-that-died"), b"x").unwrap_or_else(|e| panic!("{e}"));
-        let courier = Courier::start(&as_dyn, place, RetryPolicy::ONCE);
+        let courier = Courier::start(&destinations, place, RetryPolicy::ONCE);
         assert_eq!(std::fs::read_dir(outbox.path()).map(Iterator::count).ok(), Some(0));
         let name = ObjectName::Pack(Sealed { hash: ObjectHash([7; 32]), bytes: 3000 });
         let spilled = courier.spill(0, &name, &[7; 3000]).unwrap_or_else(|e| panic!("{e}"));
@@ -435,6 +450,9 @@ mod tests {
         }
         assert!(courier.reports().iter().all(|r| r.error.is_none() && r.sent_bytes == 200_000));
         drop(courier);
+        for notes in &notes {
+            assert_eq!(notes.left().unwrap_or_else(|e| panic!("{e}")), Left::default());
+        }
         assert_eq!(*budget.used.lock().unwrap_or_else(PoisonError::into_inner), 0);
         assert_eq!(std::fs::read_dir(outbox.path()).map(Iterator::count).ok(), Some(0));
     }

@@ -1,6 +1,6 @@
 //! What lies in a copy, by name and size alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::name::{Area, ObjectName, PROBE_PREFIX, Sealed};
 use crate::store::{Store, StoreError};
@@ -124,6 +124,12 @@ impl Presence {
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Takes out objects that are not what their names say.
+    pub fn forget(&mut self, names: &BTreeSet<ObjectName>) {
+        self.packs.retain(|(pack, _)| !names.contains(&ObjectName::Pack(*pack)));
+        self.others.retain(|name, _| !names.contains(name));
     }
 
     /// Adds objects that were just delivered.

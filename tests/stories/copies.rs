@@ -262,3 +262,91 @@ fn station_of(machine: &crate::world::Machine) -> String {
         .trim_end_matches(',')
         .to_owned()
 }
+
+/// Notes, as a push that died would leave it, that this object was sent to whichever store and never seen to arrive.
+fn noted_as_unconfirmed(world: &World, object: &str) {
+    let notes: Vec<PathBuf> = files_below(&world.agent.state)
+        .into_iter()
+        .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("unconfirmed-"))
+        .collect();
+    assert!(!notes.is_empty());
+    for path in notes {
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(path, format!("{text}sent {object}\n")).unwrap();
+    }
+}
+
+#[test]
+fn what_a_failed_push_left_with_the_right_size_and_wrong_bytes_is_not_built_on() {
+    for stores in [&["a"][..], &["a", "b"]] {
+        let world = World::with_stores(stores);
+        let tree = world.tree("data");
+        tree.ordinary(10, 1).noise("file", 200_000, 1);
+        world.push(&tree.root);
+        let last = world.path(stores[stores.len() - 1]);
+        let packs = files_below(&last.join("packs"));
+        let pack = packs.iter().max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+        let name = pack.strip_prefix(&last).unwrap().to_str().unwrap().to_owned();
+        flip(pack, 1000);
+        // Nothing tells it from one that arrived.
+        let trusting = world.push(&tree.root);
+        assert!(trusting["stores"][0]["sent_bytes"].as_u64().unwrap() < 100_000, "{trusting}");
+
+        noted_as_unconfirmed(&world, &name);
+        tree.noise("new", 10_000, 2);
+        for _ in 0..2 {
+            world.push(&tree.root);
+        }
+        for store in stores {
+            restores(&world, &tree, store);
+        }
+    }
+}
+
+#[test]
+fn a_record_that_came_before_its_objects_is_no_alarm() {
+    let world = World::with_stores(&["a", "b"]);
+    let tree = world.tree("data");
+    tree.ordinary(10, 1);
+    world.push(&tree.root);
+    tree.noise("file", 100_000, 1);
+    world.run(args!["push", &tree.root, "--to", "a"]).ok();
+    world.run(args!["verify", "--from", "b"]).ok();
+    let record = newest_record(&world.path("a"));
+    fs::copy(&record, world.path("b/ledger").join(record.file_name().unwrap())).unwrap();
+    world.run(args!["verify", "--from", "b"]).exits(3).says("holds its record and not its objects").says("farkeep sync");
+    assert_ne!(world.run(args!["status", "--check"]).code, 4);
+    world.run(args!["sync", "b", "--from", "a", "--plain-directory"]).ok();
+    world.run(args!["verify", "--from", "b"]).ok();
+}
+
+#[test]
+fn a_sample_ends_no_alarm_of_an_object_that_it_did_not_find_right() {
+    needs!(root);
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.ordinary(50, 1).noise("file", 300_000, 1);
+    world.push(&tree.root);
+    // A reader that may write nothing there, and that nobody enrolled: only its own word tells what it found.
+    let shown = world.path("shown");
+    fs::create_dir(&shown).unwrap();
+    must(Command::new("mount").args(["--bind", "-o", "ro"]).arg(&world.vault).arg(&shown));
+    let reader = world.machine("reader");
+    let agent = fs::read_to_string(&world.agent.config).unwrap();
+    reader.configure(&agent.replace(world.vault.to_str().unwrap(), shown.to_str().unwrap()));
+    let verify = |more: &[&str]| reader.run(["verify"].iter().chain(more).collect::<Vec<_>>());
+    let alarmed = || reader.run(args!["status", "--check"]).code == 4;
+    for damaged in [world.objects("packs").remove(0), world.vault.join("RECOVER.md")] {
+        flip(&damaged, 100);
+        verify(&[]).exits(4);
+        assert!(alarmed());
+        for _ in 0..3 {
+            verify(&["--sample", "1%"]);
+            assert!(alarmed(), "{} is as it was", damaged.display());
+        }
+        flip(&damaged, 100);
+        verify(&["--sample", "1%"]).ok();
+        assert!(!alarmed(), "{} is right again", damaged.display());
+    }
+    must(Command::new("umount").arg(&shown));
+}

@@ -5,7 +5,6 @@
 //! loses nothing: the next push takes up the packs that arrived.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -45,15 +44,15 @@ use crate::vault::stream_bases::CapturedStreams;
 use crate::vault::thin::ThinPacks;
 
 mod catch_up;
-mod commit;
 mod change;
+mod commit;
 mod local;
 mod members;
 mod mend;
 mod prepare;
 
-use commit::commit;
 use change::Judged;
+use commit::commit;
 use local::Committed;
 pub use local::LocalReceipt;
 use members::{Baseline, CapturedJob, capture_all};
@@ -254,7 +253,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     let live = prepare::live_packs(&index, &prepared)?;
 
     let config = writer_config(plan, &secret, trust.recipient()?, index_identity.recipient());
-    let stores: Vec<_> = prepared.sides.iter().map(|side| Arc::clone(&side.named.store)).collect();
+    let stores: Vec<_> = prepared.sides.iter().map(Side::destination).collect();
     let outbox = Outbox { dir: context.state.outbox(), max_bytes: plan.outbox_bytes };
     let courier = Courier::start(&stores, outbox, RetryPolicy::DEFAULT);
     let mut writer = SnapshotWriter::start(config, &mut index, live, &mut journal, &courier);

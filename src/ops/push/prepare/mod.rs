@@ -1,6 +1,7 @@
 //! Before the first byte is read: what lies in which store, what is known, what must be caught up.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::catch_up::catch_up;
 use super::{NamedStore, PushPlan, ROOM_MIN_BYTES, mend, missed_finding};
@@ -14,9 +15,11 @@ use crate::model::size::human_size;
 use crate::ops::context::Context;
 use crate::ops::prune::still_frozen;
 use crate::ops::{Env, OpError};
+use crate::state::unconfirmed::Unconfirmed;
 use crate::store::StoreError;
 use crate::vault::VaultError;
 use crate::vault::copy::Copy;
+use crate::vault::courier::Destination;
 use crate::vault::inventory::PageCache;
 use crate::vault::presence::Presence;
 use crate::vault::pruned::Pruned;
@@ -25,6 +28,7 @@ use crate::vault::snapshots::{Records, Snapshot};
 mod known;
 mod own;
 mod second_look;
+mod unconfirmed;
 
 pub use known::{live_packs, refresh_index};
 pub use own::deliver_all;
@@ -41,6 +45,7 @@ pub struct Side {
     pub named: NamedStore,
     pub copy: Copy,
     pub presence: Presence,
+    pub unconfirmed: Arc<Unconfirmed>,
     pub records: Records,
     pub pruned: Pruned,
     pub caught_up_objects: u64,
@@ -48,6 +53,13 @@ pub struct Side {
     pub lost: BTreeSet<ObjectName>,
     /// Free bytes, where the store tells.
     pub free_bytes: Option<u64>,
+}
+
+impl Side {
+    /// Where what is new goes.
+    pub fn destination(&self) -> Destination {
+        (Arc::clone(&self.named.store), Arc::clone(&self.unconfirmed))
+    }
 }
 
 /// All copies that this push writes to.
@@ -174,15 +186,20 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
 
 /// What to say when no store is left to push to.
 fn none_left(plan: &PushPlan, mut prepared: Prepared) -> OpError {
+    let missed: Vec<&(String, StoreError)> = plan.missed.iter().chain(&prepared.missed).collect();
+    let first = |of: fn(&StoreError) -> bool| missed.iter().map(|(_, error)| error).find(|error| of(error)).cloned();
+    if let Some(error) = first(StoreError::is_host_key) {
+        return error.into();
+    }
     prepared.unfit.sort_by_key(|(_, error)| matches!(error, VaultError::NoVault(_)));
     if !prepared.unfit.is_empty() {
         return prepared.unfit.remove(0).1.into();
     }
-    let all = plan.missed.iter().chain(&prepared.missed);
-    let text: Vec<String> = all.clone().map(|(name, error)| format!("{name}: {}", error.reason())).collect();
-    let gravest = all.clone().map(|(_, error)| error).find(|error| error.is_host_key());
-    let full = all.map(|(_, error)| error).find(|error| matches!(error, StoreError::Full { .. }));
-    gravest.or(full).cloned().unwrap_or_else(|| StoreError::Unreachable(text.join("; "))).into()
+    if let Some(error) = first(|error| matches!(error, StoreError::Full { .. })) {
+        return error.into();
+    }
+    let text: Vec<String> = missed.iter().map(|(name, error)| format!("{name}: {}", error.reason())).collect();
+    StoreError::Unreachable(text.join("; ")).into()
 }
 
 /// Goes on without a copy.
@@ -221,19 +238,21 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Re
             .iter()
             .map(|named| {
                 scope.spawn(move || {
-                    let store = std::sync::Arc::clone(&named.store);
+                    let store = Arc::clone(&named.store);
                     // Both wait for the line and not for one another. Listing takes longest, so it begins here and at once.
                     let (copy, listed) = std::thread::scope(|scope| {
-                        let copy = scope.spawn(|| (context.open_copy(store, &plan.pin), named.store.room()));
+                        let copy = scope.spawn(|| (context.open_copy(Arc::clone(&store), &plan.pin), named.store.room()));
                         let listed = Presence::read(named.store.as_ref(), &AREAS);
                         (copy.join(), listed)
                     });
                     let (copy, room) = copy.map_err(|_| VaultError::internal("a thread failed"))?;
                     let presence = enough_room(named, room, ROOM_MIN_BYTES).and_then(|free| Ok((listed?, free)));
-                    let (copy, presence) = (copy?, presence?);
+                    let (copy, (mut presence, free)) = (copy?, presence?);
+                    let unconfirmed = Unconfirmed::of(&context.state, &store.identity());
+                    unconfirmed::settle(&unconfirmed, &mut presence, store.as_ref())?;
                     // Nothing depends on it; a failure shows when the store is written.
                     let _ = named.store.sweep(&Area::Packs.leaf_dirs());
-                    Ok::<_, VaultError>((copy, presence))
+                    Ok::<_, VaultError>((copy, presence, Arc::new(unconfirmed), free))
                 })
             })
             .collect();
@@ -241,11 +260,21 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Re
     });
     for (named, outcome) in plan.stores.iter().zip(opened) {
         match outcome {
-            Ok((copy, (presence, free_bytes))) => {
+            Ok((copy, presence, unconfirmed, free_bytes)) => {
                 let (records, pruned) = (Records::default(), Pruned::default());
                 let (caught_up_objects, lost) = (0, BTreeSet::new());
                 let named = named.clone();
-                prepared.sides.push(Side { named, copy, presence, records, pruned, caught_up_objects, lost, free_bytes });
+                prepared.sides.push(Side {
+                    named,
+                    copy,
+                    presence,
+                    unconfirmed,
+                    records,
+                    pruned,
+                    caught_up_objects,
+                    lost,
+                    free_bytes,
+                });
             }
             Err(VaultError::Store(error)) if stops_one_store(&error) => {
                 prepared.findings.push(missed(&named.name, &error));
@@ -253,7 +282,7 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Re
             }
             Err(error) if is_of_the_copy(&error) => {
                 let seen_before = context.ratchet.seen().stores.contains_key(&named.store.identity());
-                prepared.findings.push(unfit(&named.name, &error, seen_before));
+                prepared.findings.push(unfit(named, &error, seen_before));
                 prepared.unfit.push((named.name.clone(), error));
             }
             Err(error) => return Err(error.into()),
@@ -268,14 +297,18 @@ const fn is_of_the_copy(error: &VaultError) -> bool {
 }
 
 /// A store without a copy that could be built on. That it never had one is no alarm.
-fn unfit(name: &str, error: &VaultError, seen_before: bool) -> Finding {
+fn unfit(named: &NamedStore, error: &VaultError, seen_before: bool) -> Finding {
+    let name = &named.name;
     let kind = match error {
         VaultError::NoVault(_) if !seen_before => FindingKind::Behind,
         VaultError::Damaged { .. } => FindingKind::Damage,
         _ => FindingKind::Trust,
     };
-    let message =
-        format!("{error}; nothing was sent there, and `farkeep sync {name} --from` another store makes it a copy again");
+    let plain =
+        if named.store.location().directory().is_some() { " (with --plain-directory, unless it is a drive)" } else { "" };
+    let message = format!(
+        "{error}; nothing was sent there, and `farkeep sync {name} --from` another store makes it a copy again{plain}"
+    );
     Finding::new(kind, name, message)
 }
 
