@@ -1,4 +1,5 @@
 #![doc = include_str!("ARCHITECTURE.md")]
+#![forbid(unsafe_code)]
 
 // The floors, in order: a module imports only from those above it in this list. `tests/house` holds it to that.
 pub mod model;
