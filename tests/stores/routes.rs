@@ -122,14 +122,20 @@ fn without_extensions_it_says_what_it_could_not_confirm() {
 }
 
 /// Puts small objects from six threads: they wait for replies, so that each further connection helps.
-fn put_many(store: &dyn WriteOnceStore) {
+/// Puts small objects by six threads: for a while, and where a disk takes its time for each, until it is `enough`.
+fn put_many(store: &dyn WriteOnceStore, enough: impl Fn() -> bool + Sync) {
     store.make_dirs(&["d".to_owned()]).unwrap();
-    let until = Instant::now() + Duration::from_millis(1500);
+    let began = Instant::now();
+    let goes_on = || match began.elapsed() {
+        passed if passed < Duration::from_millis(1500) => true,
+        passed => passed < Duration::from_secs(60) && !enough(),
+    };
     std::thread::scope(|scope| {
         for thread in 0..6_u64 {
+            let goes_on = &goes_on;
             scope.spawn(move || {
                 let mut number = 0;
-                while Instant::now() < until {
+                while goes_on() {
                     store.put(&format!("d/{thread}-{number}"), &noise(3000, thread)).unwrap();
                     number += 1;
                 }
@@ -146,8 +152,9 @@ fn connections_are_opened_as_far_as_they_help() {
     }
     for (config, channels_each) in [("MaxSessions 1", 1), ("", 2)] {
         let sshd = Sshd::start(config);
-        put_many(&sshd.store(&sshd.path("vault")));
-        let logins = sshd.log().matches("Accepted publickey").count();
+        let logins = || sshd.log().matches("Accepted publickey").count();
+        put_many(&sshd.store(&sshd.path("vault")), || logins() >= 2);
+        let logins = logins();
         let sessions = sshd.log().matches("Starting session: subsystem").count();
         assert!((2..=4).contains(&logins), "{config}: {logins} connections");
         assert!(sessions <= logins * channels_each, "{config}: {sessions} sessions");
@@ -160,6 +167,6 @@ fn a_server_that_takes_one_connection_only_gets_one() {
     let proxy = Proxy::start(served.running.address(), |n| if n == 0 { Harm::None } else { Harm::Cut(Way::Up, 1) });
     let location = SftpLocation { port: Some(proxy.port()), ..served.location() };
     let store = SftpStore::connect(&location, served.options(&served.writer)).unwrap();
-    put_many(&store);
+    put_many(&store, || proxy.connections() >= 2);
     assert!(proxy.connections() >= 2, "another one was tried");
 }
