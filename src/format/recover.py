@@ -78,11 +78,12 @@ class Vault:
                 if not known or {int} != set(map(type, numbers)): raise ValueError("not what a snapshot says")
                 found[ident] = (numbers[0], int(seq), ident, writer, *texts[1:],
                     "%d files %d bytes %s" % (*numbers[1:], texts[0]))
-            except BAD as error:
-                report("ledger/%s: no record that this script can use: %s" % (name, error))
+            except BAD as error: report("ledger/%s: no record that this script can use: %s" % (name, error))
         for name, ident in torn:                                # sent again, it lies whole under another suffix
             if ident not in whole: report("ledger/%s: no record that this script can use: its statement was changed" % name)
-        return sorted(found.values())
+        ends = {}                           # a time beyond that of a later one in its chain was a clock's mistake
+        for s in sorted(found.values(), key=lambda s: -s[1]): ends[s] = ends[s[3]] = min(s[0], ends.get(s[3], s[0]))
+        return sorted(found.values(), key=lambda s: (ends[s], s[3], s[1], s[2]))
 
     def read_index(self, name):
         plain = run(["zstd", "-d", "-c"], self.open(name))
@@ -249,8 +250,7 @@ def restore(vault, options):
     print("snapshot %s of writer %s: job %r on %r" % (ident[:16], writer, manifest["job"], manifest["host"]))
     for name in manifest["indexes"]:
         try: vault.read_index(name)
-        except BAD as error:
-            report("%s: %s" % (name, error))
+        except BAD as error: report("%s: %s" % (name, error))
     os.makedirs(options.into, exist_ok=True)
     root, wanted = os.fsencode(os.path.abspath(options.into)), [os.fsencode(p).strip(b"/") for p in options.paths]
     dirs, links, count = [], [], 0

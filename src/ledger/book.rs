@@ -7,6 +7,7 @@ use crate::ledger::{Checked, LedgerError, Standing};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{ObjectHash, WriterId};
 use crate::model::name::ObjectName;
+use crate::model::time::Timestamp;
 use crate::state::ratchet::Seen;
 
 /// Where a record lies: the hash of its statement, and its stored name.
@@ -16,8 +17,15 @@ type Stored = (ObjectHash, String);
 #[derive(Debug, Clone, Default)]
 pub struct Book {
     chains: BTreeMap<WriterId, BTreeMap<u64, Vec<Stored>>>,
-    /// By stored name, how long each is where a listing said so.
-    bytes: BTreeMap<String, u64>,
+    /// By stored name, what a listing said of it.
+    listed: BTreeMap<String, Told>,
+}
+
+/// What a listing says of a file.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    bytes: u64,
+    received: Option<Timestamp>,
 }
 
 impl Book {
@@ -30,16 +38,22 @@ impl Book {
         }
     }
 
-    /// Takes a stored name as a listing gave it, with its size.
-    pub fn add_listed(&mut self, stored_name: &str, bytes: u64) {
+    /// Takes a stored name as a listing gave it, with its size and the time at which the store received it.
+    pub fn add_listed(&mut self, stored_name: &str, bytes: u64, received: Option<Timestamp>) {
         self.add(stored_name);
-        self.bytes.insert(stored_name.to_owned(), bytes);
+        self.listed.insert(stored_name.to_owned(), Told { bytes, received });
+    }
+
+    /// When the store received the file of this name, by its own clock, where it says.
+    #[must_use]
+    pub fn received(&self, stored_name: &str) -> Option<Timestamp> {
+        self.listed.get(stored_name)?.received
     }
 
     /// How long the file of this name is, where a listing said so.
     #[must_use]
     pub fn listed_bytes(&self, stored_name: &str) -> Option<u64> {
-        self.bytes.get(stored_name).copied()
+        self.listed.get(stored_name).map(|told| told.bytes)
     }
 
     /// Takes a stored name out again: what lies there turned out not to be the record.

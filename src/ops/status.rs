@@ -26,6 +26,8 @@ use crate::vault::snapshots::{Records, Snapshot};
 
 /// A job without a schedule counts as late after so many seconds: two days.
 const LATE_SECS: i64 = 2 * 86_400;
+/// A snapshot that is dated further ahead was made under a wrong clock.
+const CLOCKS_DIFFER_SECS: i64 = 86_400;
 /// A push may run past its time by so much of the interval before it counts as late.
 const GRACE_PARTS: i64 = 4;
 
@@ -245,7 +247,14 @@ fn look(
         let status = series_status(job, newest, snapshots.len() as u64, now);
         // Pushes of paths by hand have no schedule.
         if status.late && plan.jobs.contains(&status.job) {
-            let message = format!("the newest snapshot of {} is {} old", status.job, age(status.age_secs));
+            let message = match is_ahead(status.time, now) {
+                true => format!(
+                    "the newest snapshot of {} says that it was made at {}, which is not yet: a clock is or was wrong, and \
+                     whether it is late cannot be told",
+                    status.job, status.time
+                ),
+                false => format!("the newest snapshot of {} is {} old", status.job, age(status.age_secs)),
+            };
             findings.push(Finding::new(FindingKind::Behind, &named.name, message));
         }
         series.push(status);
@@ -307,9 +316,15 @@ fn copy_of(one: &Verification<'_>) -> String {
     }
 }
 
+/// Whether a time has not come yet, by more than clocks differ.
+const fn is_ahead(time: Timestamp, now: Timestamp) -> bool {
+    time.secs_since(now) > CLOCKS_DIFFER_SECS
+}
+
 fn series_status(job: String, newest: &Snapshot, count: u64, now: Timestamp) -> SeriesStatus {
     let age_secs = now.secs_since(newest.time).max(0);
     let late = match newest.body.due {
+        _ if is_ahead(newest.time, now) => true,
         Some(due) => {
             let interval = due.secs_since(newest.body.started).max(0);
             now > due.plus_secs(interval / GRACE_PARTS)

@@ -13,7 +13,7 @@ use crate::model::limits::RECORD_MAX_BYTES;
 use crate::model::name::{Area, ObjectName};
 use crate::state::ratchet::Ratchet;
 use crate::state::{StateDir, StateError, write_durably};
-use crate::store::{Store, StoreError, WriteOnceStore};
+use crate::store::{Listed, Store, StoreError, WriteOnceStore};
 use crate::vault::VaultError;
 use crate::vault::objects::{read_fitting, read_hashed};
 
@@ -53,13 +53,13 @@ impl Copy {
         let header = Header::decode(&header_bytes).map_err(super::in_object(&ObjectName::Header))?;
         let mut book = Book::default();
         let (mut trust_names, mut trust_listed) = (Vec::new(), BTreeSet::new());
-        for (name, bytes) in names {
+        for Listed { name, bytes, received } in names {
             match ObjectName::parse_stored(&name) {
                 Ok((trust @ ObjectName::Trust { .. }, _)) if trust_names.len() < TRUST_RECORDS_MAX => {
                     trust_listed.insert((trust, bytes));
                     trust_names.push(name);
                 }
-                Ok(_) => book.add_listed(&name, bytes),
+                Ok(_) => book.add_listed(&name, bytes, received),
                 Err(_) => {}
             }
         }
@@ -197,10 +197,10 @@ fn read_header(store: &dyn Store) -> Result<Vec<u8>, VaultError> {
     }
 }
 
-fn list_records(store: &dyn Store) -> Result<Vec<(String, u64)>, StoreError> {
+fn list_records(store: &dyn Store) -> Result<Vec<Listed>, StoreError> {
     let mut names = Vec::new();
     let dirs = [Area::Trust.dir().to_owned(), Area::Ledger.dir().to_owned()];
-    store.list(&dirs, &mut |listed| names.push((listed.name, listed.bytes)))?;
+    store.list(&dirs, &mut |listed| names.push(listed))?;
     Ok(names)
 }
 

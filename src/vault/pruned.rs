@@ -19,7 +19,10 @@ use crate::store::{Store, StoreError};
 use crate::vault::VaultError;
 use crate::vault::inventory::{PageCache, page_names};
 use crate::vault::presence::Presence;
-use crate::vault::snapshots::{Records, Snapshot};
+use crate::vault::snapshots::{Records, Snapshot, sort_oldest_first};
+
+/// Records that a store received within so much of one another may have come together, in whatever order.
+const TOGETHER_SECS: i64 = 24 * 60 * 60;
 
 /// A plan that a trusted writer signed.
 #[derive(Debug, Clone)]
@@ -65,7 +68,7 @@ impl Pruned {
     #[must_use]
     pub fn of(records: &Records, presence: &Presence) -> Self {
         let mut pruned = Self::default();
-        let mut elsewhere: Vec<SnapshotRange> = Vec::new();
+        let mut elsewhere: Vec<(PruneDoneBody, Option<Timestamp>)> = Vec::new();
         for record in records.checked.iter().filter(|record| record.standing == Standing::Trusted) {
             let statement = &record.statement;
             match statement.kind {
@@ -75,7 +78,11 @@ impl Pruned {
                 }
                 RecordKind::PruneDone => {
                     let Ok(body) = statement.body_as::<PruneDoneBody>() else { continue };
-                    if presence.has(&body.copy) { pruned.done.push(body) } else { elsewhere.extend(body.drops) }
+                    if presence.has(&body.copy) {
+                        pruned.done.push(body);
+                    } else {
+                        elsewhere.push((body, records.received.get(&record.name).copied()));
+                    }
                 }
                 _ => {}
             }
@@ -101,10 +108,7 @@ impl Pruned {
                 if over && !shared.contains(&snapshot.body.inventory) {
                     pruned.stay.insert(snapshot.id);
                 }
-            } else if !here
-                && elsewhere.iter().any(|range| range.contains(&snapshot.writer, snapshot.head.seq))
-                && !held.contains(&snapshot.id)
-            {
+            } else if !here && !held.contains(&snapshot.id) && never_was_here(snapshot, &elsewhere, records) {
                 pruned.absent.insert(snapshot.id);
             }
         }
@@ -136,7 +140,7 @@ impl Pruned {
         let mut dropped = self.take_dropped(snapshots);
         dropped.retain(|snapshot| self.going.contains(&snapshot.id));
         snapshots.append(&mut dropped);
-        snapshots.sort_by_key(|snapshot| (snapshot.time, snapshot.writer, snapshot.head.seq));
+        sort_oldest_first(snapshots);
     }
 
     /// Takes the snapshots that were dropped from this copy, or from another while this one never had them, out of
@@ -254,6 +258,16 @@ pub fn holds(records: &Records) -> BTreeMap<SnapshotId, Timestamp> {
         *slot = (*slot).max(until);
     }
     held
+}
+
+/// Whether a copy that lacks a snapshot need not have had it: another copy dropped it before this one heard of it. A copy that
+/// knew of it long before it heard of that has lost it. Both times are the store's own.
+fn never_was_here(snapshot: &Snapshot, elsewhere: &[(PruneDoneBody, Option<Timestamp>)], records: &Records) -> bool {
+    let known = records.received.get(&snapshot.record_name());
+    elsewhere.iter().any(|(done, heard)| {
+        let before = |known: &Timestamp| heard.is_some_and(|heard| known.plus_secs(TOGETHER_SECS) < heard);
+        done.drops.iter().any(|range| range.contains(&snapshot.writer, snapshot.head.seq)) && !known.is_some_and(before)
+    })
 }
 
 /// Snapshots that are held beyond the newest one: time comes from the chain.

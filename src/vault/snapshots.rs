@@ -1,5 +1,6 @@
 //! The records of a copy, read and checked; the snapshots among them.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -34,6 +35,14 @@ pub struct Snapshot {
     pub body: SnapshotBody,
 }
 
+impl Snapshot {
+    /// The name of its record.
+    #[must_use]
+    pub const fn record_name(&self) -> ObjectName {
+        ObjectName::Record { writer: self.writer, seq: self.head.seq, statement: self.head.hash }
+    }
+}
+
 /// All records of one copy.
 #[derive(Debug, Default)]
 pub struct Records {
@@ -43,6 +52,8 @@ pub struct Records {
     pub findings: Vec<Finding>,
     /// Stored names of files that are no records, most often because an upload broke off.
     pub unfit: Vec<String>,
+    /// When the store received each record, by its own clock, where it says.
+    pub received: BTreeMap<ObjectName, Timestamp>,
 }
 
 impl Records {
@@ -50,7 +61,7 @@ impl Records {
     #[must_use]
     pub fn snapshots(&self) -> Vec<Snapshot> {
         let mut found: Vec<Snapshot> = self.checked.iter().filter_map(snapshot_of).collect();
-        found.sort_by_key(|s| (s.time, s.head.seq));
+        sort_oldest_first(&mut found);
         found.dedup_by_key(|s| s.id);
         found
     }
@@ -117,6 +128,21 @@ impl Records {
     }
 }
 
+/// Sorts snapshots, oldest first: those of one writer as its chain has them, those of several by their times. A time beyond
+/// that of a later snapshot of the chain was a clock's mistake.
+pub fn sort_oldest_first(snapshots: &mut [Snapshot]) {
+    snapshots.sort_by_key(|s| (s.writer, Reverse(s.head.seq)));
+    let mut times: BTreeMap<SnapshotId, Timestamp> = BTreeMap::new();
+    let mut after: Option<(WriterId, Timestamp)> = None;
+    for snapshot in snapshots.iter() {
+        let bound = after.filter(|(writer, _)| *writer == snapshot.writer).map_or(snapshot.time, |(_, time)| time);
+        let time = snapshot.time.min(bound);
+        after = Some((snapshot.writer, time));
+        times.insert(snapshot.id, time);
+    }
+    snapshots.sort_by_key(|s| (times.get(&s.id).copied(), s.writer, s.head.seq, s.id));
+}
+
 fn snapshot_of(record: &Checked) -> Option<Snapshot> {
     if record.standing != Standing::Trusted || record.statement.kind != RecordKind::Snapshot {
         return None;
@@ -181,6 +207,10 @@ impl RecordReader {
                     Ok((checked, bytes)) => {
                         self.keep(name, &bytes);
                         records.findings.extend(standing_finding(&checked));
+                        if let Some(received) = copy.book.received(name) {
+                            let slot = records.received.entry(checked.name.clone()).or_insert(received);
+                            *slot = (*slot).min(received);
+                        }
                         records.checked.push(checked);
                     }
                     Err(error) => {

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Command;
 
 use super::history::{History, apply, plan};
-use super::world::{Machine, Random, World, args, files_below, flip};
+use super::world::tools::must;
+use super::world::{Machine, Random, World, args, files_below, flip, needs};
 
 /// A machine that knows the root and has never seen a copy.
 fn auditor(world: &World, name: &str) -> Machine {
@@ -60,26 +62,58 @@ fn a_copy_made_from_a_pruned_one_is_whole() {
     }
 }
 
-#[test]
-fn a_held_snapshot_is_missed_also_in_a_copy_that_another_ones_prune_would_excuse() {
-    let world = World::with_stores(&["a", "b"]);
-    let history = History::in_world(world, 3);
+/// Two copies with three snapshots, of which two are dropped from `a`; `before` is done to `b` first.
+fn dropped_from_one(before: impl Fn(&World)) -> History {
+    let history = History::in_world(World::with_stores(&["a", "b"]), 3);
     let world = &history.world;
+    before(world);
     world.run(args!["prune", "plan", "--store", "a", "--keep-last", "1"]).ok();
     world.run(args!["prune", "apply", "--store", "a", "--now"]).ok().says("2 snapshots dropped");
-    world.run(args!["hold", history.id(0), "--until", "2099-01-01", "--from", "b"]).ok();
+    // The next push tells the other copy.
+    world.push(&history.data.root);
     world.run(args!["verify", "--from", "b"]).ok();
-    // Gone from the only copy that had it.
+    history
+}
+
+/// Takes from `b` the manifests and inventories that `a` dropped.
+fn lose_what_only_b_has(world: &World) {
     let listed = |copy: &str| {
-        files_below(&world.path(copy).join("manifests"))
-            .into_iter()
-            .chain(files_below(&world.path(copy).join("inventories")))
+        let below = |area: &str| files_below(&world.path(copy).join(area));
+        below("manifests").into_iter().chain(below("inventories"))
     };
     let in_a: BTreeSet<_> = listed("a").map(|path| path.file_name().unwrap().to_owned()).collect();
     for path in listed("b").filter(|path| !in_a.contains(path.file_name().unwrap())) {
         fs::remove_file(path).unwrap();
     }
-    world.run(args!["verify", "--from", "b"]).exits(3).says(&history.id(0)[..8]).says("not its objects");
+}
+
+#[test]
+fn a_copy_that_lost_what_another_one_dropped_says_so() {
+    needs!("touch");
+    // Its records came days before it heard of that.
+    let history = dropped_from_one(|world| {
+        for record in world.path("b/ledger").read_dir().unwrap() {
+            must(Command::new("touch").args(["-d", "3 days ago"]).arg(record.unwrap().path()));
+        }
+    });
+    let world = &history.world;
+    lose_what_only_b_has(world);
+    let told = world.run(args!["verify", "--from", "b"]).exits(3).says("not its objects");
+    told.says(&history.id(0)[..8]).says(&history.id(1)[..8]);
+    // A copy that was made afterwards never had them.
+    let copy = world.path("copy");
+    world.run(args!["sync", &copy, "--from", "a", "--plain-directory"]).ok();
+    world.run(args!["verify", "--from", &copy]).ok();
+}
+
+#[test]
+fn a_held_snapshot_is_missed_wherever_it_is_not() {
+    let history = dropped_from_one(|_| {});
+    let world = &history.world;
+    world.run(args!["hold", history.id(0), "--until", "2099-01-01", "--from", "b"]).ok();
+    world.run(args!["verify", "--from", "b"]).ok();
+    lose_what_only_b_has(world);
+    world.run(args!["verify", "--from", "b"]).exits(3).says("not its objects").says(&history.id(0)[..8]);
 }
 
 #[test]

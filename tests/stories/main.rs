@@ -11,6 +11,7 @@
 )]
 
 mod citations;
+mod clocks;
 mod copies;
 mod damage;
 mod deletions;

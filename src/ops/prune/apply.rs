@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
-use super::plan::{Rules, kept_by};
+use super::plan::{Rules, kept_by, times};
 use super::{Site, record_name};
 use crate::format::body::{PruneDoneBody, SnapshotRange};
 use crate::format::record::{Head, RecordKind};
@@ -212,7 +212,7 @@ fn store_clock(store: &dyn PruneStore) -> Result<Timestamp, OpError> {
 /// Until when the plan waits; none when the time has come.
 fn due(site: &Site, plan: &Plan, now: Timestamp) -> Result<Option<Timestamp>, OpError> {
     let name = record_name(&plan.writer, &plan.head);
-    let received = site.received.get(&name).copied();
+    let received = site.records.received.get(&name).copied();
     let received = received.ok_or_else(|| OpError::NotDone(format!("{name}: the store does not say when it came")))?;
     let due = received.plus_secs(i64::try_from(plan.body.wait_secs).unwrap_or(i64::MAX));
     Ok((now < due).then_some(due))
@@ -230,7 +230,8 @@ fn begin(
     let mut all = site.records.snapshots();
     site.pruned.take_gone(&mut all);
     let kept = kept_here(site, rules, &all, &lying_here(site)?);
-    let held = held_past(&site.records, all.iter().map(|snapshot| snapshot.time).max());
+    // Not by what snapshots claim: one that is dated a year ahead would end every hold.
+    let held = held_past(&site.records, times(site).into_values().max());
     let suspects = Suspects::read(&site.records);
     let frozen = |snapshot: &Snapshot| suspects.freezes(&snapshot.body.series).is_some();
     let stays = |snapshot: &Snapshot| held.contains(&snapshot.id) || frozen(snapshot) || kept.contains(&snapshot.id);

@@ -17,10 +17,10 @@ use crate::ledger::book::chain_findings;
 use crate::ledger::{Checked, Scribe, Standing};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{Token, WriterId};
-use crate::model::name::{Area, ObjectName};
+use crate::model::name::ObjectName;
 use crate::model::time::Timestamp;
 use crate::state::keys::Role;
-use crate::store::{Store, StoreError};
+use crate::store::StoreError;
 use crate::vault::VaultError;
 use crate::vault::copy::Copy;
 use crate::vault::inventory::PageCache;
@@ -43,8 +43,6 @@ struct Site {
     records: Records,
     pruned: Pruned,
     pages: PageCache,
-    /// When the store received each record, by its own clock.
-    received: BTreeMap<ObjectName, Timestamp>,
 }
 
 impl Site {
@@ -74,8 +72,7 @@ impl Site {
         let records = context.read_records(&mut copy)?;
         let pruned = Pruned::read(&records, copy.store.as_ref())?;
         let pages = PageCache::open(&context.state.cache().join("inventories"))?;
-        let received = received(copy.store.as_ref())?;
-        Ok(Self { context, copy, records, pruned, pages, received })
+        Ok(Self { context, copy, records, pruned, pages })
     }
 
     /// Whoever signs here, enrolled for this kind of record.
@@ -258,22 +255,6 @@ fn newest_of_each<'a>(all: &'a [Verification<'_>]) -> BTreeSet<&'a ObjectName> {
     newest.into_values().map(|one| &one.record.name).collect()
 }
 
-/// When the store received each record.
-fn received(store: &dyn Store) -> Result<BTreeMap<ObjectName, Timestamp>, StoreError> {
-    let mut received: BTreeMap<ObjectName, Timestamp> = BTreeMap::new();
-    store.list(&[Area::Ledger.dir().to_owned()], &mut |listed| {
-        if let (Ok((name, _)), Some(time)) = (ObjectName::parse_stored(&listed.name), listed.received) {
-            let slot = received.entry(name).or_insert(time);
-            *slot = (*slot).min(time);
-        }
-    })?;
-    Ok(received)
-}
-
 fn record_name(writer: &WriterId, head: &Head) -> ObjectName {
     ObjectName::Record { writer: *writer, seq: head.seq, statement: head.hash }
-}
-
-fn record_of(snapshot: &Snapshot) -> ObjectName {
-    record_name(&snapshot.writer, &snapshot.head)
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use super::{Site, frozen, record_name, record_of};
+use super::{Site, frozen, record_name};
 use crate::crypto::hash::hash;
 use crate::crypto::random;
 use crate::format::body::{PrunePlanBody, SnapshotRange};
@@ -233,7 +233,7 @@ fn release_all(site: &Site, drops: &[&Snapshot], sweep: &mut Sweep, env: &Env<'_
 /// What was received before this belongs to no push that is still at work. The newest receive time is what the store's clock
 /// has reached at least; a clock of ours that runs ahead makes nothing old.
 fn old_until(site: &Site, wait_secs: u64, env: &Env<'_>) -> Timestamp {
-    let reached = site.received.values().max().copied().unwrap_or(Timestamp(0));
+    let reached = site.records.received.values().max().copied().unwrap_or(Timestamp(0));
     let wait = i64::try_from(wait_secs.max(super::WAIT_SECS)).unwrap_or(i64::MAX);
     reached.min(env.clock.now()).plus_secs(wait.saturating_neg())
 }
@@ -354,7 +354,7 @@ fn explain(snapshot: &Snapshot, candidate: &Candidate, decision: &Decision, seri
 }
 
 /// When each snapshot was made, as far as that can be believed: by its chain and by the store's receive times.
-fn times(site: &Site) -> BTreeMap<SnapshotId, Timestamp> {
+pub(super) fn times(site: &Site) -> BTreeMap<SnapshotId, Timestamp> {
     let mut chains: BTreeMap<WriterId, Vec<Snapshot>> = BTreeMap::new();
     for snapshot in site.records.snapshots() {
         chains.entry(snapshot.writer).or_default().push(snapshot);
@@ -364,7 +364,10 @@ fn times(site: &Site) -> BTreeMap<SnapshotId, Timestamp> {
         chain.sort_by_key(|snapshot| snapshot.head.seq);
         let dated: Vec<Dated> = chain
             .iter()
-            .map(|snapshot| Dated { claimed: snapshot.time, received: site.received.get(&record_of(snapshot)).copied() })
+            .map(|snapshot| Dated {
+                claimed: snapshot.time,
+                received: site.records.received.get(&snapshot.record_name()).copied(),
+            })
             .collect();
         times.extend(chain.iter().map(|snapshot| snapshot.id).zip(effective_times(&dated)));
     }

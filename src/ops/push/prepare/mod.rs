@@ -23,7 +23,7 @@ use crate::vault::courier::Destination;
 use crate::vault::inventory::PageCache;
 use crate::vault::presence::Presence;
 use crate::vault::pruned::Pruned;
-use crate::vault::snapshots::{Records, Snapshot};
+use crate::vault::snapshots::{Records, Snapshot, sort_oldest_first};
 
 mod known;
 mod own;
@@ -177,7 +177,7 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     }
     prepared.doomed = doomed(&prepared, context)?;
     let mut snapshots: Vec<Snapshot> = prepared.sides.iter().flat_map(|side| side.records.snapshots()).collect();
-    snapshots.sort_by_key(|snapshot| (snapshot.time, snapshot.head.seq, snapshot.id));
+    sort_oldest_first(&mut snapshots);
     snapshots.dedup_by_key(|snapshot| snapshot.id);
     prepared.snapshots = snapshots;
     warn_of_little_room(&mut prepared);
