@@ -51,10 +51,10 @@ as_user() { # USER COMMAND...: servers that refuse to be root
   if [ "$(id -u)" = 0 ]; then setpriv --reuid="$user" --regid="$user" --init-groups -- "$@"; else "$@"; fi
 }
 
-own_data() { # USER DIR: DIR/data for a user other than root
-  mkdir -p "$2/data"
+own_data() { # USER DIR: DIR/data and DIR/tmp for a user other than root
+  mkdir -p "$2/data" "$2/tmp"
   [ "$(id -u)" = 0 ] || return 0
-  chown "$1:" "$2/data"
+  chown "$1:" "$2/data" "$2/tmp"
   as_user "$1" test -x "$2/data" || die "user $1 cannot enter $2/data: every parent folder needs o+x"
 }
 
@@ -182,7 +182,8 @@ start_mariadb() { # user root, no password, TCP and DIR/data/socket
   own_data mysql "$1"
   [ -d "$1/data/mysql" ] || as_user mysql mariadb-install-db --no-defaults --datadir="$1/data" --skip-test-db \
     --auth-root-authentication-method=normal >>"$1/log" 2>&1 || die "mariadb-install-db failed, see $1/log"
-  launch "$1" mysql mariadbd --no-defaults --datadir="$1/data" --bind-address=127.0.0.1 --port="$2" \
+  # A server that starts removes temporary tables from its tmpdir, those of others as well.
+  launch "$1" mysql mariadbd --no-defaults --datadir="$1/data" --tmpdir="$1/tmp" --bind-address=127.0.0.1 --port="$2" \
     --socket="$1/data/socket" --pid-file="$1/data/mariadbd.pid"
   READY=(mariadb-admin --no-defaults -h 127.0.0.1 -P "$2" -u root ping)
 }
