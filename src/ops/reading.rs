@@ -9,11 +9,13 @@ use super::{Env, OpError};
 use crate::crypto::identity::Identity;
 use crate::ledger::LedgerError;
 use crate::model::ids::WriterId;
+use crate::model::snapshot::SnapshotState;
 use crate::vault::VaultError;
 use crate::vault::catalogue_reader::{SnapshotReader, read_manifest};
 use crate::vault::copy::Copy;
 use crate::vault::pruned::Pruned;
 use crate::vault::snapshots::{Records, Snapshot};
+use crate::vault::suspects::Suspects;
 use crate::vault::unlock::{Unlocked, unlock};
 
 /// Which copy is read, and who opens it.
@@ -41,6 +43,35 @@ pub struct Opened {
     pub snapshots: Vec<Snapshot>,
     /// Snapshots that were dropped from it.
     pub dropped: Vec<Snapshot>,
+}
+
+impl Opened {
+    /// What is to be said of a snapshot that may hold what an intruder or a mistake made of the data: it, or one before it of
+    /// its series, is suspect, and nobody has cleared that. The nights after it change little, and look good.
+    #[must_use]
+    pub fn suspicion_of(&self, snapshot: &Snapshot) -> Option<String> {
+        let suspects = Suspects::read(&self.records);
+        let upto = self.snapshots.iter().position(|other| other.id == snapshot.id)?;
+        let mut before = None;
+        for other in self.snapshots[..=upto].iter().filter(|other| other.body.series == snapshot.body.series) {
+            if suspects.state_of(other) == SnapshotState::Suspect {
+                let last = before.map_or_else(
+                    || "there is none before it".to_owned(),
+                    |last: &Snapshot| format!("the last one before it is {} of {}", last.id.short(), last.time),
+                );
+                let is = if other.id == snapshot.id {
+                    "is".to_owned()
+                } else {
+                    format!("comes after {}, which is", other.id.short())
+                };
+                return Some(format!(
+                    "{is} suspect, and nobody has cleared that: much of the data was new that night; {last}"
+                ));
+            }
+            before = Some(other);
+        }
+        None
+    }
 }
 
 impl ReadPlan {

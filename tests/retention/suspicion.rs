@@ -79,6 +79,14 @@ fn files_that_were_encrypted_stop_retention_until_a_person_says_that_all_is_well
     let each_night = world.run(args!["push", "nightly"]).exits(3).says("nothing of its series is pruned");
     each_night.says(&format!("farkeep hold {} --clear", &id[..8]));
     world.run(args!["prune", "plan", "--explain"]).exits(3).says("there is nothing to prune").says("frozen: snapshot");
+    // Whoever restores is told, although the last night looked good; and of the night before it there is nothing to tell.
+    let restore = |snapshot: &str, into: &str| {
+        world.run(args!["restore", snapshot, "--into", world.path(into), "--identity", &world.identity])
+    };
+    let told = restore("latest", "encrypted").ok().says(&format!("comes after {}, which is suspect", &id[..8]));
+    told.says(&format!("the last one before it is {}", &last_good[..8]));
+    restore(&id, "first").ok().says("is suspect, and nobody has cleared that");
+    restore(&last_good, "before").ok().never_says("suspect");
     world.restore(&last_good, &world.path("back"));
     assert_same(&good, &data.below(&world.path("back")));
 
@@ -86,6 +94,7 @@ fn files_that_were_encrypted_stop_retention_until_a_person_says_that_all_is_well
     world.run(args!["hold", &id, "--clear"]).exits(2).says("nothing to clear");
     world.run(args!["ledger", "show"]).ok().says("of suspicion, reason: we encrypted them");
     world.run(args!["status", "--check"]).ok();
+    restore("latest", "cleared").ok().never_says("suspect");
     world.push("nightly");
     assert_eq!(plan(&world, &[])["dropped"], 6);
     assert_eq!(apply(&world)["dropped"], 6);

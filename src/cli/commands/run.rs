@@ -137,6 +137,9 @@ fn plan_text(sheet: &Sheet) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "snapshot {} of job {} on {}", sheet.snapshot.short(), sheet.job, sheet.host);
     let _ = writeln!(text, "  made {}, {} ago", sheet.local_time, sheet.age);
+    if let Some(why) = &sheet.suspicion {
+        let _ = writeln!(text, "  CAREFUL: this snapshot {why}");
+    }
     let _ = writeln!(text, "  to   target {}", sheet.target);
     for (name, value) in &sheet.vars {
         let _ = writeln!(text, "  with {name} = {value}");

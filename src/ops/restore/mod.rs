@@ -12,7 +12,7 @@ use super::custody::{Custody, Ending, Purpose};
 use super::reading::{Opened, ReadPlan};
 use super::select::SnapshotQuery;
 use super::{Env, Event, Exit, OpError};
-use crate::model::finding::Finding;
+use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::SnapshotId;
 use crate::model::path::EntryPath;
 use crate::model::pattern::Selection;
@@ -135,8 +135,12 @@ pub fn restore(plan: &RestorePlan, env: &Env<'_>) -> Result<RestoreReceipt, OpEr
         Into::Dir(dir) => dir.clone(),
         Into::InPlace => PathBuf::from("/"),
     };
+    let suspicion = opened.suspicion_of(&snapshot);
+    let suspicion = suspicion.map(|why| Finding::new(FindingKind::Notice, format!("snapshot {}", snapshot.id.short()), why));
     if plan.dry_run {
-        return run(plan, &opened, &snapshot, &target, env).map_err(|(_, error)| error);
+        let mut receipt = run(plan, &opened, &snapshot, &target, env).map_err(|(_, error)| error)?;
+        receipt.findings.extend(suspicion);
+        return Ok(receipt);
     }
     let purpose = Purpose {
         purpose: plan.purpose,
@@ -151,6 +155,7 @@ pub fn restore(plan: &RestorePlan, env: &Env<'_>) -> Result<RestoreReceipt, OpEr
     let undelivered = custody.end(&ending, env)?;
     let mut receipt = outcome.map_err(|(_, error)| error)?;
     receipt.findings.extend(undelivered);
+    receipt.findings.extend(suspicion);
     Ok(receipt)
 }
 

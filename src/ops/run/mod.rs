@@ -157,7 +157,8 @@ pub fn run(plan: &RunPlan, confirm: Confirm<'_>, env: &Env<'_>) -> Result<RunRec
     let job = plan.job(&reader.manifest.job)?;
     let notes = Notes::open(&plan.staging_dir(&opened), snapshot.id, plan.target_name(&reader.manifest.job))?;
     let tasks = member::tasks(plan, job, &reader, &notes, env)?;
-    let sheet = sheet::draw(plan, job, &snapshot, &reader.manifest, &tasks, &notes, env)?;
+    let drawn = sheet::draw(plan, job, &snapshot, &reader.manifest, &tasks, &notes, env)?;
+    let sheet = Sheet { suspicion: opened.suspicion_of(&snapshot), ..drawn };
     let mut receipt = RunReceipt {
         dry_run: plan.dry_run,
         members: Vec::new(),

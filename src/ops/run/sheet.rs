@@ -29,6 +29,8 @@ pub struct Sheet {
     pub age: String,
     /// good, suspect or partial.
     pub state: SnapshotState,
+    /// Why its content may not be what it should.
+    pub suspicion: Option<String>,
     /// The machine that was backed up.
     pub host: String,
     /// The job.
@@ -99,6 +101,7 @@ pub fn draw(
         local_time: weekday_and_time(snapshot.time, &zone),
         age: human_duration(age),
         state: snapshot.body.state,
+        suspicion: None,
         host: manifest.host.clone(),
         job: manifest.job.clone(),
         target: plan.target_name(&manifest.job).to_owned(),
