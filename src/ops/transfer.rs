@@ -23,6 +23,7 @@ use crate::model::size::human_size;
 use crate::store::deliver::{RetryPolicy, deliver};
 use crate::vault::VaultError;
 use crate::vault::copy::Copy;
+use crate::vault::destination::Destination;
 use crate::vault::examine::{Examined, examine};
 use crate::vault::inventory::{PageCache, each_line};
 use crate::vault::objects::{read_fitting, read_hashed};
@@ -126,7 +127,8 @@ impl Transfer<'_> {
             wanted.iter().filter(|line| !presence.has(&line.name) || damaged.contains(line)).cloned().collect();
         done.wanted = wanted;
         self.check_room(&missing)?;
-        self.send_objects(&missing, &damaged, &mut done, env)?;
+        let to = Destination::new(Arc::clone(&self.to.store), &context.state);
+        self.send_objects(&to, &missing, &damaged, &mut done, env)?;
 
         env.step("sending records");
         self.send_records(target.as_ref(), &presence, context, doubts.everything, &mut done)?;
@@ -300,6 +302,7 @@ impl Transfer<'_> {
     /// Sends objects and reads them back.
     fn send_objects(
         &self,
+        to: &Destination,
         missing: &[Line],
         damaged: &BTreeSet<Line>,
         done: &mut Transferred,
@@ -309,8 +312,7 @@ impl Transfer<'_> {
         env.observer.event(Event::Total { items: Some(missing.len() as u64), bytes: Some(bytes) });
         env.step(format!("sending to {}", self.to.name));
         let told = |bytes| env.observer.event(Event::Advance { items: 1, bytes });
-        let (from, to) = (self.from.store.as_ref(), self.to.store.as_ref());
-        let (sent, problems) = copy_objects(from, to, missing.to_vec(), env.cancel, &told)?;
+        let (sent, problems) = copy_objects(self.from.store.as_ref(), to, missing.to_vec(), env.cancel, &told)?;
         done.sent = sent;
         let broken: BTreeSet<String> = problems.iter().map(|finding| finding.subject.clone()).collect();
         let needed: BTreeSet<String> = done.snapshots.iter().map(|snapshot| snapshot.body.manifest.to_string()).collect();

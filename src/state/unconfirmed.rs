@@ -20,7 +20,14 @@ use crate::state::{StateDir, StateError, write_durably};
 #[derive(Debug)]
 pub struct Unconfirmed {
     path: PathBuf,
-    file: Mutex<Option<File>>,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    file: Option<File>,
+    /// Whether the last line may be there in part.
+    torn: bool,
 }
 
 /// What the notes say.
@@ -61,15 +68,24 @@ impl Unconfirmed {
     #[must_use]
     pub fn of(state: &StateDir, store: &str) -> Self {
         let name = hash(store.as_bytes()).to_string();
-        Self { path: state.journal().join(format!("unconfirmed-{}", &name[..16])), file: Mutex::default() }
+        Self { path: state.journal().join(format!("unconfirmed-{}", &name[..16])), open: Mutex::default() }
     }
 
-    /// Notes that the object goes there now.
+    /// Notes that the object goes there now. One whose name promises no content is not noted: it is a plain file or a record,
+    /// which every push holds against what the vault says of it.
     ///
     /// # Errors
     /// When that cannot be written: then it must not go.
     pub fn sent(&self, name: &ObjectName) -> Result<(), StateError> {
         self.append(Word::Sent, name)
+    }
+
+    /// Notes that the store refused it, or that it was read back and is not what it should be.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub fn wrong(&self, name: &ObjectName) -> Result<(), StateError> {
+        self.append(Word::Wrong, name)
     }
 
     /// Notes that it lies there as it should, under whatever suffix.
@@ -81,15 +97,21 @@ impl Unconfirmed {
     }
 
     fn append(&self, word: Word, name: &ObjectName) -> Result<(), StateError> {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if file.is_none() {
-            let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path);
-            *file = Some(opened.map_err(StateError::io(&self.path))?);
+        if name.content_hash().is_none() {
+            return Ok(());
         }
-        match file.as_mut() {
-            Some(file) => file.write_all(word.line(name).as_bytes()).map_err(StateError::io(&self.path)),
-            None => Err(StateError::invalid(&self.path, "not open")),
-        }
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = match open.file.take() {
+            Some(file) => file,
+            None => {
+                let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path);
+                opened.map_err(StateError::io(&self.path))?
+            }
+        };
+        let line = if open.torn { format!("\n{}", word.line(name)) } else { word.line(name) };
+        let written = file.write_all(line.as_bytes()).map_err(StateError::io(&self.path));
+        *open = Open { file: Some(file), torn: written.is_err() };
+        written
     }
 
     /// What earlier pushes left.
@@ -111,6 +133,8 @@ impl Unconfirmed {
                 return Ok(left);
             }
             match std::str::from_utf8(&line).ok().and_then(Word::parse) {
+                // What is wrong and is sent anew, under a suffix, stays wrong until that has arrived.
+                Some((Word::Sent, name)) if left.wrong.contains(&name) => {}
                 Some((Word::Sent, name)) => {
                     left.sent.insert(name);
                 }
@@ -119,6 +143,7 @@ impl Unconfirmed {
                     left.wrong.remove(&name);
                 }
                 Some((Word::Wrong, name)) => {
+                    left.sent.remove(&name);
                     left.wrong.insert(name);
                 }
                 None => {}
@@ -131,7 +156,7 @@ impl Unconfirmed {
     /// # Errors
     /// When it cannot be written.
     pub fn begin_anew(&self, wrong: &BTreeSet<ObjectName>) -> Result<(), StateError> {
-        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Open::default();
         if wrong.is_empty() {
             return match std::fs::remove_file(&self.path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StateError::io(&self.path)(e)),
@@ -161,6 +186,7 @@ mod tests {
             notes.sent(&pack(n)).unwrap_or_else(|e| panic!("{e}"));
         }
         notes.arrived(&pack(2)).unwrap_or_else(|e| panic!("{e}"));
+        notes.sent(&ObjectName::Header).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(left(&Unconfirmed::of(&state, "another")), Left::default());
 
         let mut torn = std::fs::read(&notes.path).unwrap_or_else(|e| panic!("{e}"));
@@ -172,6 +198,7 @@ mod tests {
         notes.begin_anew(&[pack(3)].into()).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(left(&notes), Left { sent: BTreeSet::new(), wrong: [pack(3)].into() });
         notes.sent(&pack(3)).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(left(&notes).wrong, [pack(3)].into());
         notes.arrived(&pack(3)).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(left(&notes), Left::default());
         notes.begin_anew(&BTreeSet::new()).unwrap_or_else(|e| panic!("{e}"));

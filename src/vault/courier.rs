@@ -11,10 +11,10 @@ use std::thread::JoinHandle;
 
 use crate::model::limits::PACK_BUFFERS_MAX_BYTES;
 use crate::model::name::ObjectName;
-use crate::state::unconfirmed::Unconfirmed;
 use crate::state::{StateError, write_durably};
-use crate::store::deliver::{Delivered, RetryPolicy, deliver};
-use crate::store::{Durability, StoreError, WriteOnceStore};
+use crate::store::deliver::{Delivered, RetryPolicy};
+use crate::store::{Durability, StoreError};
+use crate::vault::destination::Destination;
 
 /// Room for sealed bytes, shared by all that hold some.
 #[derive(Debug)]
@@ -136,8 +136,7 @@ struct LaneState {
 }
 
 struct Lane {
-    store: Arc<dyn WriteOnceStore>,
-    unconfirmed: Arc<Unconfirmed>,
+    to: Destination,
     state: Mutex<LaneState>,
     changed: Condvar,
     sent_bytes: AtomicU64,
@@ -168,7 +167,7 @@ impl Lane {
                         }
                     }
                     Err(error) => {
-                        tracing::warn!(store = %self.store.location(), %error, "this store is given up for this push");
+                        tracing::warn!(store = %self.to.store.location(), %error, "this store is given up for this push");
                         state.error.get_or_insert(error);
                         state.queue.clear();
                     }
@@ -192,19 +191,13 @@ impl Lane {
                 &spilled
             }
         };
-        let noted = |e: StateError| StoreError::Io { name: parcel.name.to_string(), why: e.to_string() };
-        self.unconfirmed.sent(&parcel.name).map_err(noted)?;
-        let delivered = deliver(self.store.as_ref(), &parcel.name, bytes, self.policy)?;
-        self.unconfirmed.arrived(&parcel.name).map_err(noted)?;
+        let delivered = self.to.deliver(&parcel.name, bytes, self.policy)?;
         if delivered.sent {
             self.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         }
         Ok((parcel.name.clone(), delivered))
     }
 }
-
-/// A store, and the notes about what was sent to it.
-pub type Destination = (Arc<dyn WriteOnceStore>, Arc<Unconfirmed>);
 
 /// What a lane has done.
 #[derive(Debug, Clone)]
@@ -239,16 +232,15 @@ impl Courier {
         empty(&outbox.dir);
         let mut threads = Vec::new();
         let mut lanes = Vec::new();
-        for (store, unconfirmed) in stores {
+        for to in stores {
             let lane = Arc::new(Lane {
-                store: Arc::clone(store),
-                unconfirmed: Arc::clone(unconfirmed),
+                to: to.clone(),
                 state: Mutex::default(),
                 changed: Condvar::new(),
                 sent_bytes: AtomicU64::new(0),
                 policy,
             });
-            for _ in 0..store.parallel().max(1) {
+            for _ in 0..to.store.parallel().max(1) {
                 let lane = Arc::clone(&lane);
                 threads.push(std::thread::spawn(move || lane.work()));
             }
@@ -362,7 +354,7 @@ impl Courier {
         let report = |lane: &Arc<Lane>| {
             let state = lane.state();
             LaneReport {
-                store: lane.store.location().to_string(),
+                store: lane.to.store.location().to_string(),
                 error: state.error.clone(),
                 sent_bytes: lane.sent_bytes.load(Ordering::Relaxed),
                 sent_objects: state.sent_objects,
@@ -411,7 +403,7 @@ mod tests {
     use crate::model::ids::{ObjectHash, VaultId};
     use crate::model::name::Sealed;
     use crate::state::StateDir;
-    use crate::state::unconfirmed::Left;
+    use crate::state::unconfirmed::{Left, Unconfirmed};
     use crate::store::Store;
     use crate::store::memory::MemoryStore;
 
@@ -422,7 +414,8 @@ mod tests {
         let state = StateDir::open(state.path(), VaultId([1; 16])).unwrap_or_else(|e| panic!("{e}"));
         let notes: Vec<Arc<Unconfirmed>> = (0..3).map(|n| Arc::new(Unconfirmed::of(&state, &n.to_string()))).collect();
         let with_notes = stores.iter().zip(&notes);
-        let destinations: Vec<Destination> = with_notes.map(|(s, n)| (Arc::clone(s) as _, Arc::clone(n))).collect();
+        let destinations: Vec<Destination> =
+            with_notes.map(|(s, n)| Destination { store: Arc::clone(s) as _, notes: Arc::clone(n) }).collect();
         let outbox = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
         let place = Outbox { dir: outbox.path().to_owned(), max_bytes: 5000 };
         std::fs::write(outbox.path().join("0-left-by-a-push-that-died"), b"x").unwrap_or_else(|e| panic!("{e}"));

@@ -15,6 +15,7 @@ pub mod catalogue_reader;
 pub mod catalogue_writer;
 pub mod copy;
 pub mod courier;
+pub mod destination;
 pub mod create;
 pub mod examine;
 pub mod fetch;

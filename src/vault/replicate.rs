@@ -12,6 +12,7 @@ use crate::model::name::ObjectName;
 use crate::store::deliver::{RetryPolicy, deliver};
 use crate::store::{Store, WriteOnceStore};
 use crate::vault::VaultError;
+use crate::vault::destination::Destination;
 use crate::vault::objects::{read_fitting, read_hashed};
 
 /// Objects under way at once: each holds a pack in memory.
@@ -35,7 +36,7 @@ pub struct Replicated {
 /// When either store is out of reach, or the target takes no more.
 pub fn copy_objects(
     from: &dyn Store,
-    to: &dyn WriteOnceStore,
+    to: &Destination,
     lines: Vec<Line>,
     cancel: &AtomicBool,
     done: &(dyn Fn(u64) + Sync),
@@ -72,7 +73,8 @@ pub fn copy_objects(
     };
     std::thread::scope(|scope| {
         // A drive is waited for at each fsync: others are read, hashed and written meanwhile.
-        let wanted = if to.location().directory().is_some() { PARALLEL_MAX } else { from.parallel().max(to.parallel()) };
+        let wanted =
+            if to.store.location().directory().is_some() { PARALLEL_MAX } else { from.parallel().max(to.store.parallel()) };
         for _ in 0..wanted.clamp(1, PARALLEL_MAX) {
             scope.spawn(work);
         }
@@ -87,9 +89,9 @@ pub fn copy_objects(
     }
 }
 
-fn copy_one(from: &dyn Store, to: &dyn WriteOnceStore, line: &Line) -> Result<(u64, u32), VaultError> {
+fn copy_one(from: &dyn Store, to: &Destination, line: &Line) -> Result<(u64, u32), VaultError> {
     let bytes = read_hashed(from, &line.name, line.hash)?;
-    let delivered = deliver(to, &line.name, &bytes, RetryPolicy::DEFAULT)?;
+    let delivered = to.deliver(&line.name, &bytes, RetryPolicy::DEFAULT)?;
     Ok((bytes.len() as u64, delivered.suffix))
 }
 

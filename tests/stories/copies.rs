@@ -293,6 +293,7 @@ fn what_a_failed_push_left_with_the_right_size_and_wrong_bytes_is_not_built_on()
         assert!(trusting["stores"][0]["sent_bytes"].as_u64().unwrap() < 100_000, "{trusting}");
 
         noted_as_unconfirmed(&world, &name);
+        noted_as_unconfirmed(&world, "RECOVER.md");
         tree.noise("new", 10_000, 2);
         for _ in 0..2 {
             world.push(&tree.root);

@@ -151,18 +151,11 @@ fn send(prepared: &mut Prepared, source: usize, target: usize, lines: Vec<Line>,
     if lines.is_empty() {
         return Ok(0);
     }
-    let (from, to) = (&prepared.sides[source].named.store, &prepared.sides[target].named.store);
-    let unconfirmed = &prepared.sides[target].unconfirmed;
-    for line in &lines {
-        unconfirmed.sent(&line.name)?;
-    }
+    let (from, to) = (&prepared.sides[source].named.store, prepared.sides[target].destination());
     let mut names: Vec<ObjectName> = lines.iter().map(|line| line.name.clone()).collect();
-    let (copied, findings) = copy_objects(from.as_ref(), to.as_ref(), lines, env.cancel, &|_| {})?;
+    let (copied, findings) = copy_objects(from.as_ref(), &to, lines, env.cancel, &|_| {})?;
     let missed: BTreeSet<&str> = findings.iter().map(|finding: &Finding| finding.subject.as_str()).collect();
     names.retain(|name| !missed.contains(name.to_string().as_str()));
-    for name in &names {
-        unconfirmed.arrived(name)?;
-    }
     prepared.sides[target].presence.add_all(&names);
     prepared.findings.extend(findings);
     Ok(copied.objects)

@@ -19,7 +19,7 @@ use crate::state::unconfirmed::Unconfirmed;
 use crate::store::StoreError;
 use crate::vault::VaultError;
 use crate::vault::copy::Copy;
-use crate::vault::courier::Destination;
+use crate::vault::destination::Destination;
 use crate::vault::inventory::PageCache;
 use crate::vault::presence::Presence;
 use crate::vault::pruned::Pruned;
@@ -58,7 +58,7 @@ pub struct Side {
 impl Side {
     /// Where what is new goes.
     pub fn destination(&self) -> Destination {
-        (Arc::clone(&self.named.store), Arc::clone(&self.unconfirmed))
+        Destination { store: Arc::clone(&self.named.store), notes: Arc::clone(&self.unconfirmed) }
     }
 }
 
@@ -152,7 +152,7 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     for (name, error) in &plan.missed {
         prepared.findings.push(missed(name, error));
     }
-    open_sides(plan, context, &mut prepared)?;
+    open_sides(plan, context, &mut prepared, env)?;
     read_records(&mut prepared, context)?;
     if prepared.sides.is_empty() {
         return Err(none_left(plan, prepared));
@@ -231,7 +231,7 @@ fn missed(name: &str, error: &StoreError) -> Finding {
 }
 
 /// Opens all copies at once; one that is out of reach is left out.
-fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Result<(), OpError> {
+fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared, env: &Env<'_>) -> Result<(), OpError> {
     let opened: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = plan
             .stores
@@ -248,11 +248,11 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared) -> Re
                     let (copy, room) = copy.map_err(|_| VaultError::internal("a thread failed"))?;
                     let presence = enough_room(named, room, ROOM_MIN_BYTES).and_then(|free| Ok((listed?, free)));
                     let (copy, (mut presence, free)) = (copy?, presence?);
-                    let unconfirmed = Unconfirmed::of(&context.state, &store.identity());
-                    unconfirmed::settle(&unconfirmed, &mut presence, store.as_ref())?;
+                    let to = Destination::new(store, &context.state);
+                    unconfirmed::settle(&to, &mut presence, env)?;
                     // Nothing depends on it; a failure shows when the store is written.
                     let _ = named.store.sweep(&Area::Packs.leaf_dirs());
-                    Ok::<_, VaultError>((copy, presence, Arc::new(unconfirmed), free))
+                    Ok::<_, VaultError>((copy, presence, to.notes, free))
                 })
             })
             .collect();

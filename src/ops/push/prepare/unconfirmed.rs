@@ -1,29 +1,37 @@
-//! What an earlier push began to send to a store and never saw arrive is read back before anything is built on it.
+//! What was sent to a store and never seen to arrive is read back before anything is built on it.
 
 use std::collections::BTreeSet;
 
 use crate::model::name::ObjectName;
-use crate::state::unconfirmed::{Left, Unconfirmed};
-use crate::store::Store;
+use crate::ops::Env;
+use crate::state::unconfirmed::Left;
 use crate::vault::VaultError;
+use crate::vault::destination::Destination;
 use crate::vault::objects::read_object;
 use crate::vault::presence::Presence;
 
-/// Takes out of `presence` what is not what its name says, and begins the notes anew.
-pub fn settle(unconfirmed: &Unconfirmed, presence: &mut Presence, store: &dyn Store) -> Result<(), VaultError> {
-    let Left { sent, mut wrong } = unconfirmed.left()?;
-    for name in sent.into_iter().filter(|name| presence.has(name)) {
-        match read_object(store, &name) {
-            Ok(_) => {}
-            Err(VaultError::Damaged { .. }) => {
-                tracing::warn!(object = %name, "a push that failed has left it in part; what it held is sent anew");
+/// Takes out of `presence` what is not what its name says, and begins the notes anew. What was read need not be read again
+/// when this is stopped half-way.
+pub fn settle(to: &Destination, presence: &mut Presence, env: &Env<'_>) -> Result<(), VaultError> {
+    let Left { sent, mut wrong } = to.notes.left()?;
+    let there: Vec<ObjectName> = sent.into_iter().filter(|name| presence.has(name)).collect();
+    if !there.is_empty() {
+        env.step(format!("reading back {} objects that an earlier run did not see arrive", there.len()));
+    }
+    for name in there {
+        env.check_cancel().map_err(|_| VaultError::Interrupted)?;
+        match read_object(to.store.as_ref(), &name) {
+            Ok(_) => to.notes.arrived(&name)?,
+            Err(VaultError::Store(error)) if error.is_store_wide() => return Err(error.into()),
+            Err(error) => {
+                tracing::warn!(object = %name, %error, "an earlier run has left it in part; what it held is sent anew");
+                to.notes.wrong(&name)?;
                 wrong.insert(name);
             }
-            Err(error) => return Err(error),
         }
     }
     // What was removed meanwhile need not be remembered.
     let wrong: BTreeSet<ObjectName> = wrong.into_iter().filter(|name| presence.has(name)).collect();
     presence.forget(&wrong);
-    Ok(unconfirmed.begin_anew(&wrong)?)
+    Ok(to.notes.begin_anew(&wrong)?)
 }
