@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rusqlite::Connection;
 
 use crate::world::background::until;
-use crate::world::{Run, Running, World};
+use crate::world::tools::must;
+use crate::world::{Run, Running, World, assert_same, needs};
 use crate::{gunzip, gzip, job, restore_run, source, written_at};
 
 fn restore(world: &World, copy: &Path) -> Run {
@@ -134,6 +136,29 @@ fn a_member_that_cannot_be_kept_stops_the_restore_and_the_message_names_the_way_
     restore(&world, &world.path("second")).exits(1);
     restore_without_copy(&world).ok();
     assert_eq!(live(&world, "births"), "births of the night");
+}
+
+#[test]
+fn what_an_earlier_run_has_moved_aside_is_kept_as_well() {
+    needs!(root);
+    let world = World::new();
+    let tree = world.tree("live");
+    tree.ordinary(30, 1);
+    fs::create_dir(tree.path("mounted")).unwrap();
+    job(&world, &source("files", "files", &format!("paths = ['{}']", tree.root.display())));
+    world.push("nightly");
+    tree.ordinary(40, 2);
+    let before = world.path("before");
+    must(Command::new("cp").arg("-a").arg(&tree.root).arg(&before));
+    // What is mounted cannot step aside: some of the others have by then.
+    must(Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(tree.path("mounted")));
+    restore_without_copy(&world).exits(1);
+    must(Command::new("umount").arg(tree.path("mounted")));
+    let copy = world.path("copy");
+    restore(&world, &copy).ok();
+    // The directory's own time went when its content did.
+    must(Command::new("touch").arg("-r").arg(&before).arg(copy.join("files/live")));
+    assert_same(&before, &copy.join("files/live"));
 }
 
 #[test]

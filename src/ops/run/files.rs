@@ -106,13 +106,23 @@ impl FilesTask {
         Ok(())
     }
 
-    /// Copies what is there now, with modes, owners, times and links, by the system's own means.
+    /// Copies what was there before this restore, with modes, owners, times and links, by the system's own means: what lies in
+    /// its place, and what an earlier run has moved aside.
     pub fn save(&self, dir: &Path, work: &Work) -> Result<(), SourceError> {
-        for root in self.roots.iter().filter(|root| is_there(&root.place) && !root.is_begun()) {
-            Tool::new("cp").args(["-a", "--"]).arg(&root.place).arg(dir).succeed(work)?;
+        let copy = |from: &Path, to: &Path| Tool::new("cp").args(["-a", "--"]).arg(from).arg(to).succeed(work).map(drop);
+        for root in self.roots.iter().filter(|root| is_there(&root.place)) {
             let copied = dir.join(root.place.file_name().unwrap_or_default());
-            // What was fetched already lies in there too, and is no part of it.
-            let _ = fs::remove_dir_all(copied.join(root.stage.file_name().unwrap_or_default()));
+            if !root.is_begun() {
+                copy(&root.place, dir)?;
+                // What was fetched already lies in there too, and is no part of it.
+                let _ = fs::remove_dir_all(copied.join(root.stage.file_name().unwrap_or_default()));
+            }
+            let aside = root.stage.join(REPLACED);
+            if is_there(&aside) {
+                let made = fs::create_dir_all(&copied);
+                made.map_err(|source| SourceError::Io { path: copied.display().to_string(), source })?;
+                copy(&aside.join("."), &copied)?;
+            }
         }
         Ok(())
     }

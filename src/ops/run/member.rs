@@ -196,8 +196,9 @@ impl Place<'_> {
                 let message = format!("the safety copy of an earlier run lies in {}; it is not made again", place.display());
                 return Ok(vec![Finding::new(FindingKind::Notice, name, message)]);
             }
-            let message =
-                format!("this is a copy of what an earlier run left; what was there before lies in {}", first.display());
+            let lies = if *first != place && first.exists() { "lies in" } else { "was kept, and is no more, in" };
+            let first = first.display();
+            let message = format!("this is a copy of what an earlier run left; what was there before {lies} {first}");
             notices.push(Finding::new(FindingKind::Notice, name, message));
         }
         // What an earlier run kept before it began to replace anything may be of something else by now: it is kept anew.

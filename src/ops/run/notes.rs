@@ -82,8 +82,10 @@ impl Notes {
     /// Notes that what was at a member's place is kept as `place`.
     pub fn kept(&self, member: &str, place: &Path) -> Result<(), StateError> {
         self.change(|done| {
+            let begun = done.begun.contains(member);
             let places = done.kept.entry(member.to_owned()).or_default();
-            places.retain(|other| other != place);
+            // Before anything is replaced only the newest copy is of what will be.
+            places.retain(|other| begun && other != place);
             places.push(place.to_owned());
         })
     }
