@@ -18,7 +18,6 @@ use super::status::{SeriesStatus, StatusPlan, status};
 use super::verify::{Depth, VerifyPlan, VerifyReceipt, verify};
 use super::{Env, Exit, OpError};
 use crate::model::finding::{Finding, FindingKind};
-use crate::model::time::human_duration;
 use crate::store::{PruneStore, WriteOnceStore};
 use crate::vault::verify::sealed::Share;
 
@@ -128,9 +127,7 @@ fn look_at_pushes(
     let mut looked = status(&request, env)?;
     receipt.series = looked.stores.pop().map(|store| store.series).unwrap_or_default();
     for series in receipt.series.iter().filter(|series| series.late && series.due.is_some()) {
-        let age = human_duration(u64::try_from(series.age_secs).unwrap_or(0));
-        let message = format!("the newest snapshot of series {} is {age} old", series.job);
-        receipt.findings.push(Finding::new(FindingKind::Behind, &care.name, message));
+        receipt.findings.push(Finding::new(FindingKind::Behind, &care.name, series.lateness(env.clock.now())));
     }
     receipt.findings.extend(looked.findings.into_iter().filter(|finding| finding.kind == FindingKind::Suspect));
     let newest = receipt.series.iter().max_by_key(|series| series.time);

@@ -56,8 +56,8 @@ impl Opened {
         for other in self.snapshots[..=upto].iter().filter(|other| other.body.series == snapshot.body.series) {
             if suspects.state_of(other) == SnapshotState::Suspect {
                 let last = before.map_or_else(
-                    || "there is none before it".to_owned(),
-                    |last: &Snapshot| format!("the last one before it is {} of {}", last.id.short(), last.time),
+                    || "there is no good one before it".to_owned(),
+                    |last: &Snapshot| format!("the last good one before it is {} of {}", last.id.short(), last.time),
                 );
                 let is = if other.id == snapshot.id {
                     "is".to_owned()
@@ -65,10 +65,12 @@ impl Opened {
                     format!("comes after {}, which is", other.id.short())
                 };
                 return Some(format!(
-                    "{is} suspect, and nobody has cleared that: much of the data was new that night; {last}"
+                    "{is} suspect, and nobody has cleared that: data may have been encrypted or lost before; {last}"
                 ));
             }
-            before = Some(other);
+            if other.body.state == SnapshotState::Good {
+                before = Some(other);
+            }
         }
         None
     }

@@ -21,13 +21,11 @@ use crate::store::{Location, StoreError};
 use crate::vault::VaultError;
 use crate::vault::copy::Copy;
 use crate::vault::pruned::Pruned;
-use crate::vault::register::Register;
+use crate::vault::register::{Register, is_to_come};
 use crate::vault::snapshots::{Records, Snapshot};
 
 /// A job without a schedule counts as late after so many seconds: two days.
 const LATE_SECS: i64 = 2 * 86_400;
-/// A snapshot that is dated further ahead was made under a wrong clock.
-const CLOCKS_DIFFER_SECS: i64 = 86_400;
 /// A push may run past its time by so much of the interval before it counts as late.
 const GRACE_PARTS: i64 = 4;
 
@@ -66,6 +64,21 @@ pub struct SeriesStatus {
     pub state: SnapshotState,
     /// How many snapshots the series has.
     pub count: u64,
+}
+
+impl SeriesStatus {
+    /// How late it is, in words.
+    #[must_use]
+    pub fn lateness(&self, now: Timestamp) -> String {
+        if is_to_come(self.time, now) {
+            return format!(
+                "the newest snapshot of {} says that it was made at {}, which is not yet: a clock is or was wrong, and whether \
+                 it is late cannot be told",
+                self.job, self.time
+            );
+        }
+        format!("the newest snapshot of {} is {} old", self.job, age(self.age_secs))
+    }
 }
 
 /// One store.
@@ -161,13 +174,15 @@ struct Seen {
     places: Vec<(String, Vec<Place>)>,
     /// Drives that were retired: nobody can or need read them again.
     retired: BTreeSet<Place>,
+    /// Verifications of directories by machines that were retired.
+    over: BTreeSet<ObjectName>,
 }
 
 impl StatusReceipt {
     /// Says of each copy when it was last verified, and what was found and is not settled.
     fn verified(&mut self, seen: &Seen) {
         let mut all = Verification::all(seen.records.values());
-        all.retain(|one| !seen.retired.contains(&one.place));
+        all.retain(|one| !seen.retired.contains(&one.place) && !seen.over.contains(&one.record.name));
         let mut newest: BTreeMap<&Place, &Verification<'_>> = BTreeMap::new();
         for one in all.iter().filter(|one| one.read_bytes()) {
             let slot = newest.entry(&one.place).or_insert(one);
@@ -197,8 +212,8 @@ impl StatusReceipt {
             if !all.iter().any(|later| later.settles(one)) {
                 let subject = store_of(&one.place).map_or_else(|| copy_of(one), str::to_owned);
                 let message = format!(
-                    "a verification by {} at {} left {} findings, and none since has read all of that copy: \
-                     verify it again under that address",
+                    "a verification by {} at {} left {} findings, and none since has read all of that copy and \
+                     found it right: verify it under that address when it is mended",
                     one.record.writer_name, one.record.statement.time, one.body.findings
                 );
                 self.findings.push(Finding::new(FindingKind::Damage, subject, message));
@@ -247,14 +262,7 @@ fn look(
         let status = series_status(job, newest, snapshots.len() as u64, now);
         // Pushes of paths by hand have no schedule.
         if status.late && plan.jobs.contains(&status.job) {
-            let message = match is_ahead(status.time, now) {
-                true => format!(
-                    "the newest snapshot of {} says that it was made at {}, which is not yet: a clock is or was wrong, and \
-                     whether it is late cannot be told",
-                    status.job, status.time
-                ),
-                false => format!("the newest snapshot of {} is {} old", status.job, age(status.age_secs)),
-            };
+            let message = status.lateness(now);
             findings.push(Finding::new(FindingKind::Behind, &named.name, message));
         }
         series.push(status);
@@ -295,6 +303,8 @@ impl Seen {
         self.retired.extend(retired.map(|drive| Place::Drive(drive.name.clone(), Some(drive.label.hash))));
         let verified = trusted.chain(own).filter(|record| record.statement.kind == RecordKind::Verify);
         self.records.extend(verified.map(|record| (record.name.clone(), record)));
+        let over = Verification::all(self.records.values()).into_iter().filter(|one| one.is_over(&copy.trust));
+        self.over.extend(over.map(|one| one.record.name.clone()));
         Ok(())
     }
 }
@@ -316,15 +326,10 @@ fn copy_of(one: &Verification<'_>) -> String {
     }
 }
 
-/// Whether a time has not come yet, by more than clocks differ.
-const fn is_ahead(time: Timestamp, now: Timestamp) -> bool {
-    time.secs_since(now) > CLOCKS_DIFFER_SECS
-}
-
 fn series_status(job: String, newest: &Snapshot, count: u64, now: Timestamp) -> SeriesStatus {
     let age_secs = now.secs_since(newest.time).max(0);
     let late = match newest.body.due {
-        _ if is_ahead(newest.time, now) => true,
+        _ if is_to_come(newest.time, now) => true,
         Some(due) => {
             let interval = due.secs_since(newest.body.started).max(0);
             now > due.plus_secs(interval / GRACE_PARTS)

@@ -28,12 +28,13 @@ impl SpokenAgainst {
     }
 }
 
-/// Reads the records of verifications. `counts` says whose word does.
+/// Reads the records of verifications. `counts` says which of them do.
 pub fn spoken_against<'a>(
     records: impl IntoIterator<Item = &'a Checked>,
-    counts: impl Fn(&Checked) -> bool,
+    counts: impl Fn(&Verification<'_>) -> bool,
 ) -> Vec<SpokenAgainst> {
-    let verified = Verification::all(records.into_iter().filter(|record| counts(record)));
+    let mut verified = Verification::all(records);
+    verified.retain(|one| counts(one));
     let stands =
         |one: &&Verification<'_>| !one.body.objects_found.is_empty() && !verified.iter().any(|later| later.settles(one));
     let speak = |one: &Verification<'_>| {

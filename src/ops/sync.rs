@@ -1,5 +1,6 @@
 //! `sync`: brings one copy up to date from another, or heals it, without any decryption key, and never removes anything.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -8,7 +9,9 @@ use super::context::{Context, Locking, NamedStore, VaultPin, open_pinned};
 use super::transfer::{Looking, Transfer};
 use super::{Env, Exit, OpError};
 use crate::model::finding::{Finding, FindingKind};
+use crate::vault::inventory::PageCache;
 use crate::vault::replicate::Replicated;
+use crate::vault::verify::list;
 
 /// What to bring up to date from where.
 pub struct SyncPlan {
@@ -75,6 +78,17 @@ pub fn sync(plan: &SyncPlan, env: &Env<'_>) -> Result<SyncReceipt, OpError> {
     if after_records.snapshots().len() < records.snapshots().len() {
         let message = "holds fewer snapshots than the copy that it was brought up to date from";
         done.findings.push(Finding::new(FindingKind::Behind, &plan.to.name, message));
+    }
+    if plan.looking == Looking::All {
+        let pages = PageCache::open(&context.state.cache().join("inventories"))?;
+        let listed = list(&after, &after_records, &pages, env.cancel)?;
+        let named: BTreeSet<String> = done.findings.iter().map(|finding| finding.subject.clone()).collect();
+        let left = listed.looked.findings.into_iter().filter(|finding| finding.kind == FindingKind::Damage);
+        done.findings.extend(left.filter(|finding| !named.contains(&finding.subject)).map(|mut finding| {
+            finding.message += "; nothing there mends it: another copy may, or `farkeep prune plan --despite-damage` gives up \
+                                the snapshots that need it";
+            finding
+        }));
     }
     let safe = done.is_safe() && !done.findings.iter().any(|finding| finding.kind == FindingKind::Behind);
     Ok(SyncReceipt {

@@ -5,7 +5,7 @@
 
 use crate::format::body::VerifyBody;
 use crate::format::record::{Head, RecordKind};
-use crate::ledger::Checked;
+use crate::ledger::{Checked, Trust};
 use crate::model::drive::DriveName;
 use crate::model::ids::{ObjectHash, WriterId};
 use crate::store::Location;
@@ -68,6 +68,13 @@ impl<'a> Verification<'a> {
             Some(Self { place: Place::of(record.statement.writer, drive, &body.store), record, body })
         });
         read.collect()
+    }
+
+    /// Whether nobody can say it otherwise any more: a directory as a machine saw it whose key was retired.
+    #[must_use]
+    pub fn is_over(&self, trust: &Trust) -> bool {
+        let Place::Directory(writer, _) = &self.place else { return false };
+        trust.writer(writer).is_some_and(|(writer, _)| writer.until.is_some())
     }
 
     /// Whether stored bytes were read, not names and sizes alone.

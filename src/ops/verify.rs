@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::delivery::{holds, own_records};
 use super::reading::{Opened, ReadPlan};
 use super::suspicion::spoken_against;
-use super::verifications::Place;
+use super::verifications::{Place, Verification};
 use super::{Env, Event, Exit, OpError};
 use crate::format::body::{FoundObject, VerifyBody};
 use crate::format::record::RecordKind;
@@ -333,7 +333,8 @@ fn look_again(found: &Opened, receipt: &VerifyReceipt, writer: WriterId) -> Resu
     // What this machine found counts for it also where it could not be left in the copy, and where nobody enrolled it.
     let own = own_records(&found.context, trust, &|name| holds(&found.copy, name))?;
     let records = found.records.checked.iter().chain(own.iter().map(|(record, _)| record));
-    let counts = |record: &Checked| record.standing == Standing::Trusted || record.statement.writer == writer;
+    let own_or_trusted = |record: &Checked| record.standing == Standing::Trusted || record.statement.writer == writer;
+    let counts = |one: &Verification<'_>| own_or_trusted(one.record) && !one.is_over(trust);
     let here = Place::of_copy(&found.copy, writer);
     let about = spoken_against(records, counts).into_iter().filter(|one| one.may_be_about(Some(&here), &receipt.store));
     let names: BTreeSet<ObjectName> = about.flat_map(|one| one.objects).collect();

@@ -44,6 +44,8 @@ pub struct Pruned {
     /// Snapshots that another copy dropped and of which this one has no inventory: it never had them, or was made after.
     /// A manifest proves nothing: pages that other snapshots share list it, and it lies wherever those lie.
     absent: BTreeSet<SnapshotId>,
+    /// Those of them of which this copy knew long before it heard that another one dropped them.
+    missed: BTreeSet<SnapshotId>,
     /// Snapshots that were dropped and of which this copy has the inventory nevertheless: they are about to go.
     going: BTreeSet<SnapshotId>,
     /// Of those the ones that nobody is about to remove any more: they are not dropped.
@@ -68,7 +70,7 @@ impl Pruned {
     #[must_use]
     pub fn of(records: &Records, presence: &Presence) -> Self {
         let mut pruned = Self::default();
-        let mut elsewhere: Vec<(PruneDoneBody, Option<Timestamp>)> = Vec::new();
+        let mut elsewhere: Vec<DroppedElsewhere> = Vec::new();
         for record in records.checked.iter().filter(|record| record.standing == Standing::Trusted) {
             let statement = &record.statement;
             match statement.kind {
@@ -99,7 +101,7 @@ impl Pruned {
         let shared: BTreeSet<&ObjectName> =
             snapshots.iter().filter(|one| !pruned.was_dropped(one)).map(|one| &one.body.inventory).collect();
         // What somebody holds must lie in every copy: it is missed also where it may never have been.
-        let held = held_past(records, snapshots.iter().map(|snapshot| snapshot.time).max());
+        let held = still_held(records);
         for snapshot in &snapshots {
             let here = presence.has(&snapshot.body.inventory);
             if here && pruned.was_dropped(snapshot) {
@@ -108,8 +110,11 @@ impl Pruned {
                 if over && !shared.contains(&snapshot.body.inventory) {
                     pruned.stay.insert(snapshot.id);
                 }
-            } else if !here && !held.contains(&snapshot.id) && never_was_here(snapshot, &elsewhere, records) {
+            } else if !here && !held.contains(&snapshot.id) && is_dropped_elsewhere(snapshot, &elsewhere) {
                 pruned.absent.insert(snapshot.id);
+                if may_have_been_here(snapshot, &elsewhere, records) {
+                    pruned.missed.insert(snapshot.id);
+                }
             }
         }
         pruned
@@ -126,6 +131,12 @@ impl Pruned {
     #[must_use]
     pub fn was_dropped(&self, snapshot: &Snapshot) -> bool {
         self.dropping(snapshot).next().is_some()
+    }
+
+    /// Whether a snapshot that another copy dropped is missed here: this copy seems to have had it.
+    #[must_use]
+    pub fn is_missed(&self, snapshot: &Snapshot) -> bool {
+        self.missed.contains(&snapshot.id)
     }
 
     /// Whether a snapshot was dropped from this very copy: it shall not come back.
@@ -260,20 +271,29 @@ pub fn holds(records: &Records) -> BTreeMap<SnapshotId, Timestamp> {
     held
 }
 
-/// Whether a copy that lacks a snapshot need not have had it: another copy dropped it before this one heard of it. A copy that
-/// knew of it long before it heard of that has lost it. Both times are the store's own.
-fn never_was_here(snapshot: &Snapshot, elsewhere: &[(PruneDoneBody, Option<Timestamp>)], records: &Records) -> bool {
-    let known = records.received.get(&snapshot.record_name());
-    elsewhere.iter().any(|(done, heard)| {
-        let before = |known: &Timestamp| heard.is_some_and(|heard| known.plus_secs(TOGETHER_SECS) < heard);
-        done.drops.iter().any(|range| range.contains(&snapshot.writer, snapshot.head.seq)) && !known.is_some_and(before)
-    })
+type DroppedElsewhere = (PruneDoneBody, Option<Timestamp>);
+
+fn covers(done: &PruneDoneBody, snapshot: &Snapshot) -> bool {
+    done.drops.iter().any(|range| range.contains(&snapshot.writer, snapshot.head.seq))
 }
 
-/// Snapshots that are held beyond the newest one: time comes from the chain.
+fn is_dropped_elsewhere(snapshot: &Snapshot, elsewhere: &[DroppedElsewhere]) -> bool {
+    elsewhere.iter().any(|(done, _)| covers(done, snapshot))
+}
+
+/// Whether this copy had the record of a snapshot long before it heard that another one dropped it, by the store's own receive
+/// times. Most often it then had the snapshot too, though a record can come before its objects.
+fn may_have_been_here(snapshot: &Snapshot, elsewhere: &[DroppedElsewhere], records: &Records) -> bool {
+    let Some(known) = records.received.get(&snapshot.record_name()) else { return false };
+    let later = |heard: &Option<Timestamp>| heard.is_some_and(|heard| known.plus_secs(TOGETHER_SECS) < heard);
+    elsewhere.iter().filter(|(done, _)| covers(done, snapshot)).all(|(_, heard)| later(heard))
+}
+
+/// Snapshots that are held beyond the newest one. When that was made is not what it claims: one that is dated a year ahead
+/// would end every hold.
 #[must_use]
-pub fn held_past(records: &Records, newest: Option<Timestamp>) -> BTreeSet<SnapshotId> {
-    let Some(newest) = newest else { return BTreeSet::new() };
+pub fn still_held(records: &Records) -> BTreeSet<SnapshotId> {
+    let Some(newest) = records.believed_times().into_values().max() else { return BTreeSet::new() };
     holds(records).into_iter().filter(|(_, until)| *until >= newest).map(|(snapshot, _)| snapshot).collect()
 }
 

@@ -11,6 +11,7 @@ use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{SnapshotId, WriterId};
 use crate::model::limits::{HEADS_MAX, RECORD_MAX_BYTES, SUFFIX_MAX};
 use crate::model::name::ObjectName;
+use crate::model::retention::{Dated, effective_times};
 use crate::model::time::Timestamp;
 use crate::state::{make_private_dir, read_if_there, write_cached};
 use crate::store::StoreError;
@@ -64,6 +65,24 @@ impl Records {
         sort_oldest_first(&mut found);
         found.dedup_by_key(|s| s.id);
         found
+    }
+
+    /// When each snapshot was made, as far as that can be believed: by its chain and by the store's receive times.
+    #[must_use]
+    pub fn believed_times(&self) -> BTreeMap<SnapshotId, Timestamp> {
+        let mut chains: BTreeMap<WriterId, Vec<Snapshot>> = BTreeMap::new();
+        for snapshot in self.snapshots() {
+            chains.entry(snapshot.writer).or_default().push(snapshot);
+        }
+        let mut times = BTreeMap::new();
+        for chain in chains.values_mut() {
+            chain.sort_by_key(|snapshot| snapshot.head.seq);
+            let received = |snapshot: &Snapshot| self.received.get(&snapshot.record_name()).copied();
+            let dated: Vec<Dated> =
+                chain.iter().map(|snapshot| Dated { claimed: snapshot.time, received: received(snapshot) }).collect();
+            times.extend(chain.iter().map(|snapshot| snapshot.id).zip(effective_times(&dated)));
+        }
+        times
     }
 
     /// A file that is no record while the record itself lies beside it, under a suffix, is what a broken upload left.

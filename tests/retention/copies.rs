@@ -98,7 +98,7 @@ fn a_copy_that_lost_what_another_one_dropped_says_so() {
     });
     let world = &history.world;
     lose_what_only_b_has(world);
-    let told = world.run(args!["verify", "--from", "b"]).exits(3).says("not its objects");
+    let told = world.run(args!["verify", "--from", "b"]).ok().says("or it went away");
     told.says(&history.id(0)[..8]).says(&history.id(1)[..8]);
     // A copy that was made afterwards never had them.
     let copy = world.path("copy");

@@ -84,7 +84,7 @@ fn files_that_were_encrypted_stop_retention_until_a_person_says_that_all_is_well
         world.run(args!["restore", snapshot, "--into", world.path(into), "--identity", &world.identity])
     };
     let told = restore("latest", "encrypted").ok().says(&format!("comes after {}, which is suspect", &id[..8]));
-    told.says(&format!("the last one before it is {}", &last_good[..8]));
+    told.says(&format!("the last good one before it is {}", &last_good[..8]));
     restore(&id, "first").ok().says("is suspect, and nobody has cleared that");
     restore(&last_good, "before").ok().never_says("suspect");
     world.restore(&last_good, &world.path("back"));

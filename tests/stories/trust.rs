@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::world::tools::must;
-use crate::world::{Machine, Run, World, args, assert_same, files_below, needs};
+use crate::world::{Machine, Run, World, args, assert_same, files_below, flip, needs};
 
 /// Two copies with one snapshot.
 fn two_copies() -> World {
@@ -67,8 +67,14 @@ fn a_station_is_enrolled_by_what_the_ledger_calls_it_and_its_restores_count() {
     assert_eq!(records.len(), 4);
     assert!(records.iter().all(|r| r["standing"] == "trusted" && r["writer"] == "the desk"), "{shown:#}");
     keys(&world, args!["enrol", "station", fingerprint]).exits(2).says("is enrolled already");
-    station.run(args!["verify", "--from", "a"]).ok();
+    // What it found in a directory that it called so is over with it: nobody else could say that it is right again.
+    let pack = files_below(&world.path("a/packs")).remove(0);
+    flip(&pack, 100);
+    station.run(args!["verify", "--from", "a"]).exits(4);
+    flip(&pack, 100);
+    world.run(args!["status", "--check"]).exits(4).says("the desk");
     keys(&world, args!["retire", "the desk"]).ok();
+    assert_ne!(world.run(args!["status", "--check"]).code, 4);
     let before = files_below(&world.path("a/ledger"));
     station.run(args!["verify", "--from", "a"]).ok().says("not on record").says("was retired");
     assert_eq!(files_below(&world.path("a/ledger")), before, "what a retired key signs would be an alarm to everybody");

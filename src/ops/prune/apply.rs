@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
-use super::plan::{Rules, kept_by, times};
+use super::plan::{Rules, kept_by};
 use super::{Site, record_name};
 use crate::format::body::{PruneDoneBody, SnapshotRange};
 use crate::format::record::{Head, RecordKind};
@@ -25,7 +25,7 @@ use crate::ops::{Env, Event, Exit, OpError};
 use crate::store::{PruneStore, StoreError, WriteOnceStore};
 use crate::vault::VaultError;
 use crate::vault::inventory::page_names;
-use crate::vault::pruned::{Plan, Pruned, each_planned, held_past, ranges};
+use crate::vault::pruned::{Plan, Pruned, each_planned, ranges, still_held};
 use crate::vault::snapshots::Snapshot;
 use crate::vault::suspects::Suspects;
 use crate::vault::sweep::{SWEPT, each_listed};
@@ -230,8 +230,7 @@ fn begin(
     let mut all = site.records.snapshots();
     site.pruned.take_gone(&mut all);
     let kept = kept_here(site, rules, &all, &lying_here(site)?);
-    // Not by what snapshots claim: one that is dated a year ahead would end every hold.
-    let held = held_past(&site.records, times(site).into_values().max());
+    let held = still_held(&site.records);
     let suspects = Suspects::read(&site.records);
     let frozen = |snapshot: &Snapshot| suspects.freezes(&snapshot.body.series).is_some();
     let stays = |snapshot: &Snapshot| held.contains(&snapshot.id) || frozen(snapshot) || kept.contains(&snapshot.id);

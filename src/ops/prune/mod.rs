@@ -104,7 +104,8 @@ impl Site {
     fn check_verified(&self, accepted: impl Fn(&Checked) -> bool, env: &Env<'_>) -> Result<(), OpError> {
         let here = self.copy.name();
         let trusted = self.records.checked.iter().filter(|record| record.standing == Standing::Trusted);
-        let all = Verification::all(trusted);
+        let mut all = Verification::all(trusted);
+        all.retain(|one| !one.is_over(&self.copy.trust));
         let newest = newest_of_each(&all);
         let mut to_read: BTreeSet<ObjectName> = BTreeSet::new();
         for one in all.iter().filter(|one| !one.body.objects_found.is_empty() && !accepted(one.record)) {

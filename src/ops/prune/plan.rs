@@ -13,10 +13,10 @@ use crate::format::inventory::{Line, encode};
 use crate::format::record::{Head, RecordKind};
 use crate::ledger::Scribe;
 use crate::model::finding::Finding;
-use crate::model::ids::{ObjectHash, SnapshotId, Token, WriterId};
+use crate::model::ids::{ObjectHash, SnapshotId, Token};
 use crate::model::limits::INVENTORY_PAGE_LINES;
 use crate::model::name::{ObjectName, Sealed};
-use crate::model::retention::{Candidate, Dated, Decision, Keep, Reason, decide, effective_times};
+use crate::model::retention::{Candidate, Decision, Keep, Reason, decide};
 use crate::model::snapshot::SnapshotState;
 use crate::model::time::Timestamp;
 use crate::ops::context::{NamedStore, VaultPin};
@@ -302,7 +302,7 @@ pub(super) fn kept_by(rules: &Rules, site: &Site, here: &[Snapshot]) -> BTreeSet
 
 /// Decides on every snapshot, series by series.
 fn decisions(rules: &Rules, names: &Names, site: &Site, here: &[Snapshot], broken: &BTreeSet<SnapshotId>) -> Vec<Explained> {
-    let times = times(site);
+    let times = site.records.believed_times();
     let (held, suspects) = (holds(&site.records), Suspects::read(&site.records));
     let time_of = |snapshot: &Snapshot| times.get(&snapshot.id).copied().unwrap_or(snapshot.time);
     let mut by_series: BTreeMap<Token, Vec<&Snapshot>> = BTreeMap::new();
@@ -351,27 +351,6 @@ fn explain(snapshot: &Snapshot, candidate: &Candidate, decision: &Decision, seri
         keep: decision.keeps(),
         reasons: decision.reasons.iter().map(ToString::to_string).collect(),
     }
-}
-
-/// When each snapshot was made, as far as that can be believed: by its chain and by the store's receive times.
-pub(super) fn times(site: &Site) -> BTreeMap<SnapshotId, Timestamp> {
-    let mut chains: BTreeMap<WriterId, Vec<Snapshot>> = BTreeMap::new();
-    for snapshot in site.records.snapshots() {
-        chains.entry(snapshot.writer).or_default().push(snapshot);
-    }
-    let mut times = BTreeMap::new();
-    for chain in chains.values_mut() {
-        chain.sort_by_key(|snapshot| snapshot.head.seq);
-        let dated: Vec<Dated> = chain
-            .iter()
-            .map(|snapshot| Dated {
-                claimed: snapshot.time,
-                received: site.records.received.get(&snapshot.record_name()).copied(),
-            })
-            .collect();
-        times.extend(chain.iter().map(|snapshot| snapshot.id).zip(effective_times(&dated)));
-    }
-    times
 }
 
 /// What goes and what stays, of which no more goes than one record can say.

@@ -170,6 +170,11 @@ pub fn list(copy: &Copy, records: &Records, cache: &PageCache, cancel: &AtomicBo
         let message = format!("{} snapshots were dropped from this copy, by signed records", dropped.len());
         looked.findings.push(Finding::new(FindingKind::Notice, "retention", message));
     }
+    for snapshot in dropped.iter().filter(|snapshot| pruned.is_missed(snapshot)) {
+        let message = "another copy dropped it, and this one lacks it although it knew of it long before: it was never brought \
+                       here whole, or it went away";
+        looked.findings.push(Finding::new(FindingKind::Notice, format!("snapshot {}", snapshot.id.short()), message));
+    }
     let needs = Needs::read(copy, snapshots, &presence, cache, &mut looked.findings)?;
     let mut missing: BTreeMap<ObjectName, BTreeSet<usize>> = BTreeMap::new();
     let mut needed_packs: BTreeSet<Sealed> = BTreeSet::new();

@@ -6,10 +6,11 @@ use super::Prepared;
 use crate::crypto::identity::Identity;
 use crate::format::inventory::Line;
 use crate::format::table::PackKind;
-use crate::ledger::Standing;
+use crate::ledger::{Standing, Trust};
 use crate::model::name::{ObjectName, Sealed};
 use crate::ops::OpError;
 use crate::ops::suspicion::spoken_against;
+use crate::ops::verifications::Verification;
 use crate::state::index::ChunkIndex;
 use crate::state::journal::Entry;
 use crate::vault::VaultError;
@@ -20,7 +21,7 @@ impl Prepared {
     /// Whether a verification by anyone trusted speaks against anything in any copy.
     pub fn is_anything_found(&self) -> bool {
         let records = self.sides.iter().flat_map(|side| &side.records.checked);
-        !spoken_against(records, |record| record.standing == Standing::Trusted).is_empty()
+        !spoken_against(records, |one| counts(one, self.trust())).is_empty()
     }
 
     /// Pages of the newest inventories of which every line lies in every copy, and nothing is found against it: only such can
@@ -131,10 +132,13 @@ fn drop_what_lies_on_holes(index: &ChunkIndex, live: &mut [bool]) -> Result<(), 
     }
 }
 
+fn counts(one: &Verification<'_>, trust: &Trust) -> bool {
+    one.record.standing == Standing::Trusted && !one.is_over(trust)
+}
+
 /// Packs of any copy that a verification by anyone trusted speaks against.
 fn found_objects(prepared: &Prepared) -> BTreeSet<Sealed> {
     let records = prepared.sides.iter().flat_map(|side| &side.records.checked);
-    let found =
-        spoken_against(records, |record| record.standing == Standing::Trusted).into_iter().flat_map(|one| one.objects);
+    let found = spoken_against(records, |one| counts(one, prepared.trust())).into_iter().flat_map(|one| one.objects);
     found.filter_map(|name| if let ObjectName::Pack(pack) = name { Some(pack) } else { None }).collect()
 }
