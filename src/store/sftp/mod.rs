@@ -157,14 +157,28 @@ impl SftpStore {
     async fn open_first(&self) -> Result<Session, StoreError> {
         let times = self.options.times;
         let connection = Arc::new(connection::open(&self.hops, &self.keyring, &times).await?);
-        let (pool, beside) = (Arc::clone(&self.pool), Open::Lane(Arc::clone(&connection)));
-        tokio::spawn(async move {
-            let Open::Lane(connection) = &beside else { return };
-            let began = Instant::now();
-            let outcome = Session::open(Arc::clone(connection), &times).await;
-            pool.came_up(&beside, began.elapsed(), outcome);
-        });
-        Session::open(connection, &times).await
+        let (pool, lane) = (Arc::clone(&self.pool), Open::Lane(Arc::clone(&connection)));
+        let (second, began) = (Arc::clone(&connection), Instant::now());
+        let second = tokio::spawn(async move { (Session::open(second, &times).await, began.elapsed()) });
+        match Session::open(connection, &times).await {
+            Ok(session) => {
+                tokio::spawn(async move {
+                    if let Ok((outcome, took)) = second.await {
+                        pool.came_up(&lane, took, outcome);
+                    }
+                });
+                Ok(session)
+            }
+            // Which of both a server takes that permits one is up to it.
+            Err(refused @ StoreError::Login(_)) => match second.await {
+                Ok((Ok(session), took)) => {
+                    pool.came_up(&lane, took, Err(refused));
+                    Ok(session)
+                }
+                _ => Err(refused),
+            },
+            Err(error) => Err(error),
+        }
     }
 
     /// Runs an operation that changes nothing, again and again within the budget.
