@@ -107,6 +107,18 @@ fn a_copy_that_lost_what_another_one_dropped_says_so() {
 }
 
 #[test]
+fn a_sync_that_heals_names_what_the_other_copy_cannot_mend() {
+    let history = dropped_from_one(|_| {});
+    let world = &history.world;
+    let in_a: BTreeSet<_> =
+        files_below(&world.path("a/packs")).iter().map(|path| path.file_name().unwrap().to_owned()).collect();
+    let only_b = |path: &std::path::PathBuf| !in_a.contains(path.file_name().unwrap());
+    fs::remove_file(files_below(&world.path("b/packs")).into_iter().find(only_b).unwrap()).unwrap();
+    let heal = args!["sync", "b", "--from", "a", "--plain-directory", "--heal"];
+    world.run(heal).exits(4).says("nothing there mends it").says("--despite-damage").never_says("safe to unplug");
+}
+
+#[test]
 fn a_held_snapshot_is_missed_wherever_it_is_not() {
     let history = dropped_from_one(|_| {});
     let world = &history.world;

@@ -162,6 +162,30 @@ fn what_an_earlier_run_has_moved_aside_is_kept_as_well() {
 }
 
 #[test]
+fn of_two_places_with_one_name_both_are_kept() {
+    let world = World::new();
+    let places = ["one", "two"].map(|parent| world.tree(parent).path("data"));
+    let write = |when: &str| {
+        for place in &places {
+            fs::create_dir_all(place).unwrap();
+            fs::write(place.join("file"), format!("{} {when}", place.display())).unwrap();
+        }
+    };
+    write("of the night");
+    let paths = format!("paths = ['{}', '{}']", places[0].display(), places[1].display());
+    job(&world, &source("files", "files", &paths));
+    world.push("nightly");
+    write("of today");
+    let copy = world.path("copy");
+    restore(&world, &copy).ok();
+    for (place, kept) in places.iter().zip(["data", "data.2"]) {
+        assert_eq!(fs::read_to_string(place.join("file")).unwrap(), format!("{} of the night", place.display()));
+        let kept = copy.join("files").join(kept).join("file");
+        assert_eq!(fs::read_to_string(kept).unwrap(), format!("{} of today", place.display()));
+    }
+}
+
+#[test]
 fn a_copy_that_hangs_ends_at_the_time_limit_of_its_member() {
     let world = registry();
     let timed = "name = \"deaths\"\nkind = \"command\"";

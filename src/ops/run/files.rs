@@ -3,6 +3,7 @@
 //! A directory stays itself, and what lies in it is swapped: containers and mounts that hold on to the directory see the
 //! new content. What was in it lies aside until the whole restore is done.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -106,22 +107,22 @@ impl FilesTask {
         Ok(())
     }
 
-    /// Copies what was there before this restore, with modes, owners, times and links, by the system's own means: what lies in
-    /// its place, and what an earlier run has moved aside.
+    /// Copies what was there before this restore into the empty `dir`, with modes, owners, times and links, by the system's own
+    /// means: what lies in its place, and what an earlier run has moved aside. Of two places of one name the second is `NAME.2`.
     pub fn save(&self, dir: &Path, work: &Work) -> Result<(), SourceError> {
-        let copy = |from: &Path, to: &Path| Tool::new("cp").args(["-a", "--"]).arg(from).arg(to).succeed(work).map(drop);
+        let copy =
+            |from: &Path, to: &Path| Tool::new("cp").args(["-a", "-T", "--"]).arg(from).arg(to).succeed(work).map(drop);
         for root in self.roots.iter().filter(|root| is_there(&root.place)) {
-            let copied = dir.join(root.place.file_name().unwrap_or_default());
-            if !root.is_begun() {
-                copy(&root.place, dir)?;
-                // What was fetched already lies in there too, and is no part of it.
-                let _ = fs::remove_dir_all(copied.join(root.stage.file_name().unwrap_or_default()));
-            }
+            let copied = free_name(dir, root.place.file_name().unwrap_or_default());
             let aside = root.stage.join(REPLACED);
             if is_there(&aside) {
-                let made = fs::create_dir_all(&copied);
-                made.map_err(|source| SourceError::Io { path: copied.display().to_string(), source })?;
-                copy(&aside.join("."), &copied)?;
+                copy(&aside, &copied)?;
+            }
+            // Last, since the directory's own owner, mode and time are its place's.
+            if !root.is_begun() {
+                copy(&root.place, &copied)?;
+                // What was fetched already lies in there too, and is no part of it.
+                let _ = fs::remove_dir_all(copied.join(root.stage.file_name().unwrap_or_default()));
             }
         }
         Ok(())
@@ -168,7 +169,7 @@ impl Root {
         Ok(stage)
     }
 
-    fn place_name(&self) -> &std::ffi::OsStr {
+    fn place_name(&self) -> &OsStr {
         self.entry.as_path().file_name().unwrap_or_default()
     }
 
@@ -228,6 +229,17 @@ fn copy_xattrs(from: &fs::File, to: &fs::File) -> std::io::Result<()> {
         rustix::fs::fsetxattr(to, name, &value[..length], rustix::fs::XattrFlags::empty())?;
     }
     Ok(())
+}
+
+/// `dir/name`, or the first of `dir/name.2` and so on that is not there.
+fn free_name(dir: &Path, name: &OsStr) -> PathBuf {
+    let numbered = |number: u64| {
+        let mut name = name.to_owned();
+        name.push(format!(".{number}"));
+        dir.join(name)
+    };
+    let names = std::iter::once(dir.join(name)).chain((2..).map(numbered));
+    names.into_iter().find(|path| !is_there(path)).unwrap_or_else(|| dir.join(name))
 }
 
 fn children(dir: &Path) -> Result<Vec<PathBuf>, OpError> {
