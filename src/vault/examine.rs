@@ -1,14 +1,14 @@
 //! Reading many objects back and holding each against its hash: what was just sent, what an export left that was cut off,
 //! what lies in a copy that is to be healed. No key is needed.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
 use crate::format::inventory::Line;
 use crate::store::Store;
 use crate::vault::VaultError;
 use crate::vault::objects::read_hashed_past_cache;
+use crate::vault::workers::work_through;
 
 /// Objects under way at once: each holds a pack in memory.
 const PARALLEL_MAX: usize = 4;
@@ -24,6 +24,24 @@ pub struct Examined {
     pub cached: u64,
 }
 
+/// Reads one object, past this machine's cache where the store can, and counts it in `found`.
+///
+/// # Errors
+/// When the store is out of reach.
+pub fn examine_one(store: &dyn Store, line: Line, found: &Mutex<Examined>) -> Result<(), VaultError> {
+    let read = read_hashed_past_cache(store, &line.name, line.hash);
+    let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+    match read {
+        Ok((_, past)) => {
+            found.right += 1;
+            found.cached += u64::from(!past);
+        }
+        Err(VaultError::Damaged { why, .. }) => found.wrong.push((line, why)),
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
 /// Reads the objects of `lines`, past this machine's cache where the store can.
 ///
 /// # Errors
@@ -34,40 +52,16 @@ pub fn examine(
     cancel: &AtomicBool,
     told: &(dyn Fn(u64) + Sync),
 ) -> Result<Examined, VaultError> {
-    let queue = Mutex::new(VecDeque::from(lines));
-    let outcome = Mutex::new((Examined::default(), None::<VaultError>));
-    let failed = AtomicBool::new(false);
-    let work = || {
-        while !failed.load(Ordering::Relaxed) && !cancel.load(Ordering::Relaxed) {
-            let Some(line) = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front() else { return };
-            let read = read_hashed_past_cache(store, &line.name, line.hash);
-            let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
-            match read {
-                Ok((bytes, past)) => {
-                    outcome.0.right += 1;
-                    outcome.0.cached += u64::from(!past);
-                    drop(outcome);
-                    told(bytes.len() as u64);
-                }
-                Err(VaultError::Damaged { why, .. }) => outcome.0.wrong.push((line, why)),
-                Err(error) => {
-                    failed.store(true, Ordering::Relaxed);
-                    outcome.1.get_or_insert(error);
-                }
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..store.parallel().clamp(1, PARALLEL_MAX) {
-            scope.spawn(work);
-        }
-    });
-    if cancel.load(Ordering::Relaxed) {
-        return Err(VaultError::Interrupted);
-    }
-    let (mut examined, error) = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let found = Mutex::default();
+    work_through(lines, store.parallel().min(PARALLEL_MAX), cancel, &|line| {
+        let bytes = line.name.bytes().unwrap_or(0);
+        examine_one(store, line, &found)?;
+        told(bytes);
+        Ok(())
+    })?;
+    let mut examined = found.into_inner().unwrap_or_else(PoisonError::into_inner);
     examined.wrong.sort();
-    error.map_or(Ok(examined), Err)
+    Ok(examined)
 }
 
 #[cfg(test)]

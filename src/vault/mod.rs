@@ -39,6 +39,7 @@ pub mod sweep;
 pub mod thin;
 pub mod unlock;
 pub mod verify;
+pub mod workers;
 
 /// What is wrong with an object that is not there.
 pub(crate) const MISSING: &str = "it is missing";

@@ -5,7 +5,6 @@
 //! undone, and the next run removes the rest.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
@@ -23,12 +22,12 @@ use crate::ops::context::{NamedStore, VaultPin};
 use crate::ops::drive::drive_of;
 use crate::ops::{Env, Event, Exit, OpError};
 use crate::store::{PruneStore, StoreError, WriteOnceStore};
-use crate::vault::VaultError;
 use crate::vault::inventory::page_names;
 use crate::vault::pruned::{Plan, Pruned, each_planned, ranges, still_held};
 use crate::vault::snapshots::Snapshot;
 use crate::vault::suspects::Suspects;
 use crate::vault::sweep::{SWEPT, each_listed};
+use crate::vault::workers::work_through;
 
 /// Removals at once.
 const PARALLEL_MAX: usize = 8;
@@ -366,31 +365,14 @@ fn remove_all(store: &dyn PruneStore, going: &Going, receipt: &mut ApplyReceipt,
 }
 
 fn remove_some(store: &dyn PruneStore, stored: Vec<(String, u64)>, env: &Env<'_>) -> Result<(u64, u64), OpError> {
-    let threads = store.parallel().clamp(1, PARALLEL_MAX);
-    let queue = Mutex::new(stored);
-    let done = Mutex::new(((0, 0), None::<StoreError>));
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) && !env.cancel.load(Ordering::Relaxed) {
-                    let Some((name, bytes)) = queue.lock().unwrap_or_else(PoisonError::into_inner).pop() else { return };
-                    let outcome = store.remove(&name);
-                    let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-                    match outcome {
-                        Ok(()) => done.0 = (done.0.0 + 1, done.0.1 + bytes),
-                        Err(error) => {
-                            stop.store(true, Ordering::Relaxed);
-                            done.1.get_or_insert(error);
-                        }
-                    }
-                    drop(done);
-                    env.observer.event(Event::Advance { items: 1, bytes });
-                }
-            });
-        }
-    });
-    env.check_cancel()?;
-    let (sums, error) = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    error.map_or(Ok(sums), |error| Err(VaultError::from(error).into()))
+    let done = Mutex::new((0, 0));
+    work_through(stored, store.parallel().min(PARALLEL_MAX), env.cancel, &|(name, bytes): (String, u64)| {
+        store.remove(&name)?;
+        let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+        *done = (done.0 + 1, done.1 + bytes);
+        drop(done);
+        env.observer.event(Event::Advance { items: 1, bytes });
+        Ok(())
+    })?;
+    Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner))
 }

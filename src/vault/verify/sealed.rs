@@ -1,8 +1,8 @@
 //! Depth `sealed`: the BLAKE3 of every stored byte that a snapshot needs, without any key.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
 use super::{FINDINGS_MAX, Listed, Looked, Watch, damage};
@@ -18,6 +18,7 @@ use crate::vault::VaultError;
 use crate::vault::copy::Copy;
 use crate::vault::inventory::PageCache;
 use crate::vault::objects::stored_limit;
+use crate::vault::workers::work_through;
 
 /// Bytes asked for at once: memory is this for each thread.
 const STEP_BYTES: u64 = 4 * MIB;
@@ -93,59 +94,44 @@ pub fn check(
     let chosen = choose(tasks, share, times, now);
     watch.total(chosen.len() as u64, chosen.iter().map(|task| task.bytes).sum());
     tracing::debug!(objects = chosen.len(), of_bytes = all_bytes, "reading");
-    let queue = Mutex::new(VecDeque::from(chosen));
-    let outcome = Mutex::new((looked, Vec::<ObjectHash>::new(), None::<StoreError>));
-    let stop = AtomicBool::new(false);
+    let outcome = Mutex::new((looked, Vec::<ObjectHash>::new()));
     let store = copy.store.as_ref();
-    let work = || {
-        while !stop.load(Ordering::Relaxed) && !cancel.load(Ordering::Relaxed) {
-            let Some(task) = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front() else { return };
-            let found = check_one(store, &task);
-            let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
-            match found {
-                Ok(Right { suffix }) => {
-                    outcome.1.push(task.hash);
-                    outcome.0.objects += 1;
-                    outcome.0.bytes += task.bytes;
-                    if suffix > 0 {
-                        let message = format!("debris has its name; {} is the object", task.name.with_suffix(suffix));
-                        outcome.0.findings.push(Finding::new(FindingKind::Notice, &task.name, message));
-                    }
-                }
-                Err(Wrong::Store(error)) => {
-                    stop.store(true, Ordering::Relaxed);
-                    outcome.2.get_or_insert(error);
-                }
-                Err(Wrong::Damaged(why)) => {
-                    outcome.0.objects += 1;
-                    if outcome.0.findings.len() < FINDINGS_MAX {
-                        outcome.0.findings.push(damage(task.name.to_string(), why, &listed.needs.ids(&task.snapshots)));
-                    }
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let done = work_through(chosen, store.parallel().max(cores), cancel, &|task| {
+        let found = check_one(store, &task);
+        let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        match found {
+            Ok(Right { suffix }) => {
+                outcome.1.push(task.hash);
+                outcome.0.objects += 1;
+                outcome.0.bytes += task.bytes;
+                if suffix > 0 {
+                    let message = format!("debris has its name; {} is the object", task.name.with_suffix(suffix));
+                    outcome.0.findings.push(Finding::new(FindingKind::Notice, &task.name, message));
                 }
             }
-            drop(outcome);
-            watch.looked(1, task.bytes);
+            Err(Wrong::Store(error)) => return Err(error.into()),
+            Err(Wrong::Damaged(why)) => {
+                outcome.0.objects += 1;
+                if outcome.0.findings.len() < FINDINGS_MAX {
+                    outcome.0.findings.push(damage(task.name.to_string(), why, &listed.needs.ids(&task.snapshots)));
+                }
+            }
         }
-    };
-    let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..store.parallel().max(cores) {
-            scope.spawn(work);
-        }
+        drop(outcome);
+        watch.looked(1, task.bytes);
+        Ok(())
     });
-    let (looked, right, error) = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if cancel.load(Ordering::Relaxed) {
-        return Err(VaultError::Interrupted);
+    if let Err(error @ VaultError::Interrupted) = done {
+        return Err(error);
     }
+    let (looked, right) = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
     for hash in right {
         times.times.insert(hash, now);
     }
     times.last_run = Some(now);
     times.save();
-    match error {
-        Some(error) => Err(error.into()),
-        None => Ok(looked),
-    }
+    done.map(|()| looked)
 }
 
 /// Every needed object that is there, once, with the snapshots that need it.
