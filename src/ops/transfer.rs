@@ -29,7 +29,7 @@ use crate::vault::inventory::{PageCache, each_line};
 use crate::vault::objects::{read_fitting, read_hashed};
 use crate::vault::presence::Presence;
 use crate::vault::pruned::Pruned;
-use crate::vault::replicate::{Replicated, copy_objects, copy_records, read_record};
+use crate::vault::replicate::{Copied, ReadBack, Replicated, copy_objects, copy_records, read_record};
 use crate::vault::snapshots::{Records, Snapshot};
 
 /// What is listed.
@@ -310,9 +310,11 @@ impl Transfer<'_> {
     ) -> Result<(), OpError> {
         let bytes = missing.iter().filter_map(|line| line.name.bytes()).sum();
         env.observer.event(Event::Total { items: Some(missing.len() as u64), bytes: Some(bytes) });
-        env.step(format!("sending to {}", self.to.name));
+        env.step(format!("sending to {} and reading back", self.to.name));
         let told = |bytes| env.observer.event(Event::Advance { items: 1, bytes });
-        let (sent, problems) = copy_objects(self.from.store.as_ref(), to, missing.to_vec(), env.cancel, &told)?;
+        let from = self.from.store.as_ref();
+        let Copied { sent, back, findings: problems } =
+            copy_objects(from, to, missing.to_vec(), ReadBack::AtOnce, env.cancel, &told)?;
         done.sent = sent;
         let broken: BTreeSet<String> = problems.iter().map(|finding| finding.subject.clone()).collect();
         let needed: BTreeSet<String> = done.snapshots.iter().map(|snapshot| snapshot.body.manifest.to_string()).collect();
@@ -323,10 +325,8 @@ impl Transfer<'_> {
             }
             problem
         }));
-        let arrived: Vec<Line> = missing.iter().filter(|line| !broken.contains(&line.name.to_string())).cloned().collect();
-        let healed = arrived.iter().filter(|line| damaged.contains(line)).map(|line| line.name.to_string());
-        done.healed.extend(healed);
-        let back = self.examine(arrived, "reading back what was sent", env)?;
+        let arrived = missing.iter().filter(|line| !broken.contains(&line.name.to_string()));
+        done.healed.extend(arrived.filter(|line| damaged.contains(line)).map(|line| line.name.to_string()));
         done.count(&back);
         for (line, why) in back.wrong {
             let message = format!("reads back wrong after it was written: {why}");

@@ -1,7 +1,6 @@
 //! Copying objects from copy to copy without opening them: each is read, held against its name, and delivered.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
 use crate::crypto::hash::hash;
@@ -13,7 +12,9 @@ use crate::store::deliver::{RetryPolicy, deliver};
 use crate::store::{Store, WriteOnceStore};
 use crate::vault::VaultError;
 use crate::vault::destination::Destination;
+use crate::vault::examine::{Examined, examine_one};
 use crate::vault::objects::{read_fitting, read_hashed};
+use crate::vault::workers::work_through;
 
 /// Objects under way at once: each holds a pack in memory.
 const PARALLEL_MAX: usize = 4;
@@ -29,6 +30,26 @@ pub struct Replicated {
     pub suffixed: Vec<String>,
 }
 
+/// What a copying came to.
+#[derive(Debug, Default)]
+pub struct Copied {
+    /// What was sent.
+    pub sent: Replicated,
+    /// What was read back of it.
+    pub back: Examined,
+    /// Objects that the source does not have whole; they were not sent.
+    pub findings: Vec<Finding>,
+}
+
+/// Whether what was sent is read back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadBack {
+    /// It is not: the store's word is believed, as in a push.
+    No,
+    /// Each object as soon as it is durable, past this machine's cache, while others are written.
+    AtOnce,
+}
+
 /// Copies the objects of `lines` from one store to another, several at once. An object that the source does not have whole
 /// is a finding; the rest goes on.
 ///
@@ -38,55 +59,42 @@ pub fn copy_objects(
     from: &dyn Store,
     to: &Destination,
     lines: Vec<Line>,
+    read_back: ReadBack,
     cancel: &AtomicBool,
-    done: &(dyn Fn(u64) + Sync),
-) -> Result<(Replicated, Vec<Finding>), VaultError> {
-    let queue = Mutex::new(VecDeque::from(lines));
-    let outcome = Mutex::new((Replicated::default(), Vec::new(), None::<VaultError>));
-    let failed = AtomicBool::new(false);
-    let sent_bytes = AtomicU64::new(0);
-    let work = || {
-        while !failed.load(Ordering::Relaxed) && !cancel.load(Ordering::Relaxed) {
-            let Some(line) = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front() else { return };
-            let copied = copy_one(from, to, &line);
-            let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
-            match copied {
-                Ok((bytes, suffix)) => {
-                    outcome.0.objects += 1;
-                    outcome.0.bytes += bytes;
-                    if suffix > 0 {
-                        outcome.0.suffixed.push(line.name.with_suffix(suffix));
-                    }
-                    sent_bytes.fetch_add(bytes, Ordering::Relaxed);
-                    drop(outcome);
-                    done(bytes);
+    told: &(dyn Fn(u64) + Sync),
+) -> Result<Copied, VaultError> {
+    let copied = Mutex::new((Replicated::default(), Vec::new()));
+    let back = Mutex::default();
+    // A drive is waited for at each fsync: others are read, hashed and written meanwhile.
+    let threads =
+        if to.store.location().directory().is_some() { PARALLEL_MAX } else { from.parallel().max(to.store.parallel()) };
+    work_through(lines, threads.min(PARALLEL_MAX), cancel, &|line| {
+        let outcome = copy_one(from, to, &line);
+        let mut counts = copied.lock().unwrap_or_else(PoisonError::into_inner);
+        match outcome {
+            Ok((bytes, suffix)) => {
+                counts.0.objects += 1;
+                counts.0.bytes += bytes;
+                if suffix > 0 {
+                    counts.0.suffixed.push(line.name.with_suffix(suffix));
                 }
-                Err(VaultError::Damaged { object, why }) => {
-                    outcome.1.push(Finding::new(FindingKind::Damage, object, format!("not copied: {why}")));
+                drop(counts);
+                if read_back == ReadBack::AtOnce {
+                    examine_one(to.store.as_ref(), line, &back)?;
                 }
-                Err(error) => {
-                    failed.store(true, Ordering::Relaxed);
-                    outcome.2.get_or_insert(error);
-                }
+                told(bytes);
             }
+            Err(VaultError::Damaged { object, why }) => {
+                counts.1.push(Finding::new(FindingKind::Damage, object, format!("not copied: {why}")));
+            }
+            Err(error) => return Err(error),
         }
-    };
-    std::thread::scope(|scope| {
-        // A drive is waited for at each fsync: others are read, hashed and written meanwhile.
-        let wanted =
-            if to.store.location().directory().is_some() { PARALLEL_MAX } else { from.parallel().max(to.store.parallel()) };
-        for _ in 0..wanted.clamp(1, PARALLEL_MAX) {
-            scope.spawn(work);
-        }
-    });
-    if cancel.load(Ordering::Relaxed) {
-        return Err(VaultError::Interrupted);
-    }
-    let (replicated, findings, error) = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
-    match error {
-        Some(error) => Err(error),
-        None => Ok((replicated, findings)),
-    }
+        Ok(())
+    })?;
+    let (sent, findings) = copied.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut back = back.into_inner().unwrap_or_else(PoisonError::into_inner);
+    back.wrong.sort();
+    Ok(Copied { sent, back, findings })
 }
 
 fn copy_one(from: &dyn Store, to: &Destination, line: &Line) -> Result<(u64, u32), VaultError> {
