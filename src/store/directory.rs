@@ -8,7 +8,7 @@
 //! the account that pushes must be able to read what a custodian, a prune or a sync has put beside its own.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -32,8 +32,13 @@ const OBJECT_MODE: Mode = Mode::from_raw_mode(0o440);
 const DIR_MODE: Mode = Mode::from_raw_mode(0o750);
 /// Transfers at once: enough to overlap one object's fsync with the next one's writing.
 const PARALLEL: usize = 2;
-/// What reads past the cache are aligned to; no disk has larger sectors.
+/// What reads and writes past the cache are aligned to; no disk has larger sectors.
 const DIRECT_ALIGN: usize = 4096;
+/// Objects from this size on are written past the cache: what waits for its fsync anyway gains nothing from being copied
+/// there first, and what the machine works with stays in it.
+const DIRECT_MIN_BYTES: usize = 1 << 20;
+/// Bytes of one such write.
+const DIRECT_STEP_BYTES: usize = 4 << 20;
 
 /// Temporaries of this process so far.
 static TEMPORARIES: AtomicU64 = AtomicU64::new(0);
@@ -231,10 +236,45 @@ fn give_to_owner(dir: &OwnedFd, made: &OwnedFd, mode: Mode, name: &str) -> Resul
 fn write_and_sync(fd: OwnedFd, bytes: &[u8]) -> Result<OwnedFd, Errno> {
     // The lock tells a sweep that this temporary is alive. File systems without locks lose only that.
     let _ = rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive);
-    let mut file = File::from(fd);
-    file.write_all(bytes).map_err(|e| errno(&e))?;
+    let file = File::from(fd);
+    let written = write_past_cache(&file, bytes)?;
+    file.write_all_at(&bytes[written..], written as u64).map_err(|e| errno(&e))?;
     rustix::fs::fsync(&file)?;
     Ok(OwnedFd::from(file))
+}
+
+/// Writes the beginning of a large object past the cache, as far as the file system takes it so; and how many bytes that was.
+fn write_past_cache(file: &File, bytes: &[u8]) -> Result<usize, Errno> {
+    let flags = rustix::fs::fcntl_getfl(file)?;
+    if bytes.len() < DIRECT_MIN_BYTES || rustix::fs::fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
+        return Ok(0);
+    }
+    let (mut buffer, start) = aligned(DIRECT_STEP_BYTES);
+    let whole = bytes.len() - bytes.len() % DIRECT_ALIGN;
+    let mut written = 0;
+    while written < whole && written.is_multiple_of(DIRECT_ALIGN) {
+        let step = &bytes[written..whole.min(written + DIRECT_STEP_BYTES)];
+        let buffer = &mut buffer[start..start + step.len()];
+        buffer.copy_from_slice(step);
+        match file.write_at(buffer, written as u64) {
+            Ok(0) => break,
+            Ok(n) => written += n,
+            Err(e) => match errno(&e) {
+                Errno::INTR => {}
+                Errno::INVAL | Errno::OPNOTSUPP => break,
+                e => return Err(e),
+            },
+        }
+    }
+    rustix::fs::fcntl_setfl(file, flags)?;
+    Ok(written)
+}
+
+/// Memory that holds `bytes` bytes from the returned place on, which is aligned as reads and writes past the cache ask for.
+fn aligned(bytes: usize) -> (Vec<u8>, usize) {
+    let buffer = vec![0; bytes + DIRECT_ALIGN];
+    let start = buffer.as_ptr().align_offset(DIRECT_ALIGN).min(DIRECT_ALIGN);
+    (buffer, start)
 }
 
 fn errno(error: &io::Error) -> Errno {
@@ -384,8 +424,7 @@ impl PruneStore for DirectoryStore {
 /// Reads the first `bytes` bytes of a file that was opened with O_DIRECT, into memory that is aligned as that asks for.
 fn read_aligned(file: &File, bytes: u64) -> io::Result<Vec<u8>> {
     let wanted = usize::try_from(bytes.min(file.metadata()?.len())).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    let mut buffer = vec![0; wanted.next_multiple_of(DIRECT_ALIGN) + DIRECT_ALIGN];
-    let start = buffer.as_ptr().align_offset(DIRECT_ALIGN).min(DIRECT_ALIGN);
+    let (mut buffer, start) = aligned(wanted.next_multiple_of(DIRECT_ALIGN));
     let end = start + wanted.next_multiple_of(DIRECT_ALIGN);
     let mut filled = 0;
     while filled < wanted {
