@@ -28,9 +28,13 @@ use world::{Machine, World, args};
 
 /// A vault of one small push, and a drive `a` that is plugged in and enrolled.
 fn enrolled(kind: FileSystem) -> (World, Drive) {
-    let world = pushed();
     // FAT32 has so many clusters at least that it cannot be small.
-    let drive = Drive::with(kind, world.dir.path(), "drive-a", if kind == FileSystem::Fat32 { 300 } else { 96 });
+    enrolled_of(kind, if kind == FileSystem::Fat32 { 300 } else { 96 })
+}
+
+fn enrolled_of(kind: FileSystem, mebibytes: u64) -> (World, Drive) {
+    let world = pushed();
+    let drive = Drive::with(kind, world.dir.path(), "drive-a", mebibytes);
     drive.plug_in();
     enrol(&world.agent, "a", &drive);
     (world, drive)
