@@ -150,7 +150,7 @@ fn connections_are_opened_as_far_as_they_help() {
     if !have_sshd() {
         return skipped("number of connections", "no sshd");
     }
-    for (config, channels_each) in [("MaxSessions 1", 1), ("", 2)] {
+    for (config, channels_each) in [("MaxSessions 1", 1), ("MaxSessions 3", 3), ("", 4)] {
         let sshd = Sshd::start(config);
         let logins = || sshd.log().matches("Accepted publickey").count();
         put_many(&sshd.store(&sshd.path("vault")), || logins() >= 2);

@@ -1,7 +1,9 @@
-//! Whether another connection would help.
+//! Whether another connection would help, or another channel.
 //!
 //! It surely does while the windows are the limit: a channel of OpenSSH takes 2 MiB a round trip, whatever the link could
-//! carry. It does for small objects, which wait for replies rather than for the link. Otherwise (a link that loses packets,
+//! carry. While the channels wait for replies for much of their time rather than for the link, as they do with small objects
+//! and short stretches of large ones, another channel on a connection that is there helps as much, and one flow that never
+//! pauses loses less than several. Otherwise (a link that loses packets,
 //! a server with idle cores) only a trial can tell: now and then one connection is added, and dropped again when the
 //! throughput did not rise.
 //!
@@ -17,8 +19,14 @@ const WINDOW_LIMITED_PERCENT: u64 = 50;
 const MEASURE: Duration = Duration::from_millis(300);
 /// And the least number of round trips.
 const MEASURE_ROUND_TRIPS: u32 = 4;
-/// Objects below this on average are a matter of round trips.
+/// Objects below this on average are a matter of replies, whatever these wait for: round trips, or the server's disk.
 const SMALL_BYTES: u64 = 1024 * 1024;
+/// An operation waits this often for a reply while no bytes of it move: for a handle, and for the first bytes or the last
+/// reply.
+const ROUND_TRIPS_WAITED: u32 = 2;
+/// From this share of idle time on another channel is worth its process. The link is idle while all channels wait: for the
+/// share of its time that one waits, to the power of their number.
+const IDLE_WORTH: f64 = 0.02;
 /// Steady throughput before the first trial; each trial that fails doubles the wait.
 const TRIAL_AFTER: Duration = Duration::from_secs(10);
 /// The longest wait between two trials.
@@ -39,20 +47,24 @@ pub struct Seen {
     pub bytes: u64,
     /// Operations finished.
     pub operations: u64,
-    /// Operations that run at once.
+    /// Operations that run at once: channels.
     pub lanes: u64,
+    /// Channels that the connections can take beyond those.
+    pub spare_lanes: u64,
     /// The quickest reply.
     pub round_trip: Duration,
 }
 
-/// What to do about the number of connections.
+/// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Advice {
     /// Leave it.
     Stay,
-    /// One more.
+    /// One more channel on a connection that is there.
+    AddLane,
+    /// One more connection.
     Add,
-    /// The last one did not help.
+    /// The last connection did not help.
     Drop,
 }
 
@@ -88,8 +100,14 @@ impl Growth {
             self.mark = (now, seen);
             let (bytes, operations) = (seen.bytes - then.bytes, seen.operations - then.operations);
             let small = operations > 0 && bytes / operations < SMALL_BYTES;
+            let waited = (seen.round_trip * ROUND_TRIPS_WAITED).as_secs_f64() * operations as f64;
+            let share = (waited / (measured.as_secs_f64() * seen.lanes.max(1) as f64)).min(1.0);
+            let reply_limited = small || share.powf(seen.lanes as f64) >= IDLE_WORTH;
             let per_round_trip = bytes_in(rate(bytes, measured), seen.round_trip);
-            if small || per_round_trip * 100 >= seen.lanes * WINDOW_BYTES * WINDOW_LIMITED_PERCENT {
+            if reply_limited && seen.spare_lanes > 0 {
+                return Advice::AddLane;
+            }
+            if reply_limited || per_round_trip * 100 >= seen.lanes * WINDOW_BYTES * WINDOW_LIMITED_PERCENT {
                 return self.add(None, seen, now);
             }
         }
@@ -162,48 +180,53 @@ mod tests {
     const MIB: u64 = 1024 * 1024;
 
     /// A link of so many MiB a second, on which each lane takes at most 2 MiB a round trip; objects of `object` bytes.
-    /// Returns the number of connections of two lanes after each second, with at most four.
-    fn simulate(link: u64, round_trip: Duration, object: u64, secs: u64) -> Vec<u64> {
+    /// Returns the number of connections after each second and, last, of lanes: at most four of each, and of a connection.
+    fn simulate(link: u64, round_trip: Duration, object: u64, secs: u64) -> (Vec<u64>, u64) {
         let start = Instant::now();
         let mut growth = Growth::new(start);
-        let mut seen = Seen { round_trip, lanes: 2, ..Seen::default() };
-        let mut connections = Vec::new();
+        let mut seen = Seen { round_trip, lanes: 2, spare_lanes: 2, ..Seen::default() };
+        let (mut open, mut connections) = (1, Vec::new());
         for step in 0..secs * 10 {
             let now = start + Duration::from_millis(100) * u32::try_from(step).unwrap_or(0);
             match growth.advice(seen, now) {
-                Advice::Add if seen.lanes < 8 => seen.lanes += 2,
-                Advice::Drop => seen.lanes -= 2,
+                Advice::AddLane => seen.lanes += 1,
+                Advice::Add if open < 4 => (open, seen.lanes) = (open + 1, seen.lanes + 2),
+                Advice::Drop => (open, seen.lanes) = (open - 1, seen.lanes - 2),
                 _ => {}
             }
+            seen.spare_lanes = open * 4 - seen.lanes;
             let windows = seen.lanes * 2 * MIB * 1_000_000 / u64::try_from(round_trip.as_micros()).unwrap_or(1);
             let waiting = seen.lanes * object * 500 / u64::try_from(round_trip.as_millis()).unwrap_or(1);
             let bytes = (link * MIB).min(windows).min(waiting) / 10;
             seen.bytes += bytes;
             seen.operations += bytes / object;
             if step % 10 == 9 {
-                connections.push(seen.lanes / 2);
+                connections.push(open);
             }
         }
-        connections
+        (connections, seen.lanes)
     }
 
     #[test]
     fn a_link_that_one_connection_fills_keeps_one() {
-        let connections = simulate(24, Duration::from_millis(50), 16 * MIB, 60);
-        assert_eq!(connections[..9], [1; 9], "200 Mbit/s over 50 ms");
+        let (connections, lanes) = simulate(24, Duration::from_millis(50), 16 * MIB, 60);
+        assert_eq!((&connections[..9], lanes), (&[1; 9][..], 2), "200 Mbit/s over 50 ms");
         let tried = connections.iter().filter(|n| **n > 1).count();
         assert!((3..20).contains(&tried), "now and then another one is tried: {connections:?}");
     }
 
     #[test]
     fn a_long_fat_link_gets_all_within_seconds() {
-        let connections = simulate(120, Duration::from_millis(100), 16 * MIB, 5);
+        let (connections, _) = simulate(120, Duration::from_millis(100), 16 * MIB, 5);
         assert!(connections[2] >= 3, "1 Gbit/s over 100 ms: {connections:?}");
     }
 
     #[test]
-    fn small_objects_get_all_soon() {
-        assert_eq!(simulate(24, Duration::from_millis(50), 2000, 3).last(), Some(&4));
+    fn small_objects_get_all_soon_and_short_stretches_two_channels_more() {
+        let (connections, lanes) = simulate(24, Duration::from_millis(50), 2000, 5);
+        assert_eq!((connections.last(), lanes), (Some(&4), 16));
+        let (connections, lanes) = simulate(24, Duration::from_millis(50), 2 * MIB, 9);
+        assert_eq!((&connections[..], lanes), (&[1; 9][..], 4));
     }
 
     #[test]
@@ -211,7 +234,8 @@ mod tests {
         let start = Instant::now();
         let mut growth = Growth::new(start);
         growth.refuse(start);
-        let seen = Seen { bytes: 100 * MIB, operations: 6, lanes: 1, round_trip: Duration::from_millis(100) };
+        let seen =
+            Seen { bytes: 100 * MIB, operations: 6, lanes: 1, spare_lanes: 0, round_trip: Duration::from_millis(100) };
         assert_eq!(growth.advice(seen, start + Duration::from_secs(1)), Advice::Stay);
         assert_eq!(growth.advice(seen, start + Duration::from_secs(61)), Advice::Add);
     }

@@ -3,7 +3,7 @@
 //! the work, so that nobody who could have gone on meanwhile waits for a log-in.
 //!
 //! Two channels a connection, because an object's fsync and its first round trip then hide behind the other's bytes, on the
-//! same TCP flow. Guarantees: never more connections than permitted; a channel on which replies are outstanding, or whose
+//! same TCP flow; up to four where what is asked for is so short that they wait for replies all the same. Guarantees: never more connections than permitted; a channel on which replies are outstanding, or whose
 //! connection failed, is not lent again; a server that refuses one more costs nothing while others work. Whoever waits
 //! here waits for operations that all end in bounded time.
 
@@ -20,6 +20,8 @@ use crate::store::StoreError;
 /// Channels of one connection. OpenSSH permits ten (MaxSessions), each with a process and a window of 2 MiB; two of them
 /// are what Linux's send buffer of 4 MiB takes.
 pub const LANES: usize = 2;
+/// Channels of one connection on which much of the time goes by waiting for replies.
+const LANES_MAX: usize = 4;
 /// Waiters look again this often even when nobody wakes them: time alone can permit one more connection.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// After so much waiting for busy channels, opening another is surely better.
@@ -42,8 +44,8 @@ struct State {
     queue: VecDeque<u64>,
     last_ticket: u64,
     opening: bool,
-    /// Whether the server refused a second channel on one connection.
-    single: bool,
+    /// Channels that the server takes on one connection, as far as is known.
+    lanes_max: usize,
     growth: Growth,
     operations: u64,
     round_trip: Duration,
@@ -98,7 +100,7 @@ impl Pool {
             queue: VecDeque::new(),
             last_ticket: 0,
             opening: false,
-            single: false,
+            lanes_max: LANES_MAX,
             growth: Growth::new(Instant::now()),
             operations: 0,
             round_trip: UNKNOWN_ROUND_TRIP,
@@ -216,8 +218,7 @@ impl Pool {
         if state.members.is_empty() {
             return Next::Open(Open::Connection);
         }
-        let more_lanes = state.members.iter().find(|m| m.lanes < LANES && !m.leaving && !m.connection.is_closed());
-        let lane = more_lanes.filter(|_| !state.single).map(|member| Open::Lane(member.connection.clone()));
+        let lane = state.with_less_than(LANES).map(|member| Open::Lane(member.connection.clone()));
         let takes = if lane.is_some() { state.lane_takes } else { state.connecting_takes };
         if state.waited < takes.min(WAIT_BEFORE_OPENING_MAX) {
             return Next::Wait;
@@ -226,6 +227,10 @@ impl Pool {
             return Next::Open(lane);
         }
         match state.growth.advice(seen, now) {
+            Advice::AddLane => match state.with_less_than(LANES_MAX) {
+                Some(member) => Next::Open(Open::Lane(member.connection.clone())),
+                None => Next::Wait,
+            },
             Advice::Add if state.members.len() < self.most => Next::Open(Open::Connection),
             Advice::Drop => {
                 state.leave();
@@ -258,7 +263,17 @@ impl State {
 
     fn seen(&self, bytes: u64) -> Seen {
         let lanes = self.members.iter().map(|member| member.lanes as u64).sum();
-        Seen { bytes, operations: self.operations, lanes, round_trip: self.round_trip }
+        let spare = self.usable().map(|member| self.lanes_max.saturating_sub(member.lanes) as u64).sum();
+        Seen { bytes, operations: self.operations, lanes, spare_lanes: spare, round_trip: self.round_trip }
+    }
+
+    fn usable(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| !member.leaving && !member.connection.is_closed())
+    }
+
+    /// The oldest connection with less channels than these and than the server takes.
+    fn with_less_than(&self, lanes: usize) -> Option<&Member> {
+        self.usable().find(|member| member.lanes < lanes.min(self.lanes_max))
     }
 
     fn count(&mut self, connection: &Arc<Connection>) {
@@ -295,7 +310,12 @@ impl State {
         match wanted {
             Open::Lane(connection) => {
                 tracing::info!(%error, "the server opens no further channel");
-                self.single |= !connection.is_closed();
+                let its = |member: &&Member| Arc::ptr_eq(&member.connection, connection);
+                // The first channel of a connection counts only when both of its first two are decided on.
+                let lanes = self.members.iter().find(its).map_or(1, |member| member.lanes);
+                if !connection.is_closed() {
+                    self.lanes_max = self.lanes_max.min(lanes);
+                }
             }
             Open::Connection => {
                 tracing::info!(connections = self.members.len(), %error, "the server takes no further connection");
