@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::model::finding::{Finding, FindingKind};
+pub use crate::model::size::count;
 use crate::ops::OpError;
 use crate::store::StoreError;
 use crate::vault::VaultError;
@@ -30,12 +31,6 @@ const fn mark(kind: FindingKind) -> &'static str {
         FindingKind::Mended => "mended:",
         FindingKind::Damage | FindingKind::Trust => "ALARM:",
     }
-}
-
-/// A count with its noun: `1 file`, `2 files`.
-#[must_use]
-pub fn count(n: u64, noun: &str) -> String {
-    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
 }
 
 /// What to do about an error, where one can say.

@@ -1,6 +1,12 @@
-//! Sizes and rates as people write them: `64 KiB`, `1.5 GiB`, `20 Mbit/s`.
+//! Sizes, rates and counts as people write them: `64 KiB`, `1.5 GiB`, `20 Mbit/s`, `1 file`.
 
 use crate::model::limits::{GIB, KIB, MIB};
+
+/// A count with its noun: `1 file`, `2 files`.
+#[must_use]
+pub fn count(n: u64, noun: &str) -> String {
+    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+}
 
 /// Text that is not a size.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -22,7 +22,7 @@ use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{ObjectHash, WriterId};
 use crate::model::limits::KIB;
 use crate::model::name::ObjectName;
-use crate::model::size::human_size;
+use crate::model::size::{count, human_size};
 use crate::model::time::Timestamp;
 use crate::vault::unlock::unlock;
 
@@ -179,7 +179,8 @@ fn summary(record: &Checked, detail: Option<&RestoreDetail>, restores: &BTreeMap
             format!("{what} ended: {}, {} entries, {}{error}", body.outcome, body.entries, human_size(body.bytes))
         }),
         RecordKind::Verify => statement.body_as::<VerifyBody>().map(|body| {
-            format!("verified {} ({}): {} objects, {} findings", body.store, body.depth, body.objects, body.findings)
+            let (objects, findings) = (count(body.objects, "object"), count(body.findings, "finding"));
+            format!("verified {} ({}): {objects}, {findings}", body.store, body.depth)
         }),
         RecordKind::Heartbeat => statement.body_as::<HeartbeatBody>().map(|body| {
             let last = body.last.map_or_else(|| "none".to_owned(), |time| time.to_string());
@@ -196,20 +197,22 @@ fn summary(record: &Checked, detail: Option<&RestoreDetail>, restores: &BTreeMap
         }),
         RecordKind::PrunePlan => statement.body_as::<PrunePlanBody>().map(|body| {
             let size = human_size(body.bytes);
-            format!("plans to drop {} snapshots from {} ({} objects, {size})", body.snapshots, body.store, body.objects)
+            let (snapshots, objects) = (count(body.snapshots, "snapshot"), count(body.objects, "object"));
+            format!("plans to drop {snapshots} from {} ({objects}, {size})", body.store)
         }),
         RecordKind::PruneDone => statement.body_as::<PruneDoneBody>().map(|body| {
             let plan = body.plan.hash.short();
             if body.finished {
                 let size = human_size(body.bytes);
-                format!("removed {} objects ({size}) from {}, by plan {plan}", body.objects, body.store)
+                format!("removed {} ({size}) from {}, by plan {plan}", count(body.objects, "object"), body.store)
             } else {
-                format!("drops {} snapshots from {}, by plan {plan}", body.snapshots, body.store)
+                format!("drops {} from {}, by plan {plan}", count(body.snapshots, "snapshot"), body.store)
             }
         }),
         RecordKind::Export => statement.body_as::<ExportBody>().map(|body| {
             let sent = human_size(body.bytes);
-            format!("exported {} snapshots to drive {} from {}: {sent} sent", body.snapshots, body.drive, body.from)
+            let snapshots = count(body.snapshots, "snapshot");
+            format!("exported {snapshots} to drive {} from {}: {sent} sent", body.drive, body.from)
         }),
         RecordKind::Drive => statement.body_as::<DriveBody>().map(|body| describe_drive(&body)),
         other => Ok(other.to_string()),

@@ -13,6 +13,7 @@ use crate::ledger::{Checked, Standing};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{SnapshotId, VaultId, WriterId};
 use crate::model::name::ObjectName;
+use crate::model::size::count;
 use crate::model::snapshot::SnapshotState;
 use crate::model::time::{Timestamp, human_duration};
 use crate::ops::select::Names;
@@ -212,9 +213,11 @@ impl StatusReceipt {
             if !all.iter().any(|later| later.settles(one)) {
                 let subject = store_of(&one.place).map_or_else(|| copy_of(one), str::to_owned);
                 let message = format!(
-                    "a verification by {} at {} left {} findings, and none since has read all of that copy and \
+                    "a verification by {} at {} left {}, and none since has read all of that copy and \
                      found it right: verify it under that address when it is mended",
-                    one.record.writer_name, one.record.statement.time, one.body.findings
+                    one.record.writer_name,
+                    one.record.statement.time,
+                    count(one.body.findings, "finding")
                 );
                 self.findings.push(Finding::new(FindingKind::Damage, subject, message));
             }

@@ -10,6 +10,7 @@ use crate::format::inventory::Line;
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::SnapshotId;
 use crate::model::name::{Area, ObjectName, Sealed};
+use crate::model::size;
 use crate::store::Store;
 use crate::vault::VaultError;
 use crate::vault::copy::Copy;
@@ -167,7 +168,8 @@ pub fn list(copy: &Copy, records: &Records, cache: &PageCache, cancel: &AtomicBo
     let mut snapshots = records.snapshots();
     let dropped = pruned.take_dropped(&mut snapshots);
     if !dropped.is_empty() {
-        let message = format!("{} snapshots were dropped from this copy, by signed records", dropped.len());
+        let message =
+            format!("dropped from this copy, by signed records: {}", size::count(dropped.len() as u64, "snapshot"));
         looked.findings.push(Finding::new(FindingKind::Notice, "retention", message));
     }
     for snapshot in dropped.iter().filter(|snapshot| pruned.is_missed(snapshot)) {
@@ -245,8 +247,8 @@ fn leftovers(presence: &Presence, packs: &BTreeSet<Sealed>, others: &BTreeSet<Ob
             .filter(|(name, _)| !matches!(name.area(), Area::Root | Area::Keys | Area::Trust) && !others.contains(*name))
             .count();
     if unneeded > 0 {
-        let message =
-            format!("{unneeded} objects that no snapshot needs: left by pushes that were cut off, or to be pruned");
+        let unneeded = size::count(unneeded as u64, "object");
+        let message = format!("{unneeded} that no snapshot needs: left by pushes that were cut off, or to be pruned");
         findings.push(Finding::new(FindingKind::Notice, "leftovers", message));
     }
 }

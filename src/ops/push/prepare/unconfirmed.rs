@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::model::name::ObjectName;
+use crate::model::size::count;
 use crate::ops::Env;
 use crate::state::unconfirmed::Left;
 use crate::vault::VaultError;
@@ -16,7 +17,7 @@ pub fn settle(to: &Destination, presence: &mut Presence, env: &Env<'_>) -> Resul
     let Left { sent, mut wrong } = to.notes.left()?;
     let there: Vec<ObjectName> = sent.into_iter().filter(|name| presence.has(name)).collect();
     if !there.is_empty() {
-        env.step(format!("reading back {} objects that an earlier run did not see arrive", there.len()));
+        env.step(format!("reading back {} that an earlier run did not see arrive", count(there.len() as u64, "object")));
     }
     for name in there {
         env.check_cancel().map_err(|_| VaultError::Interrupted)?;
