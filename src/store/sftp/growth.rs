@@ -91,9 +91,6 @@ impl Growth {
 
     /// What to do when every connection is busy and somebody waits.
     pub fn advice(&mut self, seen: Seen, now: Instant) -> Advice {
-        if self.refused_until.is_some_and(|until| now < until) {
-            return Advice::Stay;
-        }
         let (since, then) = self.mark;
         let measured = now.saturating_duration_since(since);
         if measured >= MEASURE.max(seen.round_trip * MEASURE_ROUND_TRIPS) {
@@ -105,13 +102,21 @@ impl Growth {
             let reply_limited = small || share.powf(seen.lanes as f64) >= IDLE_WORTH;
             let per_round_trip = bytes_in(rate(bytes, measured), seen.round_trip);
             if reply_limited && seen.spare_lanes > 0 {
+                // What it does to the throughput says nothing about a connection that is being tried.
+                self.rate_before = None;
+                self.trial = (now, seen);
                 return Advice::AddLane;
             }
-            if reply_limited || per_round_trip * 100 >= seen.lanes * WINDOW_BYTES * WINDOW_LIMITED_PERCENT {
+            let window_limited = per_round_trip * 100 >= seen.lanes * WINDOW_BYTES * WINDOW_LIMITED_PERCENT;
+            if (reply_limited || window_limited) && !self.is_refused(now) {
                 return self.add(None, seen, now);
             }
         }
-        self.try_out(seen, now)
+        if self.is_refused(now) { Advice::Stay } else { self.try_out(seen, now) }
+    }
+
+    fn is_refused(&self, now: Instant) -> bool {
+        self.refused_until.is_some_and(|until| now < until)
     }
 
     fn try_out(&mut self, seen: Seen, now: Instant) -> Advice {

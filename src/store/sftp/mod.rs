@@ -157,7 +157,7 @@ impl SftpStore {
     async fn open_first(&self) -> Result<Session, StoreError> {
         let times = self.options.times;
         let connection = Arc::new(connection::open(&self.hops, &self.keyring, &times).await?);
-        let (pool, lane) = (Arc::clone(&self.pool), Open::Lane(Arc::clone(&connection)));
+        let (pool, lane) = (Arc::clone(&self.pool), Open::Lane(Arc::clone(&connection), 1));
         let (second, began) = (Arc::clone(&connection), Instant::now());
         let second = tokio::spawn(async move { (Session::open(second, &times).await, began.elapsed()) });
         match Session::open(connection, &times).await {
@@ -195,7 +195,7 @@ impl SftpStore {
 /// Opens a connection, or one more channel on a connection that is there.
 async fn open(wanted: &Open, hops: &[Hop], keyring: &Keyring, times: &Times) -> Result<Session, StoreError> {
     let connection = match wanted {
-        Open::Lane(connection) => Arc::clone(connection),
+        Open::Lane(connection, _) => Arc::clone(connection),
         Open::Connection => Arc::new(connection::open(hops, keyring, times).await?),
     };
     Session::open(connection, times).await

@@ -24,6 +24,8 @@ pub const LANES: usize = 2;
 const LANES_MAX: usize = 4;
 /// Waiters look again this often even when nobody wakes them: time alone can permit one more connection.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// For so long no further channel is asked for after one did not come up.
+const NO_LANES: Duration = Duration::from_secs(60);
 /// After so much waiting for busy channels, opening another is surely better.
 const WAIT_BEFORE_OPENING_MAX: Duration = Duration::from_millis(500);
 /// The round trip before it was measured.
@@ -46,6 +48,8 @@ struct State {
     opening: bool,
     /// Channels that the server takes on one connection, as far as is known.
     lanes_max: usize,
+    /// Opening one failed for another reason.
+    no_lanes_until: Option<Instant>,
     growth: Growth,
     operations: u64,
     round_trip: Duration,
@@ -69,12 +73,14 @@ struct Member {
 pub enum Open {
     /// A connection, with a first channel.
     Connection,
-    /// A channel more on this one.
-    Lane(Arc<Connection>),
+    /// A channel more on this one, which had so many when that was decided.
+    Lane(Arc<Connection>, usize),
 }
 
 enum Next {
     Lend(Box<Session>),
+    /// Lend it, and open a connection beside.
+    LendAndOpen(Box<Session>),
     Open(Open),
     Wait,
 }
@@ -101,6 +107,7 @@ impl Pool {
             last_ticket: 0,
             opening: false,
             lanes_max: LANES_MAX,
+            no_lanes_until: None,
             growth: Growth::new(Instant::now()),
             operations: 0,
             round_trip: UNKNOWN_ROUND_TRIP,
@@ -132,6 +139,12 @@ impl Pool {
         loop {
             let wanted = match self.next(&mut state, &ticket) {
                 Next::Lend(session) => return Ok(self.lent(*session)),
+                Next::LendAndOpen(session) => {
+                    state.opening = true;
+                    drop(state);
+                    start(Open::Connection);
+                    return Ok(self.lent(*session));
+                }
                 Next::Wait => {
                     ticket.queue(&mut state);
                     let since = Instant::now();
@@ -176,7 +189,7 @@ impl Pool {
         match outcome {
             Ok(session) => {
                 match wanted {
-                    Open::Lane(_) => state.lane_takes = took,
+                    Open::Lane(..) => state.lane_takes = took,
                     Open::Connection => state.connecting_takes = took,
                 }
                 state.waited = Duration::ZERO;
@@ -208,7 +221,18 @@ impl Pool {
             if state.queue.is_empty() {
                 state.waited = Duration::ZERO;
                 let all_idle = state.idle.len() as u64 + 1 == seen.lanes;
-                if all_idle { state.growth.rest(seen, now) } else { state.growth.calm(seen, now) }
+                // With more channels in use than one flow carries well, another connection may be worth it though nobody waits.
+                if state.lent_lanes(&session.connection) > LANES && !state.opening && state.members.len() < self.most {
+                    match state.growth.advice(Seen { spare_lanes: 0, ..seen }, now) {
+                        Advice::Add => return Next::LendAndOpen(Box::new(session)),
+                        Advice::Drop => state.leave(),
+                        Advice::AddLane | Advice::Stay => {}
+                    }
+                } else if all_idle {
+                    state.growth.rest(seen, now);
+                } else {
+                    state.growth.calm(seen, now);
+                }
             }
             return Next::Lend(Box::new(session));
         }
@@ -218,7 +242,7 @@ impl Pool {
         if state.members.is_empty() {
             return Next::Open(Open::Connection);
         }
-        let lane = state.with_less_than(LANES).map(|member| Open::Lane(member.connection.clone()));
+        let lane = state.with_less_than(LANES).map(Member::one_more_lane);
         let takes = if lane.is_some() { state.lane_takes } else { state.connecting_takes };
         if state.waited < takes.min(WAIT_BEFORE_OPENING_MAX) {
             return Next::Wait;
@@ -228,7 +252,7 @@ impl Pool {
         }
         match state.growth.advice(seen, now) {
             Advice::AddLane => match state.with_less_than(LANES_MAX) {
-                Some(member) => Next::Open(Open::Lane(member.connection.clone())),
+                Some(member) => Next::Open(member.one_more_lane()),
                 None => Next::Wait,
             },
             Advice::Add if state.members.len() < self.most => Next::Open(Open::Connection),
@@ -253,6 +277,12 @@ impl Pool {
     }
 }
 
+impl Member {
+    fn one_more_lane(&self) -> Open {
+        Open::Lane(Arc::clone(&self.connection), self.lanes)
+    }
+}
+
 impl State {
     /// An idle channel, of the oldest connection that has one: so a few flows carry what others would share.
     fn take_idle(&mut self) -> Option<Session> {
@@ -263,8 +293,14 @@ impl State {
 
     fn seen(&self, bytes: u64) -> Seen {
         let lanes = self.members.iter().map(|member| member.lanes as u64).sum();
-        let spare = self.usable().map(|member| self.lanes_max.saturating_sub(member.lanes) as u64).sum();
+        let spare = self.usable().map(|member| self.lanes_now().saturating_sub(member.lanes) as u64).sum();
         Seen { bytes, operations: self.operations, lanes, spare_lanes: spare, round_trip: self.round_trip }
+    }
+
+    /// Channels of a connection that are not idle.
+    fn lent_lanes(&self, connection: &Arc<Connection>) -> usize {
+        let lanes = self.members.iter().find(|m| Arc::ptr_eq(&m.connection, connection)).map_or(0, |member| member.lanes);
+        lanes - self.idle.iter().filter(|session| Arc::ptr_eq(&session.connection, connection)).count().min(lanes)
     }
 
     fn usable(&self) -> impl Iterator<Item = &Member> {
@@ -273,12 +309,21 @@ impl State {
 
     /// The oldest connection with less channels than these and than the server takes.
     fn with_less_than(&self, lanes: usize) -> Option<&Member> {
-        self.usable().find(|member| member.lanes < lanes.min(self.lanes_max))
+        self.usable().find(|member| member.lanes < lanes.min(self.lanes_now()))
+    }
+
+    /// Channels that may be opened on one connection now.
+    fn lanes_now(&self) -> usize {
+        if self.no_lanes_until.is_some_and(|until| Instant::now() < until) { 0 } else { self.lanes_max }
     }
 
     fn count(&mut self, connection: &Arc<Connection>) {
         match self.members.iter_mut().find(|member| Arc::ptr_eq(&member.connection, connection)) {
-            Some(member) => member.lanes += 1,
+            Some(member) => {
+                member.lanes += 1;
+                // Two that are opened at once can end in a refusal of one that takes less than there is.
+                self.lanes_max = self.lanes_max.max(member.lanes);
+            }
             None => self.members.push(Member { connection: connection.clone(), lanes: 1, leaving: false }),
         }
     }
@@ -308,13 +353,15 @@ impl State {
     /// What a failure to open one more means.
     fn cannot_open(&mut self, wanted: &Open, error: &StoreError) {
         match wanted {
-            Open::Lane(connection) => {
+            Open::Lane(connection, lanes) => {
                 tracing::info!(%error, "the server opens no further channel");
-                let its = |member: &&Member| Arc::ptr_eq(&member.connection, connection);
-                // The first channel of a connection counts only when both of its first two are decided on.
-                let lanes = self.members.iter().find(its).map_or(1, |member| member.lanes);
-                if !connection.is_closed() {
-                    self.lanes_max = self.lanes_max.min(lanes);
+                if matches!(error, StoreError::Login(_)) {
+                    self.lanes_max = self.lanes_max.min((*lanes).max(1));
+                } else if connection.is_closed() && *lanes >= LANES {
+                    // Asked for more than it likes, it hangs up: what ran on the others was lost.
+                    self.lanes_max = self.lanes_max.min(LANES);
+                } else {
+                    self.no_lanes_until = Some(Instant::now() + NO_LANES);
                 }
             }
             Open::Connection => {
