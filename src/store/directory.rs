@@ -37,6 +37,8 @@ const DIRECT_ALIGN: usize = 4096;
 /// Objects from this size on are written past the cache: what waits for its fsync anyway gains nothing from being copied
 /// there first, and what the machine works with stays in it.
 const DIRECT_MIN_BYTES: usize = 1 << 20;
+/// What FUSE calls itself (statfs(2)).
+const FUSE_MAGIC: rustix::fs::FsWord = 0x6573_5546;
 /// Bytes of one such write.
 const DIRECT_STEP_BYTES: usize = 4 << 20;
 
@@ -136,6 +138,11 @@ impl DirectoryStore {
             return StoreError::Unreachable(format!("{}: does not answer any more: {e}: unplugged?", self.location));
         }
         error(name, e)
+    }
+
+    /// Whether a program stands between the kernel and the device: past the kernel's cache it may answer out of its own.
+    fn is_fuse(&self) -> bool {
+        rustix::fs::fstatfs(&self.root).is_ok_and(|stat| stat.f_type == FUSE_MAGIC)
     }
 
     /// Whether any of the files that each vault has can be read, from the device where that is possible.
@@ -378,7 +385,7 @@ impl Store for DirectoryStore {
         if let Ok(file) = self.open_object_with(name, OFlags::DIRECT)
             && let Ok(content) = read_aligned(&file, bytes)
         {
-            return Ok((content, true));
+            return Ok((content, !self.is_fuse()));
         }
         let file = self.open_object(name)?;
         // Advice: where it is not taken, what is read comes from memory.
