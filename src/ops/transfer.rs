@@ -20,6 +20,7 @@ use crate::model::finding::{Finding, FindingKind};
 use crate::model::limits::RECORD_MAX_BYTES;
 use crate::model::name::{Area, ObjectName};
 use crate::model::size::human_size;
+use crate::state::unconfirmed::Left;
 use crate::store::deliver::{RetryPolicy, deliver};
 use crate::vault::VaultError;
 use crate::vault::copy::Copy;
@@ -29,7 +30,7 @@ use crate::vault::inventory::{PageCache, each_line};
 use crate::vault::objects::{read_fitting, read_hashed};
 use crate::vault::presence::Presence;
 use crate::vault::pruned::Pruned;
-use crate::vault::replicate::{Copied, ReadBack, Replicated, copy_objects, copy_records, read_record};
+use crate::vault::replicate::{Replicated, copy_objects, copy_records, read_record};
 use crate::vault::snapshots::{Records, Snapshot};
 
 /// What is listed.
@@ -80,6 +81,8 @@ pub struct Transferred {
     pub read_back: u64,
     /// Whether all of them came from the device.
     pub past_cache: bool,
+    /// Something reads back wrong after it was written: no records were sent.
+    not_kept: bool,
     /// What was found.
     pub findings: Vec<Finding>,
 }
@@ -119,16 +122,24 @@ impl Transfer<'_> {
         let known = |name: &ObjectName| target.as_ref().is_some_and(|copy| holds(copy, name)) || holds(self.from, name);
         let own: Vec<Checked> =
             own_records(context, &self.from.trust, &known)?.into_iter().map(|(record, _)| record).collect();
-        let doubts = self.doubts(&wanted, &presence, &target_records, &own, set_back.is_some(), &pages)?;
-        let looked = self.examine(doubts.to_read, "reading what lies there", env)?;
+        let to = Destination::new(Arc::clone(&self.to.store), &context.state);
+        let Left { sent, wrong } = to.notes.left().map_err(VaultError::from)?;
+        let noted: BTreeSet<ObjectName> = sent.into_iter().chain(wrong).collect();
+        let doubts = self.doubts(&wanted, &presence, &noted, &target_records, &own, set_back.is_some(), &pages)?;
+        let looked = self.examine(doubts.to_read.clone(), "reading what lies there", env)?;
         done.count(&looked);
         let damaged: BTreeSet<Line> = looked.wrong.into_iter().map(|(line, _)| line).collect();
+        for line in doubts.to_read.iter().filter(|line| noted.contains(&line.name) && !damaged.contains(line)) {
+            to.notes.arrived(&line.name).map_err(VaultError::from)?;
+        }
         let missing: Vec<Line> =
             wanted.iter().filter(|line| !presence.has(&line.name) || damaged.contains(line)).cloned().collect();
         done.wanted = wanted;
         self.check_room(&missing)?;
-        let to = Destination::new(Arc::clone(&self.to.store), &context.state);
         self.send_objects(&to, &missing, &damaged, &mut done, env)?;
+        if done.not_kept {
+            return Ok(done);
+        }
 
         env.step("sending records");
         self.send_records(target.as_ref(), &presence, context, doubts.everything, &mut done)?;
@@ -240,6 +251,7 @@ impl Transfer<'_> {
         &self,
         wanted: &[Line],
         presence: &Presence,
+        noted: &BTreeSet<ObjectName>,
         target: &Records,
         own: &[Checked],
         set_back: bool,
@@ -256,8 +268,9 @@ impl Transfer<'_> {
         let spoken_against = self.spoken_against(target, own);
         let lost = wanted.iter().any(|line| sound.contains(&line.name) && !presence.has(&line.name));
         let everything = self.looking == Looking::All || set_back || lost || !spoken_against.is_empty();
-        // What an earlier run sent and did not read back, and what a torn write left, can have the right size.
-        let doubtful = |line: &&Line| everything || !sound.contains(&line.name);
+        // What an earlier run sent and did not read back, and what a torn write left, can have the right size; what read back
+        // wrong can be part of a snapshot that was right once.
+        let doubtful = |line: &&Line| everything || !sound.contains(&line.name) || noted.contains(&line.name);
         let to_read = wanted.iter().filter(|line| presence.has(&line.name)).filter(doubtful).cloned().collect();
         Ok(Doubts { to_read, everything })
     }
@@ -310,11 +323,9 @@ impl Transfer<'_> {
     ) -> Result<(), OpError> {
         let bytes = missing.iter().filter_map(|line| line.name.bytes()).sum();
         env.observer.event(Event::Total { items: Some(missing.len() as u64), bytes: Some(bytes) });
-        env.step(format!("sending to {} and reading back", self.to.name));
+        env.step(format!("sending to {}", self.to.name));
         let told = |bytes| env.observer.event(Event::Advance { items: 1, bytes });
-        let from = self.from.store.as_ref();
-        let Copied { sent, back, findings: problems } =
-            copy_objects(from, to, missing.to_vec(), ReadBack::AtOnce, env.cancel, &told)?;
+        let (sent, problems) = copy_objects(self.from.store.as_ref(), to, missing.to_vec(), env.cancel, &told)?;
         done.sent = sent;
         let broken: BTreeSet<String> = problems.iter().map(|finding| finding.subject.clone()).collect();
         let needed: BTreeSet<String> = done.snapshots.iter().map(|snapshot| snapshot.body.manifest.to_string()).collect();
@@ -325,10 +336,16 @@ impl Transfer<'_> {
             }
             problem
         }));
-        let arrived = missing.iter().filter(|line| !broken.contains(&line.name.to_string()));
-        done.healed.extend(arrived.filter(|line| damaged.contains(line)).map(|line| line.name.to_string()));
+        let arrived: Vec<Line> = missing.iter().filter(|line| !broken.contains(&line.name.to_string())).cloned().collect();
+        // Only when all is there: a medium of less room than it says writes later objects over earlier ones.
+        let back = self.examine(arrived.clone(), "reading back what was sent", env)?;
         done.count(&back);
+        let wrong: BTreeSet<&Line> = back.wrong.iter().map(|(line, _)| line).collect();
+        let healed = arrived.iter().filter(|line| damaged.contains(line) && !wrong.contains(line));
+        done.healed.extend(healed.map(|line| line.name.to_string()));
+        done.not_kept = !wrong.is_empty();
         for (line, why) in back.wrong {
+            to.notes.wrong(&line.name).map_err(VaultError::from)?;
             let message = format!("reads back wrong after it was written: {why}");
             done.findings.push(Finding::new(FindingKind::Damage, &line.name, message));
         }

@@ -24,24 +24,6 @@ pub struct Examined {
     pub cached: u64,
 }
 
-/// Reads one object, past this machine's cache where the store can, and counts it in `found`.
-///
-/// # Errors
-/// When the store is out of reach.
-pub fn examine_one(store: &dyn Store, line: Line, found: &Mutex<Examined>) -> Result<(), VaultError> {
-    let read = read_hashed_past_cache(store, &line.name, line.hash);
-    let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
-    match read {
-        Ok((_, past)) => {
-            found.right += 1;
-            found.cached += u64::from(!past);
-        }
-        Err(VaultError::Damaged { why, .. }) => found.wrong.push((line, why)),
-        Err(error) => return Err(error),
-    }
-    Ok(())
-}
-
 /// Reads the objects of `lines`, past this machine's cache where the store can.
 ///
 /// # Errors
@@ -52,11 +34,20 @@ pub fn examine(
     cancel: &AtomicBool,
     told: &(dyn Fn(u64) + Sync),
 ) -> Result<Examined, VaultError> {
-    let found = Mutex::default();
+    let found: Mutex<Examined> = Mutex::default();
     work_through(lines, store.parallel().min(PARALLEL_MAX), cancel, &|line| {
-        let bytes = line.name.bytes().unwrap_or(0);
-        examine_one(store, line, &found)?;
-        told(bytes);
+        let read = read_hashed_past_cache(store, &line.name, line.hash);
+        let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+        match read {
+            Ok((bytes, past)) => {
+                found.right += 1;
+                found.cached += u64::from(!past);
+                drop(found);
+                told(bytes.len() as u64);
+            }
+            Err(VaultError::Damaged { why, .. }) => found.wrong.push((line, why)),
+            Err(error) => return Err(error),
+        }
         Ok(())
     })?;
     let mut examined = found.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -12,7 +12,6 @@ use crate::store::deliver::{RetryPolicy, deliver};
 use crate::store::{Store, WriteOnceStore};
 use crate::vault::VaultError;
 use crate::vault::destination::Destination;
-use crate::vault::examine::{Examined, examine_one};
 use crate::vault::objects::{read_fitting, read_hashed};
 use crate::vault::workers::work_through;
 
@@ -30,26 +29,6 @@ pub struct Replicated {
     pub suffixed: Vec<String>,
 }
 
-/// What a copying came to.
-#[derive(Debug, Default)]
-pub struct Copied {
-    /// What was sent.
-    pub sent: Replicated,
-    /// What was read back of it.
-    pub back: Examined,
-    /// Objects that the source does not have whole; they were not sent.
-    pub findings: Vec<Finding>,
-}
-
-/// Whether what was sent is read back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReadBack {
-    /// It is not: the store's word is believed, as in a push.
-    No,
-    /// Each object as soon as it is durable, past this machine's cache, while others are written.
-    AtOnce,
-}
-
 /// Copies the objects of `lines` from one store to another, several at once. An object that the source does not have whole
 /// is a finding; the rest goes on.
 ///
@@ -59,42 +38,34 @@ pub fn copy_objects(
     from: &dyn Store,
     to: &Destination,
     lines: Vec<Line>,
-    read_back: ReadBack,
     cancel: &AtomicBool,
     told: &(dyn Fn(u64) + Sync),
-) -> Result<Copied, VaultError> {
+) -> Result<(Replicated, Vec<Finding>), VaultError> {
     let copied = Mutex::new((Replicated::default(), Vec::new()));
-    let back = Mutex::default();
     // A drive is waited for at each fsync: others are read, hashed and written meanwhile.
     let threads =
         if to.store.location().directory().is_some() { PARALLEL_MAX } else { from.parallel().max(to.store.parallel()) };
     work_through(lines, threads.min(PARALLEL_MAX), cancel, &|line| {
         let outcome = copy_one(from, to, &line);
-        let mut counts = copied.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut copied = copied.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
             Ok((bytes, suffix)) => {
-                counts.0.objects += 1;
-                counts.0.bytes += bytes;
+                copied.0.objects += 1;
+                copied.0.bytes += bytes;
                 if suffix > 0 {
-                    counts.0.suffixed.push(line.name.with_suffix(suffix));
+                    copied.0.suffixed.push(line.name.with_suffix(suffix));
                 }
-                drop(counts);
-                if read_back == ReadBack::AtOnce {
-                    examine_one(to.store.as_ref(), line, &back)?;
-                }
+                drop(copied);
                 told(bytes);
             }
             Err(VaultError::Damaged { object, why }) => {
-                counts.1.push(Finding::new(FindingKind::Damage, object, format!("not copied: {why}")));
+                copied.1.push(Finding::new(FindingKind::Damage, object, format!("not copied: {why}")));
             }
             Err(error) => return Err(error),
         }
         Ok(())
     })?;
-    let (sent, findings) = copied.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let mut back = back.into_inner().unwrap_or_else(PoisonError::into_inner);
-    back.wrong.sort();
-    Ok(Copied { sent, back, findings })
+    Ok(copied.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn copy_one(from: &dyn Store, to: &Destination, line: &Line) -> Result<(u64, u32), VaultError> {

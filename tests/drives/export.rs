@@ -1,6 +1,8 @@
 //! An export on each kind of file system, and restores from the drive alone.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::world::drive::{Drive, FileSystem};
@@ -105,6 +107,40 @@ fn a_drive_without_room_is_told_before_a_byte_is_sent() {
     assert_eq!(world.run(args!["verify", "--from", drive.vault(), "--json"]).ok().json()["snapshots"], 1);
 }
 
+/// As a drive does that has less room than it says, or that writes where it should not: what went there is something else
+/// when it is read back.
+#[test]
+fn what_reads_back_wrong_is_on_no_record_and_is_sent_anew() {
+    if let Some(why) = FileSystem::Ext4.missing() {
+        return skipped(&why);
+    }
+    let (world, drive) = enrolled_of(FileSystem::Ext4, 400);
+    world.run(args!["drive", "export"]).ok();
+    let tree = world.tree("data");
+    tree.noise("large", 150 << 20, 4);
+    world.push(&tree.root);
+    let packs = drive.vault().join("packs");
+    let (before, ledger) = (files_below(&packs), files_below(&drive.vault().join("ledger")));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let arrived = |path: &PathBuf| !before.contains(path) && !path.to_str().unwrap().contains("/tmp-");
+            let first = loop {
+                if let Some(path) = files_below(&packs).into_iter().find(arrived) {
+                    break path;
+                }
+            };
+            let file = fs::OpenOptions::new().write(true).open(first).unwrap();
+            file.write_all_at(b"something else", 5 << 20).unwrap();
+            file.sync_all().unwrap();
+        });
+        let export = world.run(args!["drive", "export"]).exits(4);
+        export.says("reads back wrong").never_says("safe to unplug");
+    });
+    assert_eq!(files_below(&drive.vault().join("ledger")), ledger, "no record of what is not there");
+    world.run(args!["drive", "export"]).ok().says("safe to unplug");
+    world.run(args!["verify", "--from", drive.vault()]).ok().says("2 snapshots");
+}
+
 #[test]
 fn a_drive_is_brought_up_to_date_from_another_drive() {
     if let Some(why) = FileSystem::Ext4.missing() {
@@ -130,7 +166,7 @@ fn a_record_from_elsewhere_reaches_server_and_drive() {
     world.run(args!["drive", "export"]).ok();
     for copy in [&world.vault, &drive.vault()] {
         let shown = world.run(args!["ledger", "show", "--from", copy]).ok();
-        shown.says("enrolled drive a").says("exported 1 snapshots to drive a").never_says("[only here]");
+        shown.says("enrolled drive a").says("exported 1 snapshot to drive a").never_says("[only here]");
         world.run(args!["ledger", "verify", "--from", copy]).ok();
     }
     // Anybody can check it with stock tools.

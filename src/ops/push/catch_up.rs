@@ -15,7 +15,7 @@ use crate::ops::{Env, OpError};
 use crate::store::StoreError;
 use crate::vault::VaultError;
 use crate::vault::inventory::{PageCache, page_names};
-use crate::vault::replicate::{ReadBack, copy_objects, copy_records};
+use crate::vault::replicate::{copy_objects, copy_records};
 
 /// Brings every copy up to date from every other. A copy that has no room for it is left out.
 pub fn catch_up(prepared: &mut Prepared, context: &Context, env: &Env<'_>) -> Result<(), OpError> {
@@ -152,10 +152,10 @@ fn send(prepared: &mut Prepared, source: usize, target: usize, lines: Vec<Line>,
     }
     let (from, to) = (&prepared.sides[source].named.store, prepared.sides[target].destination());
     let mut names: Vec<ObjectName> = lines.iter().map(|line| line.name.clone()).collect();
-    let copied = copy_objects(from.as_ref(), &to, lines, ReadBack::No, env.cancel, &|_| {})?;
-    let missed: BTreeSet<&str> = copied.findings.iter().map(|finding| finding.subject.as_str()).collect();
+    let (copied, findings) = copy_objects(from.as_ref(), &to, lines, env.cancel, &|_| {})?;
+    let missed: BTreeSet<&str> = findings.iter().map(|finding| finding.subject.as_str()).collect();
     names.retain(|name| !missed.contains(name.to_string().as_str()));
     prepared.sides[target].presence.add_all(&names);
-    prepared.findings.extend(copied.findings);
-    Ok(copied.sent.objects)
+    prepared.findings.extend(findings);
+    Ok(copied.objects)
 }
