@@ -1,11 +1,10 @@
 //! Whether another connection would help, or another channel.
 //!
 //! It surely does while the windows are the limit: a channel of OpenSSH takes 2 MiB a round trip, whatever the link could
-//! carry. While the channels wait for replies for much of their time rather than for the link, as they do with small objects
-//! and short stretches of large ones, another channel on a connection that is there helps as much, and one flow that never
-//! pauses loses less than several. Otherwise (a link that loses packets,
-//! a server with idle cores) only a trial can tell: now and then one connection is added, and dropped again when the
-//! throughput did not rise.
+//! carry. While the channels wait for replies for much of their time rather than for the link, as they do with small
+//! objects and short stretches of large ones, another channel on a connection that is there helps as much, and one flow
+//! that never pauses loses less than several. Otherwise (a link that loses packets, a server with idle cores) only a
+//! trial can tell: now and then one connection is added, and dropped again when the throughput did not rise.
 //!
 //! Deliberately unaware of connections: it sees bytes, numbers and times.
 

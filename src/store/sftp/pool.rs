@@ -3,9 +3,10 @@
 //! the work, so that nobody who could have gone on meanwhile waits for a log-in.
 //!
 //! Two channels a connection, because an object's fsync and its first round trip then hide behind the other's bytes, on the
-//! same TCP flow; up to four where what is asked for is so short that they wait for replies all the same. Guarantees: never more connections than permitted; a channel on which replies are outstanding, or whose
-//! connection failed, is not lent again; a server that refuses one more costs nothing while others work. Whoever waits
-//! here waits for operations that all end in bounded time.
+//! same TCP flow; up to four where what is asked for is so short that they wait for replies all the same. Guarantees: never
+//! more connections than permitted; a channel on which replies are outstanding, or whose connection failed, is not lent
+//! again; a server that refuses one more costs nothing while others work. Whoever waits here waits for operations that all
+//! end in bounded time.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
