@@ -21,6 +21,7 @@ use crate::crypto::hash::hash;
 use crate::model::limits::{LISTING_MAX_NAMES, RECORD_MAX_BYTES};
 use crate::model::name::ObjectName;
 use crate::model::time::Timestamp;
+use crate::store::direct::{errno, read_aligned, write_past_cache};
 use crate::store::drive::LABEL_FILE;
 use crate::store::{Durability, Listed, Location, PruneStore, Store, StoreError, WriteOnceStore};
 
@@ -32,15 +33,8 @@ const OBJECT_MODE: Mode = Mode::from_raw_mode(0o440);
 const DIR_MODE: Mode = Mode::from_raw_mode(0o750);
 /// Transfers at once: enough to overlap one object's fsync with the next one's writing.
 const PARALLEL: usize = 2;
-/// What reads and writes past the cache are aligned to; no disk has larger sectors.
-const DIRECT_ALIGN: usize = 4096;
-/// Objects from this size on are written past the cache: what waits for its fsync anyway gains nothing from being copied
-/// there first, and what the machine works with stays in it.
-const DIRECT_MIN_BYTES: usize = 1 << 20;
 /// What FUSE calls itself (statfs(2)).
 const FUSE_MAGIC: rustix::fs::FsWord = 0x6573_5546;
-/// Bytes of one such write.
-const DIRECT_STEP_BYTES: usize = 4 << 20;
 
 /// Temporaries of this process so far.
 static TEMPORARIES: AtomicU64 = AtomicU64::new(0);
@@ -250,44 +244,6 @@ fn write_and_sync(fd: OwnedFd, bytes: &[u8]) -> Result<OwnedFd, Errno> {
     Ok(OwnedFd::from(file))
 }
 
-/// Writes the beginning of a large object past the cache, as far as the file system takes it so; and how many bytes that was.
-fn write_past_cache(file: &File, bytes: &[u8]) -> Result<usize, Errno> {
-    let flags = rustix::fs::fcntl_getfl(file)?;
-    if bytes.len() < DIRECT_MIN_BYTES || rustix::fs::fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
-        return Ok(0);
-    }
-    let (mut buffer, start) = aligned(DIRECT_STEP_BYTES);
-    let whole = bytes.len() - bytes.len() % DIRECT_ALIGN;
-    let mut written = 0;
-    while written < whole && written.is_multiple_of(DIRECT_ALIGN) {
-        let step = &bytes[written..whole.min(written + DIRECT_STEP_BYTES)];
-        let buffer = &mut buffer[start..start + step.len()];
-        buffer.copy_from_slice(step);
-        match file.write_at(buffer, written as u64) {
-            Ok(0) => break,
-            Ok(n) => written += n,
-            Err(e) => match errno(&e) {
-                Errno::INTR => {}
-                Errno::INVAL | Errno::OPNOTSUPP => break,
-                e => return Err(e),
-            },
-        }
-    }
-    rustix::fs::fcntl_setfl(file, flags)?;
-    Ok(written)
-}
-
-/// Memory that holds `bytes` bytes from the returned place on, which is aligned as reads and writes past the cache ask for.
-fn aligned(bytes: usize) -> (Vec<u8>, usize) {
-    let buffer = vec![0; bytes + DIRECT_ALIGN];
-    let start = buffer.as_ptr().align_offset(DIRECT_ALIGN).min(DIRECT_ALIGN);
-    (buffer, start)
-}
-
-fn errno(error: &io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
-}
-
 fn error(name: &str, e: Errno) -> StoreError {
     let name = name.to_owned();
     let why = e.to_string();
@@ -426,25 +382,6 @@ impl PruneStore for DirectoryStore {
             Err(e) => Err(error(name, e)),
         }
     }
-}
-
-/// Reads the first `bytes` bytes of a file that was opened with O_DIRECT, into memory that is aligned as that asks for.
-fn read_aligned(file: &File, bytes: u64) -> io::Result<Vec<u8>> {
-    let wanted = usize::try_from(bytes.min(file.metadata()?.len())).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    let (mut buffer, start) = aligned(wanted.next_multiple_of(DIRECT_ALIGN));
-    let end = start + wanted.next_multiple_of(DIRECT_ALIGN);
-    let mut filled = 0;
-    while filled < wanted {
-        match file.read_at(&mut buffer[start + filled..end], filled as u64) {
-            Ok(n) if n > 0 && (n.is_multiple_of(DIRECT_ALIGN) || filled + n >= wanted) => filled += n,
-            Ok(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    buffer.truncate(start + wanted);
-    buffer.drain(..start);
-    Ok(buffer)
 }
 
 impl WriteOnceStore for DirectoryStore {

@@ -15,6 +15,7 @@ use std::fmt;
 use crate::model::time::Timestamp;
 
 pub mod deliver;
+mod direct;
 pub mod directory;
 pub mod drive;
 pub mod location;

@@ -157,7 +157,8 @@ fn connections_are_opened_as_far_as_they_help() {
         let logins = logins();
         let sessions = sshd.log().matches("Starting session: subsystem").count();
         assert!((2..=4).contains(&logins), "{config}: {logins} connections");
-        assert!(sessions <= logins * channels_each, "{config}: {sessions} sessions");
+        // The first connection has all the channels that it takes before there is a second.
+        assert!((channels_each..=logins * channels_each).contains(&sessions), "{config}: {sessions} sessions");
     }
 }
 
