@@ -57,7 +57,7 @@ pub const CHUNK_MAX_BYTES: u64 = 4 * MIB;
 /// A block before compression, as a reader takes it.
 pub const BLOCK_RAW_MAX_BYTES: u64 = 8 * MIB;
 /// A block before compression, as the writer closes it: enough context for zstd, little to decode for one file.
-pub const BLOCK_TARGET_BYTES: usize = MIB as usize;
+pub const BLOCK_TARGET_BYTES: usize = 2 * MIB as usize;
 /// zstd's window, as a power of two: 8 MiB.
 pub const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 

@@ -1,7 +1,7 @@
 //! Fills packs: blocks go in in order until room is short, and then those of the next few that fill it best.
 //!
 //! All full packs have one size, and what the blocks do not fill is padding. With the next block alone that would be half a
-//! block a pack; with a choice among eight it is next to nothing.
+//! block a pack; with a choice among ten it is next to nothing.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::vault::packer::BlockSerial;
 use crate::vault::patch_plan::{BlockPlan, Patch};
 
 /// Blocks to choose from.
-const CANDIDATES: usize = 8;
+const CANDIDATES: usize = 10;
 /// About so many of them still fit when choosing begins.
 const CHOICE_BLOCKS: u64 = 3;
 

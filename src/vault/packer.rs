@@ -319,7 +319,7 @@ impl SealSize {
 /// Every kind of pack, each at its place in [`Packer::packs`].
 const KINDS: [PackKind; 3] = [PackKind::Data, PackKind::Catalogue, PackKind::Patch];
 
-/// Bytes after which a block ends: about 1 MiB on average, and of several lengths, so that packs can be filled to the brim.
+/// Bytes after which a block ends: about 2 MiB on average, and of several lengths, so that packs can be filled to the brim.
 #[must_use]
 pub const fn block_target(serial: BlockSerial) -> usize {
     const SIXTEENTHS: [usize; 8] = [20, 16, 20, 11, 20, 14, 20, 9];
@@ -498,9 +498,9 @@ mod tests {
             assert!(!full || (frames + table.encoded_bytes() as u64) * 500 > PACK_CLASS_BYTES * 499, "{frames} of a pack");
             assert!(full || crate::model::size::padme(plain.len() as u64) == plain.len() as u64);
         }
-        // At most 33 chunks a block, and a block leaves its place only among its next eight.
+        // A block of at most 66 chunks leaves its place only among its next ten, and mostly for one of the next four.
         for (place, n) in (0_u32..).zip(&seen) {
-            assert!(place.abs_diff(*n) <= 8 * 33, "chunk {n} at place {place}");
+            assert!(place.abs_diff(*n) <= 4 * 66, "chunk {n} at place {place}");
         }
         seen.sort_unstable();
         assert!(seen.into_iter().eq(0..count));
