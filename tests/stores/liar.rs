@@ -86,8 +86,8 @@ impl Liar {
 
     pub fn connect(&self) -> Result<SftpStore, StoreError> {
         let mut options: SftpOptions = options(&self.key, &self.host_key);
-        options.times.silence = Duration::from_millis(400);
-        options.times.login = Duration::from_millis(1500);
+        options.times.silence = Duration::from_secs(2);
+        options.times.login = Duration::from_secs(4);
         options.times.retry_budget = Duration::from_millis(1);
         assert!(self.dir.path().exists());
         SftpStore::connect(&location(self.address.port(), "anybody", Path::new("/vault")), options)
