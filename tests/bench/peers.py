@@ -100,7 +100,6 @@ class Tool:
     def check(self, path, note):
         """Restores the latest and holds it against the dump."""
         shutil.rmtree(self.out, ignore_errors=True)
-        os.makedirs(os.path.dirname(self.out), exist_ok=True)
         self.run('restore', note)
         found = [os.path.join(at, name) for at, _, names in os.walk(self.out) for name in names if name == os.path.basename(path)]
         if len(found) != 1 or subprocess.run(['cmp', '-s', found[0], path]).returncode:
@@ -153,11 +152,11 @@ def main():
         dump = Dump(os.path.join(src, 'births.json'), options.mib, options.replace)
         for tool in present:
             tool.setup(base, src)
-        steps = [('first', lambda tool: tool.run('push', 'first')), ('unchanged', lambda tool: tool.run('push', 'unchanged')),
-                 ('restore first', lambda tool: tool.check(dump.path, 'restore first'))]
-        for _, step in steps:
+        for what in ('first', 'unchanged'):
             for tool in present:
-                step(tool)
+                tool.run('push', what)
+        for tool in present:
+            tool.check(dump.path, 'restore first')
         for night in range(options.nights):
             dump.change(night)
             # By turns, and not always the same one on the cold page cache.
