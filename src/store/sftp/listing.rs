@@ -42,13 +42,24 @@ struct Open {
     handle: Vec<u8>,
     in_flight: usize,
     depth: usize,
+    /// Answers that brought names.
+    answers: usize,
     names: usize,
     ended: bool,
 }
 
 impl Open {
     fn new(handle: &[u8]) -> Self {
-        Self { handle: handle.to_vec(), in_flight: 0, depth: DEPTH_FIRST, names: 0, ended: false }
+        Self { handle: handle.to_vec(), in_flight: 0, depth: DEPTH_FIRST, answers: 0, names: 0, ended: false }
+    }
+
+    /// How many READDIRs to add. After the first names the end is what most directories have next, and it was asked for: what
+    /// is asked beyond it costs a round trip. With the second answer a directory is a long one.
+    const fn missing(&self) -> usize {
+        match (self.ended, self.answers, self.in_flight) {
+            (true, ..) | (_, 1, 1..) => 0,
+            _ => self.depth.saturating_sub(self.in_flight),
+        }
     }
 }
 
@@ -118,7 +129,10 @@ impl<'a> Listing<'a> {
         match reply {
             Reply::Status(Code::Eof, _) => state.ended = true,
             Reply::Names(entries) => {
-                state.depth = (state.depth * 2).min(DEPTH_MAX);
+                state.answers += 1;
+                if state.answers > 1 {
+                    state.depth = (state.depth * 2).min(DEPTH_MAX);
+                }
                 if entries.is_empty() {
                     let why = format!("{}: a list of no names that is not the end", self.dirs[at].name);
                     return Err(StoreError::Protocol(why));
@@ -159,7 +173,7 @@ impl<'a> Listing<'a> {
         asked: &mut HashMap<u32, (usize, Asked)>,
     ) -> Result<(), StoreError> {
         let Some(state) = open.get_mut(&at) else { return Ok(()) };
-        while !state.ended && state.in_flight < state.depth {
+        for _ in 0..state.missing() {
             let id = session.channel.send(Request::ReadDir(&state.handle)).await?;
             asked.insert(id, (at, Asked::Read));
             state.in_flight += 1;
@@ -188,6 +202,20 @@ fn plain_name(name: &[u8]) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_short_directory_is_asked_for_twice_and_a_long_one_ever_more() {
+        let mut open = Open::new(b"h");
+        assert_eq!(open.missing(), 2);
+        (open.in_flight, open.answers) = (1, 1);
+        assert_eq!(open.missing(), 0, "its end is on its way");
+        open.in_flight = 0;
+        assert_eq!(open.missing(), 2, "it was not the end after all");
+        (open.in_flight, open.answers, open.depth) = (1, 2, 4);
+        assert_eq!(open.missing(), 3);
+        open.ended = true;
+        assert_eq!(open.missing(), 0);
+    }
 
     #[test]
     fn only_plain_names_pass() {
