@@ -226,6 +226,7 @@ impl Transfer<'_> {
         findings: &mut Vec<Finding>,
     ) -> Result<Vec<Line>, OpError> {
         let mut wanted: BTreeSet<Line> = self.from.plain_lines().into_iter().collect();
+        pages.read_ahead(self.from.store.as_ref(), snapshots.iter().map(|snapshot| &snapshot.body.inventory));
         for snapshot in snapshots {
             let collected = each_line(pages, self.from.store.as_ref(), &snapshot.body.inventory, &mut |line| {
                 wanted.insert(line.clone());

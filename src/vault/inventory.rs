@@ -20,6 +20,8 @@ const CLASSES: [usize; 3] = [16, 256, INVENTORY_PAGE_LINES];
 const MERGE_PAGES: usize = 16;
 /// A page is kept while at least so many of ten lines are needed.
 const KEPT_TENTHS: usize = 9;
+/// Pages and roots that are fetched at once. Most are of a few hundred bytes; all full, they are 32 MiB.
+const AHEAD_OBJECTS: usize = 32;
 
 /// A page or root that is still to be sent.
 #[derive(Debug, Clone)]
@@ -169,21 +171,60 @@ impl PageCache {
     /// # Errors
     /// When it is missing or damaged.
     pub fn read(&self, store: &dyn Store, page: &Sealed) -> Result<Vec<Line>, VaultError> {
-        let path = self.dir.join(page.to_string());
         let name = ObjectName::Inventory(*page);
-        if let Ok(Some(bytes)) = read_if_there(&path, INVENTORY_MAX_BYTES)
-            && hash(&bytes) == page.hash
-        {
-            return decode(&bytes).map_err(in_object(&name));
-        }
-        let bytes = read_object(store, &name)?;
-        write_cached(&path, &bytes);
+        let bytes = match self.kept(page) {
+            Some(bytes) => bytes,
+            None => {
+                let bytes = read_object(store, &name)?;
+                write_cached(&self.path(page), &bytes);
+                bytes
+            }
+        };
         decode(&bytes).map_err(in_object(&name))
+    }
+
+    /// Gets what is not here yet of inventories, many objects at a time: read one by one, each would cost two round trips.
+    /// What cannot be had so shows when it is read.
+    pub fn read_ahead<'n>(&self, store: &dyn Store, roots: impl Iterator<Item = &'n ObjectName>) {
+        let sealed = |name: &ObjectName| match name {
+            ObjectName::Inventory(sealed) => Some(*sealed),
+            _ => None,
+        };
+        let roots: BTreeSet<Sealed> = roots.filter_map(sealed).collect();
+        self.fetch(store, &roots);
+        let lines = roots.iter().filter_map(|root| decode(&self.kept(root)?).ok()).flatten();
+        let pages = lines.filter_map(|line| sealed(&line.name)).collect();
+        self.fetch(store, &pages);
+    }
+
+    fn fetch(&self, store: &dyn Store, wanted: &BTreeSet<Sealed>) {
+        let missing = |page: &&Sealed| page.bytes <= INVENTORY_MAX_BYTES && !self.path(page).exists();
+        let missing: Vec<&Sealed> = wanted.iter().filter(missing).collect();
+        for batch in missing.chunks(AHEAD_OBJECTS) {
+            let names: Vec<_> =
+                batch.iter().map(|page| (ObjectName::Inventory(**page).with_suffix(0), page.bytes)).collect();
+            for (page, read) in batch.iter().zip(store.get_many(&names)) {
+                match read {
+                    Ok(bytes) if hash(&bytes) == page.hash => write_cached(&self.path(page), &bytes),
+                    Err(error) if error.is_store_wide() => return,
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn kept(&self, page: &Sealed) -> Option<Vec<u8>> {
+        let bytes = read_if_there(&self.path(page), INVENTORY_MAX_BYTES).ok().flatten()?;
+        (hash(&bytes) == page.hash).then_some(bytes)
+    }
+
+    fn path(&self, page: &Sealed) -> PathBuf {
+        self.dir.join(page.to_string())
     }
 
     /// Keeps a page that was just made.
     pub fn keep(&self, page: &NewPage) {
-        write_cached(&self.dir.join(page.name.to_string()), &page.bytes);
+        write_cached(&self.path(&page.name), &page.bytes);
     }
 
     /// Removes all pages but those of `keep`.

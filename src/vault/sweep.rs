@@ -106,6 +106,7 @@ pub fn each_listed(
     each: &mut dyn FnMut(&ObjectName),
 ) -> Result<(), VaultError> {
     let mut all: BTreeSet<Sealed> = BTreeSet::new();
+    pages.read_ahead(store, snapshots.iter().map(|snapshot| &snapshot.body.inventory));
     for snapshot in snapshots {
         each(&snapshot.body.inventory);
         each(&snapshot.body.manifest);

@@ -250,6 +250,7 @@ fn broken_snapshots(site: &Site, sweep: &Sweep, here: &[Snapshot], damage: Damag
     let store = site.copy.store.as_ref();
     let mut known: BTreeMap<Sealed, Option<String>> = BTreeMap::new();
     let mut broken = BTreeSet::new();
+    site.pages.read_ahead(store, here.iter().map(|snapshot| &snapshot.body.inventory));
     // Each snapshot's own manifest is looked at beside its pages; those of others may have gone with them.
     let swept =
         |name: &ObjectName| crate::vault::sweep::SWEPT.contains(&name.area()) && !matches!(name, ObjectName::Manifest(_));

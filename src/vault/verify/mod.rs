@@ -70,6 +70,8 @@ impl Needs {
         findings: &mut Vec<Finding>,
     ) -> Result<Self, VaultError> {
         let mut needs = Self { pages: BTreeMap::new(), snapshots: Vec::new(), behind: Vec::new() };
+        let roots = snapshots.iter().map(|snapshot| &snapshot.body.inventory);
+        cache.read_ahead(copy.store.as_ref(), roots.filter(|root| presence.has(root)));
         for snapshot in snapshots {
             if !presence.has(&snapshot.body.inventory) && !presence.has(&snapshot.body.manifest) {
                 needs.behind.push(snapshot);
