@@ -130,6 +130,14 @@ impl Copy {
         self.trust_records.iter().filter(|(name, _)| self.lost_trust.contains(name))
     }
 
+    /// Lists its records again: those that came since it was opened are in no book yet.
+    ///
+    /// # Errors
+    /// When the store is out of reach.
+    pub fn list_records_again(&self) -> Result<Vec<Listed>, StoreError> {
+        list_records(self.store.as_ref())
+    }
+
     /// Holds this copy against what was seen before: an older trust chain is refused, and so is a store whose records went
     /// away since.
     ///

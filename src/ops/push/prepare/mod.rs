@@ -240,13 +240,12 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared, env: 
                 scope.spawn(move || {
                     let store = Arc::clone(&named.store);
                     // Both wait for the line and not for one another. Listing takes longest, so it begins here and at once.
-                    let (copy, listed) = std::thread::scope(|scope| {
-                        let copy = scope.spawn(|| (context.open_copy(Arc::clone(&store), &plan.pin), named.store.room()));
-                        let listed = Presence::read(named.store.as_ref(), &AREAS);
-                        (copy.join(), listed)
+                    let (copy, presence) = std::thread::scope(|scope| {
+                        let copy = scope.spawn(|| context.open_copy(Arc::clone(&store), &plan.pin));
+                        let presence = look(named);
+                        (copy.join(), presence)
                     });
-                    let (copy, room) = copy.map_err(|_| VaultError::internal("a thread failed"))?;
-                    let presence = enough_room(named, room, ROOM_MIN_BYTES).and_then(|free| Ok((listed?, free)));
+                    let copy = copy.map_err(|_| VaultError::internal("a thread failed"))?;
                     let (copy, (mut presence, free)) = (copy?, presence?);
                     let to = Destination::new(store, &context.state);
                     unconfirmed::settle(&to, &mut presence, env)?;
@@ -289,6 +288,12 @@ fn open_sides(plan: &PushPlan, context: &Context, prepared: &mut Prepared, env: 
         }
     }
     Ok(())
+}
+
+/// What lies in a store, and its room.
+fn look(named: &NamedStore) -> Result<(Presence, Option<u64>), VaultError> {
+    let presence = Presence::read(named.store.as_ref(), &AREAS)?;
+    Ok((presence, enough_room(named, named.store.room(), ROOM_MIN_BYTES)?))
 }
 
 /// Whether the copy is what is wrong, and not this machine: what is new goes to the others all the same.

@@ -30,16 +30,17 @@ impl Prepared {
         let root = ObjectName::Inventory(inventory.root.name);
         for side in &self.sides {
             // A copy that went out of reach meanwhile commits nothing.
-            let Ok(mut copy) = context.open_copy(std::sync::Arc::clone(&side.named.store), &plan.pin) else { continue };
-            let known = |name: &&str| match ObjectName::parse_stored(name) {
+            let Ok(listed) = side.copy.list_records_again() else { continue };
+            let known = |name: &str| match ObjectName::parse_stored(name) {
                 Ok((ObjectName::Record { writer, seq, statement }, _)) => {
                     side.copy.book.has(&writer, &Head { seq, hash: statement })
                 }
                 _ => true,
             };
-            if copy.book.names().all(|name| known(&name)) {
+            if listed.iter().all(|listed| known(&listed.name)) {
                 continue;
             }
+            let Ok(mut copy) = context.open_copy(std::sync::Arc::clone(&side.named.store), &plan.pin) else { continue };
             let records = context.read_records(&mut copy)?;
             let mut prune = records.checked.iter().filter(|record| is_prune(&record.statement.kind));
             if prune.all(|record| self.doomed.records.contains(&record.name)) {
