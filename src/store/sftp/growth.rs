@@ -1,6 +1,6 @@
 //! Whether another connection would help, or another channel.
 //!
-//! It surely does while the windows are the limit: a channel of OpenSSH takes 2 MiB a round trip, whatever the link could
+//! It surely does while the windows are the limit: a connection takes some 2.7 MB a round trip, whatever the link could
 //! carry. While the channels wait for replies for much of their time rather than for the link, as they do with small
 //! objects and short stretches of large ones, another channel on a connection that is there helps as much, and one flow
 //! that never pauses loses less than several. Otherwise (a link that loses packets, a server with idle cores) only a
@@ -10,10 +10,12 @@
 
 use std::time::{Duration, Instant};
 
-/// OpenSSH's window of one channel (CHAN_SES_WINDOW_DEFAULT).
-const WINDOW_BYTES: u64 = 2 * 1024 * 1024;
-/// From this part of what the windows permit on, they are the limit, in percent. TCP's own buffers take their share.
-const WINDOW_LIMITED_PERCENT: u64 = 50;
+/// From so much a round trip on, a connection is limited by its windows: of Linux's send buffer of 4 MiB two thirds are under
+/// way at most, in both directions, with whatever number of channels. OpenSSH's window of one channel is 2 MiB.
+const WINDOW_LIMITED_BYTES: u64 = 2 * 1024 * 1024;
+/// How many more a connection at its limit calls for: the link may carry many times as much, and to log in takes a second
+/// where round trips are long.
+const ADDED_AT_WINDOW_LIMIT: usize = 2;
 /// The least time over which throughput is measured.
 const MEASURE: Duration = Duration::from_millis(300);
 /// And the least number of round trips.
@@ -46,6 +48,8 @@ pub struct Seen {
     pub bytes: u64,
     /// Operations finished.
     pub operations: u64,
+    /// Connections.
+    pub connections: u64,
     /// Operations that run at once: channels.
     pub lanes: u64,
     /// Channels that the connections can take beyond those.
@@ -61,8 +65,8 @@ pub enum Advice {
     Stay,
     /// One more channel on a connection that is there.
     AddLane,
-    /// One more connection.
-    Add,
+    /// So many more connections.
+    Add(usize),
     /// The last connection did not help.
     Drop,
 }
@@ -100,15 +104,18 @@ impl Growth {
             let share = (waited / (measured.as_secs_f64() * seen.lanes.max(1) as f64)).min(1.0);
             let reply_limited = small || share.powf(seen.lanes as f64) >= IDLE_WORTH;
             let per_round_trip = bytes_in(rate(bytes, measured), seen.round_trip);
+            let window_limited = per_round_trip >= seen.connections * WINDOW_LIMITED_BYTES;
+            if window_limited && !self.is_refused(now) {
+                return self.add(ADDED_AT_WINDOW_LIMIT, None, seen, now);
+            }
             if reply_limited && seen.spare_lanes > 0 {
                 // What it does to the throughput says nothing about a connection that is being tried.
                 self.rate_before = None;
                 self.trial = (now, seen);
                 return Advice::AddLane;
             }
-            let window_limited = per_round_trip * 100 >= seen.lanes * WINDOW_BYTES * WINDOW_LIMITED_PERCENT;
-            if (reply_limited || window_limited) && !self.is_refused(now) {
-                return self.add(None, seen, now);
+            if reply_limited && !self.is_refused(now) {
+                return self.add(1, None, seen, now);
             }
         }
         if self.is_refused(now) { Advice::Stay } else { self.try_out(seen, now) }
@@ -123,7 +130,7 @@ impl Growth {
         let passed = now.saturating_duration_since(since);
         let rate = rate(seen.bytes - then.bytes, passed);
         match self.rate_before {
-            None if passed >= self.wait => self.add(Some(rate), seen, now),
+            None if passed >= self.wait => self.add(1, Some(rate), seen, now),
             Some(_) if self.settling => {
                 if now >= since {
                     (self.trial, self.settling) = ((now, seen), false);
@@ -144,11 +151,11 @@ impl Growth {
         }
     }
 
-    fn add(&mut self, rate_before: Option<u64>, seen: Seen, now: Instant) -> Advice {
+    fn add(&mut self, connections: usize, rate_before: Option<u64>, seen: Seen, now: Instant) -> Advice {
         self.rate_before = rate_before;
         // Its measurement begins when it has settled.
         (self.trial, self.settling) = ((now + SETTLE, seen), true);
-        Advice::Add
+        Advice::Add(connections)
     }
 
     /// A connection was free: what was measured so far does not tell what busy ones carry.
@@ -183,23 +190,26 @@ mod tests {
 
     const MIB: u64 = 1024 * 1024;
 
-    /// A link of so many MiB a second, on which each lane takes at most 2 MiB a round trip; objects of `object` bytes.
+    /// A link of so many MiB a second, on which a connection takes at most 2.5 MiB a round trip; objects of `object` bytes.
     /// Returns the number of connections after each second and, last, of lanes: at most four of each, and of a connection.
     fn simulate(link: u64, round_trip: Duration, object: u64, secs: u64) -> (Vec<u64>, u64) {
         let start = Instant::now();
         let mut growth = Growth::new(start);
-        let mut seen = Seen { round_trip, lanes: 2, spare_lanes: 2, ..Seen::default() };
+        let mut seen = Seen { round_trip, connections: 1, lanes: 2, spare_lanes: 2, ..Seen::default() };
         let (mut open, mut connections) = (1, Vec::new());
         for step in 0..secs * 10 {
             let now = start + Duration::from_millis(100) * u32::try_from(step).unwrap_or(0);
             match growth.advice(seen, now) {
                 Advice::AddLane => seen.lanes += 1,
-                Advice::Add if open < 4 => (open, seen.lanes) = (open + 1, seen.lanes + 2),
+                Advice::Add(more) => {
+                    let more = (more as u64).min(4 - open);
+                    (open, seen.lanes) = (open + more, seen.lanes + 2 * more);
+                }
                 Advice::Drop => (open, seen.lanes) = (open - 1, seen.lanes - 2),
                 _ => {}
             }
-            seen.spare_lanes = open * 4 - seen.lanes;
-            let windows = seen.lanes * 2 * MIB * 1_000_000 / u64::try_from(round_trip.as_micros()).unwrap_or(1);
+            (seen.connections, seen.spare_lanes) = (open, open * 4 - seen.lanes);
+            let windows = open * 5 * MIB / 2 * 1_000_000 / u64::try_from(round_trip.as_micros()).unwrap_or(1);
             let waiting = seen.lanes * object * 500 / u64::try_from(round_trip.as_millis()).unwrap_or(1);
             let bytes = (link * MIB).min(windows).min(waiting) / 10;
             seen.bytes += bytes;
@@ -238,9 +248,15 @@ mod tests {
         let start = Instant::now();
         let mut growth = Growth::new(start);
         growth.refuse(start);
-        let seen =
-            Seen { bytes: 100 * MIB, operations: 6, lanes: 1, spare_lanes: 0, round_trip: Duration::from_millis(100) };
+        let seen = Seen {
+            bytes: 100 * MIB,
+            operations: 6,
+            connections: 1,
+            lanes: 1,
+            spare_lanes: 0,
+            round_trip: Duration::from_millis(100),
+        };
         assert_eq!(growth.advice(seen, start + Duration::from_secs(1)), Advice::Stay);
-        assert_eq!(growth.advice(seen, start + Duration::from_secs(61)), Advice::Add);
+        assert_eq!(growth.advice(seen, start + Duration::from_secs(61)), Advice::Add(1));
     }
 }

@@ -46,7 +46,8 @@ struct State {
     /// Tickets of those who wait.
     queue: VecDeque<u64>,
     last_ticket: u64,
-    opening: bool,
+    /// What is being opened.
+    opening: usize,
     /// Channels that the server takes on one connection, as far as is known.
     lanes_max: usize,
     /// Opening one failed for another reason.
@@ -80,9 +81,9 @@ pub enum Open {
 
 enum Next {
     Lend(Box<Session>),
-    /// Lend it, and open a connection beside.
-    LendAndOpen(Box<Session>),
-    Open(Open),
+    /// Lend it, and open so many connections beside.
+    LendAndOpen(Box<Session>, usize),
+    Open(Vec<Open>),
     Wait,
 }
 
@@ -106,7 +107,7 @@ impl Pool {
             members: Vec::new(),
             queue: VecDeque::new(),
             last_ticket: 0,
-            opening: false,
+            opening: 0,
             lanes_max: LANES_MAX,
             no_lanes_until: None,
             growth: Growth::new(Instant::now()),
@@ -140,10 +141,10 @@ impl Pool {
         loop {
             let wanted = match self.next(&mut state, &ticket) {
                 Next::Lend(session) => return Ok(self.lent(*session)),
-                Next::LendAndOpen(session) => {
-                    state.opening = true;
+                Next::LendAndOpen(session, connections) => {
+                    state.opening += connections;
                     drop(state);
-                    start(Open::Connection);
+                    (0..connections).for_each(|_| start(Open::Connection));
                     return Ok(self.lent(*session));
                 }
                 Next::Wait => {
@@ -157,14 +158,14 @@ impl Pool {
                 }
                 Next::Open(wanted) => wanted,
             };
-            state.opening = true;
+            state.opening += wanted.len();
             let is_first = state.members.is_empty();
             drop(state);
             if is_first {
                 let began = Instant::now();
                 let outcome = open();
                 state = self.state();
-                state.opening = false;
+                state.opening -= 1;
                 self.changed.notify_all();
                 let session = outcome?;
                 state.connecting_takes = began.elapsed();
@@ -172,7 +173,7 @@ impl Pool {
                 state.count(&session.connection);
                 return Ok(self.lent(session));
             }
-            start(wanted);
+            wanted.into_iter().for_each(&start);
             state = self.state();
         }
     }
@@ -180,7 +181,7 @@ impl Pool {
     /// What became of something that was started to be opened, and how long it took. That it was not is nothing much: others
     /// work.
     pub fn opened(&self, wanted: &Open, took: Duration, outcome: Result<Session, StoreError>) {
-        self.state().opening = false;
+        self.state().opening -= 1;
         self.came_up(wanted, took, outcome);
     }
 
@@ -223,9 +224,9 @@ impl Pool {
                 state.waited = Duration::ZERO;
                 let all_idle = state.idle.len() as u64 + 1 == seen.lanes;
                 // With more channels in use than one flow carries well, another connection may be worth it though nobody waits.
-                if state.lent_lanes(&session.connection) > LANES && !state.opening && state.members.len() < self.most {
+                if state.lent_lanes(&session.connection) > LANES && state.opening == 0 && state.members.len() < self.most {
                     match state.growth.advice(Seen { spare_lanes: 0, ..seen }, now) {
-                        Advice::Add => return Next::LendAndOpen(Box::new(session)),
+                        Advice::Add(more) => return Next::LendAndOpen(Box::new(session), self.permitted(state, more)),
                         Advice::Drop => state.leave(),
                         Advice::AddLane | Advice::Stay => {}
                     }
@@ -237,11 +238,11 @@ impl Pool {
             }
             return Next::Lend(Box::new(session));
         }
-        if state.opening {
+        if state.opening > 0 {
             return Next::Wait;
         }
         if state.members.is_empty() {
-            return Next::Open(Open::Connection);
+            return Next::Open(vec![Open::Connection]);
         }
         let lane = state.with_less_than(LANES).map(Member::one_more_lane);
         let takes = if lane.is_some() { state.lane_takes } else { state.connecting_takes };
@@ -249,20 +250,27 @@ impl Pool {
             return Next::Wait;
         }
         if let Some(lane) = lane {
-            return Next::Open(lane);
+            return Next::Open(vec![lane]);
         }
         match state.growth.advice(seen, now) {
             Advice::AddLane => match state.with_less_than(LANES_MAX) {
-                Some(member) => Next::Open(member.one_more_lane()),
+                Some(member) => Next::Open(vec![member.one_more_lane()]),
                 None => Next::Wait,
             },
-            Advice::Add if state.members.len() < self.most => Next::Open(Open::Connection),
+            Advice::Add(more) if state.members.len() < self.most => {
+                Next::Open((0..self.permitted(state, more)).map(|_| Open::Connection).collect())
+            }
             Advice::Drop => {
                 state.leave();
                 Next::Wait
             }
-            Advice::Add | Advice::Stay => Next::Wait,
+            Advice::Add(_) | Advice::Stay => Next::Wait,
         }
+    }
+
+    /// Of so many more connections, those that may be opened.
+    fn permitted(&self, state: &State, more: usize) -> usize {
+        more.min(self.most.saturating_sub(state.members.len()))
     }
 
     /// Takes every idle channel out.
@@ -293,9 +301,10 @@ impl State {
     }
 
     fn seen(&self, bytes: u64) -> Seen {
+        let connections = self.usable().count() as u64;
         let lanes = self.members.iter().map(|member| member.lanes as u64).sum();
         let spare = self.usable().map(|member| self.lanes_now().saturating_sub(member.lanes) as u64).sum();
-        Seen { bytes, operations: self.operations, lanes, spare_lanes: spare, round_trip: self.round_trip }
+        Seen { bytes, operations: self.operations, connections, lanes, spare_lanes: spare, round_trip: self.round_trip }
     }
 
     /// Channels of a connection that are not idle.
