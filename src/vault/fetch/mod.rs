@@ -11,8 +11,8 @@
 //! where its chunk was wanted, after every other place of the chunk was tried; the rest goes on.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 
 use crossbeam_channel::{Sender, bounded, unbounded};
 
@@ -27,27 +27,37 @@ use crate::vault::VaultError;
 mod listed;
 mod pack;
 mod slot;
+mod window;
 
 pub use listed::Listed;
-use pack::{DecodeJob, FetchJob, PackReader, TableMap};
-use slot::{Slot, SlotGuard};
+use pack::{FetchJob, PackReader, TableMap};
+use slot::{For, Slot, SlotGuard};
+use window::{Weight, Window};
 
-/// How far a stream looks ahead, in bytes of plaintext.
+/// How far a stream looks ahead.
 #[derive(Debug, Clone, Copy)]
 pub struct Ahead {
-    /// Blocks that are ordered and not yet taken.
-    pub in_flight_bytes: u64,
-    /// Blocks that are ordered together, so that one read of a pack serves many.
-    pub batch_bytes: u64,
-    /// Blocks that are kept although they were taken: they may be wanted again.
-    pub kept_bytes: u64,
+    /// What is ordered and not yet taken: its stored bytes; and, of that, what is decoded.
+    window: Weight,
+    /// What is ordered together, so that one read of a pack serves many blocks: at most so much of one or the other.
+    batch: Weight,
+    /// A block that is wanted again within so many bytes of plaintext is decoded once.
+    kept_bytes: u64,
 }
 
 impl Ahead {
-    /// For content.
-    pub const CONTENT: Self = Self { in_flight_bytes: 64 * MIB, batch_bytes: 8 * MIB, kept_bytes: 24 * MIB };
+    /// For content. What is stored covers 1 Gbit/s over 100 ms four times; a batch costs two round trips.
+    pub const CONTENT: Self = Self {
+        window: Weight { stored_bytes: 48 * MIB, plain_bytes: 64 * MIB },
+        batch: Weight { stored_bytes: 4 * MIB, plain_bytes: 16 * MIB },
+        kept_bytes: 32 * MIB,
+    };
     /// For a catalogue, beside content.
-    pub const CATALOGUE: Self = Self { in_flight_bytes: 16 * MIB, batch_bytes: 4 * MIB, kept_bytes: 2 * MIB };
+    pub const CATALOGUE: Self = Self {
+        window: Weight { stored_bytes: 8 * MIB, plain_bytes: 16 * MIB },
+        batch: Weight { stored_bytes: MIB, plain_bytes: 4 * MIB },
+        kept_bytes: 4 * MIB,
+    };
 }
 
 /// Orders of one batch at most, so that a run of marks ends too.
@@ -55,6 +65,8 @@ const BATCH_ORDERS: usize = 16 * 1024;
 /// What a mark counts for beside blocks: most are a file with its metadata. Without it the marks of files of a few bytes
 /// would pass the bound by themselves.
 const MARK_BYTES: u64 = 1024;
+/// Batches on their way to the caller: far more than the window holds, unless they hold next to nothing.
+const BATCHES_MAX: usize = 64;
 /// Tables of packs that the planner keeps taken apart.
 const MAPS_KEPT: usize = 32;
 
@@ -99,16 +111,15 @@ pub struct ChunkReader {
     decoders: usize,
 }
 
+type BlockKey = (PackNumber, u32);
+
 enum Planned<T> {
     Mark(T),
     Chunk { slot: Arc<Slot>, start: usize, length: usize, id: ChunkId, pack: PackNumber },
     Unknown(ChunkId),
 }
 
-struct Batch<T> {
-    items: Vec<Planned<T>>,
-    new_bytes: u64,
-}
+type Batch<T> = Vec<Planned<T>>;
 
 impl ChunkReader {
     /// Reads from `store` what `index` places, opened by `identities`, named with `key`.
@@ -154,37 +165,34 @@ impl ChunkReader {
         mut each: impl FnMut(Got<T>) -> Result<(), VaultError>,
     ) -> Result<(), VaultError> {
         let stop = AtomicBool::new(false);
-        let room = Room::new(ahead.in_flight_bytes);
+        let window = Window::new(ahead.window);
         std::thread::scope(|scope| {
-            let (batch_sender, batches) = bounded::<Result<Batch<T>, VaultError>>(64);
+            let (batch_sender, batches) = bounded::<Result<Batch<T>, VaultError>>(BATCHES_MAX);
             let (fetch_sender, fetches) = unbounded::<FetchJob>();
-            let (decode_sender, decodes) = unbounded::<DecodeJob>();
+            let (window, stop) = (&window, &stop);
             for _ in 0..self.packs.parallel() {
-                let (fetches, decode_sender, stop) = (fetches.clone(), decode_sender.clone(), &stop);
+                let (fetches, fetcher) = (fetches.clone(), window.fetcher());
                 scope.spawn(move || {
                     for job in fetches {
                         if !stop.load(Ordering::Relaxed) {
-                            self.packs.fetch(job, &decode_sender);
+                            self.packs.fetch(job, &fetcher);
                         }
                     }
                 });
             }
-            drop((fetches, decode_sender));
+            drop(fetches);
             for _ in 0..self.decoders {
-                let (decodes, stop) = (decodes.clone(), &stop);
-                scope.spawn(move || self.packs.decode_all(&decodes, stop));
+                scope.spawn(move || self.packs.decode_all(window, stop));
             }
-            drop(decodes);
-            let (room, stopped) = (&room, &stop);
             scope.spawn(move || {
-                let mut planner = Planner::new(self, ahead, &batch_sender, &fetch_sender, room, stopped);
+                let mut planner = Planner::new(self, ahead, &batch_sender, &fetch_sender, window, stop);
                 if let Err(error) = planner.run(&mut orders) {
                     let _ = batch_sender.send(Err(error));
                 }
             });
-            let outcome = self.take(&batches, room, &mut each);
+            let outcome = self.take(&batches, window, &mut each);
             stop.store(true, Ordering::Relaxed);
-            room.close();
+            window.close();
             drop(batches);
             outcome
         })
@@ -193,12 +201,11 @@ impl ChunkReader {
     fn take<T>(
         &self,
         batches: &crossbeam_channel::Receiver<Result<Batch<T>, VaultError>>,
-        room: &Room,
+        window: &Window,
         each: &mut dyn FnMut(Got<T>) -> Result<(), VaultError>,
     ) -> Result<(), VaultError> {
         for batch in batches {
-            let batch = batch?;
-            for item in batch.items {
+            for item in batch? {
                 let got = match item {
                     Planned::Mark(mark) => Got::Mark(mark),
                     Planned::Unknown(id) => {
@@ -211,7 +218,7 @@ impl ChunkReader {
                 };
                 each(got)?;
             }
-            room.give_back(batch.new_bytes);
+            window.leave();
         }
         Ok(())
     }
@@ -234,54 +241,22 @@ impl ChunkReader {
     }
 }
 
-/// Room for blocks that are ordered and not yet taken.
-struct Room {
-    limit: u64,
-    used: Mutex<(u64, bool)>,
-    changed: Condvar,
-}
-
-impl Room {
-    const fn new(limit: u64) -> Self {
-        Self { limit, used: Mutex::new((0, false)), changed: Condvar::new() }
-    }
-
-    /// Waits for room; false when nobody takes any more.
-    fn take(&self, bytes: u64) -> bool {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        while used.0 > 0 && used.0 + bytes > self.limit && !used.1 {
-            used = self.changed.wait(used).unwrap_or_else(PoisonError::into_inner);
-        }
-        used.0 += bytes;
-        !used.1
-    }
-
-    fn give_back(&self, bytes: u64) {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner).0 -= bytes;
-        self.changed.notify_all();
-    }
-
-    fn close(&self) {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
-        self.changed.notify_all();
-    }
-}
-
 /// Turns orders into batches and reads of packs.
 struct Planner<'a, T> {
     reader: &'a ChunkReader,
     ahead: Ahead,
     batches: &'a Sender<Result<Batch<T>, VaultError>>,
     fetches: &'a Sender<FetchJob>,
-    room: &'a Room,
+    window: &'a Window,
     stop: &'a AtomicBool,
     listed: Listed,
     maps: VecDeque<(PackNumber, Arc<TableMap>)>,
-    known: HashMap<(PackNumber, u32), Weak<Slot>>,
-    kept: VecDeque<Arc<Slot>>,
+    /// Blocks that were ordered of late, by place; and in the order in which they were.
+    known: HashMap<BlockKey, Arc<Slot>>,
+    kept: VecDeque<BlockKey>,
     kept_bytes: u64,
-    items: Vec<Planned<T>>,
-    new_bytes: u64,
+    items: Batch<T>,
+    weight: Weight,
     /// By pack: the blocks of this batch.
     wanted: BTreeMap<PackNumber, Vec<(u32, SlotGuard)>>,
 }
@@ -292,7 +267,7 @@ impl<'a, T> Planner<'a, T> {
         ahead: Ahead,
         batches: &'a Sender<Result<Batch<T>, VaultError>>,
         fetches: &'a Sender<FetchJob>,
-        room: &'a Room,
+        window: &'a Window,
         stop: &'a AtomicBool,
     ) -> Self {
         Self {
@@ -300,7 +275,7 @@ impl<'a, T> Planner<'a, T> {
             ahead,
             batches,
             fetches,
-            room,
+            window,
             stop,
             listed: Listed::default(),
             maps: VecDeque::new(),
@@ -308,7 +283,7 @@ impl<'a, T> Planner<'a, T> {
             kept: VecDeque::new(),
             kept_bytes: 0,
             items: Vec::new(),
-            new_bytes: 0,
+            weight: Weight::default(),
             wanted: BTreeMap::new(),
         }
     }
@@ -318,7 +293,8 @@ impl<'a, T> Planner<'a, T> {
             match orders()? {
                 Some(Order::Mark(mark)) => {
                     self.items.push(Planned::Mark(mark));
-                    self.new_bytes += MARK_BYTES;
+                    self.weight.stored_bytes += MARK_BYTES;
+                    self.weight.plain_bytes += MARK_BYTES;
                 }
                 Some(Order::Chunk(id)) => self.order(id)?,
                 None => {
@@ -326,7 +302,11 @@ impl<'a, T> Planner<'a, T> {
                     return Ok(());
                 }
             }
-            if self.new_bytes >= self.ahead.batch_bytes || self.items.len() >= BATCH_ORDERS {
+            let Weight { stored_bytes, plain_bytes } = self.ahead.batch;
+            if self.weight.stored_bytes >= stored_bytes
+                || self.weight.plain_bytes >= plain_bytes
+                || self.items.len() >= BATCH_ORDERS
+            {
                 self.send();
             }
         }
@@ -340,7 +320,7 @@ impl<'a, T> Planner<'a, T> {
         };
         let map = self.map(place.pack)?;
         let (block, start, length) = map.locate(place.ordinal)?;
-        let slot = self.slot(place, block, &map)?;
+        let slot = self.slot(place, block, &map, For::Content)?;
         self.items.push(Planned::Chunk { slot, start, length, id, pack: place.pack });
         Ok(())
     }
@@ -358,10 +338,12 @@ impl<'a, T> Planner<'a, T> {
     }
 
     /// The slot of a block: one that is under way or kept, or a new one that this batch orders, after its bases.
-    fn slot(&mut self, place: Place, block: u32, map: &TableMap) -> Result<Arc<Slot>, VaultError> {
+    fn slot(&mut self, place: Place, block: u32, map: &TableMap, wanted: For) -> Result<Arc<Slot>, VaultError> {
         let key = (place.pack, block);
-        if let Some(slot) = self.known.get(&key).and_then(Weak::upgrade) {
-            return Ok(slot);
+        if let Some(slot) = self.known.get(&key)
+            && slot.want(wanted)
+        {
+            return Ok(Arc::clone(slot));
         }
         let described = map.block(block)?;
         let mut bases = Vec::with_capacity(described.bases.len());
@@ -376,26 +358,29 @@ impl<'a, T> Planner<'a, T> {
             })?;
             let base_map = self.map(pack)?;
             base_map.check_depth(base.block, described.depth)?;
-            bases.push(self.slot(Place { pack, ordinal: 0 }, base.block, &base_map)?);
+            bases.push(self.slot(Place { pack, ordinal: 0 }, base.block, &base_map, For::Base)?);
         }
         let raw_bytes = u64::from(described.raw_bytes);
-        let slot = Slot::new(raw_bytes, bases);
-        self.known.insert(key, Arc::downgrade(&slot));
+        let slot = Slot::new(raw_bytes, bases, wanted);
         self.wanted.entry(place.pack).or_default().push((block, SlotGuard::new(&slot)));
-        self.new_bytes += raw_bytes;
-        self.keep(&slot, raw_bytes);
+        self.weight.stored_bytes += u64::from(described.stored_bytes);
+        self.weight.plain_bytes += raw_bytes;
+        self.keep(key, &slot);
         Ok(slot)
     }
 
-    fn keep(&mut self, slot: &Arc<Slot>, bytes: u64) {
-        self.kept.push_back(Arc::clone(slot));
-        self.kept_bytes += bytes;
-        while self.kept_bytes > self.ahead.kept_bytes + self.ahead.batch_bytes {
-            let Some(oldest) = self.kept.pop_front() else { break };
-            self.kept_bytes -= oldest.raw_bytes();
+    fn keep(&mut self, key: BlockKey, slot: &Arc<Slot>) {
+        // One that was decoded unchecked is ordered again: the newer one takes its place.
+        if let Some(older) = self.known.insert(key, Arc::clone(slot)) {
+            self.kept.retain(|kept| *kept != key);
+            self.kept_bytes -= older.raw_bytes();
         }
-        if self.known.len() > 4096 {
-            self.known.retain(|_, slot| slot.strong_count() > 0);
+        self.kept.push_back(key);
+        self.kept_bytes += slot.raw_bytes();
+        while self.kept_bytes > self.ahead.kept_bytes
+            && let Some(oldest) = self.kept.pop_front().and_then(|key| self.known.remove(&key))
+        {
+            self.kept_bytes -= oldest.raw_bytes();
         }
     }
 
@@ -404,13 +389,13 @@ impl<'a, T> Planner<'a, T> {
         if self.items.is_empty() {
             return;
         }
-        let batch = Batch { items: std::mem::take(&mut self.items), new_bytes: std::mem::take(&mut self.new_bytes) };
+        let (items, weight) = (std::mem::take(&mut self.items), std::mem::take(&mut self.weight));
         let wanted = std::mem::take(&mut self.wanted);
-        // Room is taken in order, and given back in order by one who waits for nothing else: it never locks up.
-        if !self.room.take(batch.new_bytes) || self.batches.send(Ok(batch)).is_err() {
+        let Some(batch) = self.window.enter(weight) else { return };
+        if self.batches.send(Ok(items)).is_err() {
             return;
         }
-        let mut jobs: Vec<FetchJob> = wanted.into_iter().map(|(pack, blocks)| FetchJob { pack, blocks }).collect();
+        let mut jobs: Vec<FetchJob> = wanted.into_iter().map(|(pack, blocks)| FetchJob { batch, pack, blocks }).collect();
         // What is wanted first is fetched first.
         jobs.sort_by_key(FetchJob::first_wanted);
         for job in jobs {

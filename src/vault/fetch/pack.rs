@@ -4,9 +4,8 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crossbeam_channel::{Receiver, Sender};
-
-use super::slot::{Parked, Slot, SlotGuard};
+use super::slot::{For, Parked, Slot, SlotGuard};
+use super::window::{Fetcher, Window};
 use crate::codec::Decompressor;
 use crate::crypto::hash::{ChunkKey, hash};
 use crate::crypto::identity::Identity;
@@ -22,8 +21,6 @@ use crate::vault::{MISSING, VaultError, in_object};
 
 /// Packs whose header stays open: opening one costs a key agreement.
 const OPENERS_KEPT: usize = 64;
-/// Blocks that are decrypted and decompressed in one go.
-const BLOCKS_PER_JOB: usize = 4;
 /// Stored bytes between two needed blocks that are read along rather than asked for apart.
 const GAP_BYTES: u64 = 128 * 1024;
 
@@ -74,6 +71,7 @@ impl TableMap {
 
 /// Blocks of one pack that a batch wants.
 pub struct FetchJob {
+    pub batch: u64,
     pub pack: PackNumber,
     pub blocks: Vec<(u32, SlotGuard)>,
 }
@@ -85,16 +83,18 @@ impl FetchJob {
     }
 }
 
-/// Neighbouring blocks of a pack whose stored bytes are here.
+/// A block whose stored bytes are here.
 pub struct DecodeJob {
-    pack: ObjectName,
-    map: Arc<TableMap>,
-    opener: Arc<Opener>,
-    /// Stored bytes from `stored_at` on.
-    stored: Arc<Vec<u8>>,
-    stored_at: u64,
-    /// Ascending and next to one another.
-    blocks: Vec<(u32, SlotGuard)>,
+    fetched: Arc<Fetched>,
+    block: u32,
+    guard: SlotGuard,
+}
+
+impl DecodeJob {
+    /// The number of its slot.
+    pub fn number(&self) -> u64 {
+        self.guard.slot().number()
+    }
 }
 
 /// Reads packs of one copy.
@@ -116,16 +116,16 @@ impl PackReader {
     }
 
     /// Fetches what a job wants and hands it on to be decoded.
-    pub fn fetch(&self, job: FetchJob, decodes: &Sender<DecodeJob>) {
-        let FetchJob { pack, mut blocks } = job;
+    pub fn fetch(&self, job: FetchJob, fetcher: &Fetcher<'_>) {
+        let FetchJob { batch, pack, mut blocks } = job;
         blocks.sort_by_key(|(number, _)| *number);
         blocks.dedup_by_key(|(number, _)| *number);
         let numbers: Vec<u32> = blocks.iter().map(|(number, _)| *number).collect();
         match self.fetch_blocks(pack, &numbers, 0) {
             Ok(fetched) => {
-                for job in split(fetched, blocks) {
-                    // Nobody decodes any more: the slots fail as the job is dropped.
-                    let _ = decodes.send(job);
+                let fetched = Arc::new(fetched);
+                for (block, guard) in blocks {
+                    fetcher.offer(batch, DecodeJob { fetched: Arc::clone(&fetched), block, guard });
                 }
             }
             Err(error) => {
@@ -209,7 +209,7 @@ impl PackReader {
             if part.len() as u64 != bytes {
                 return Err(VaultError::damaged(stored_name, "it is shorter than its name says"));
             }
-            found.push(Stretch { at, bytes: Arc::new(part) });
+            found.push(Stretch { at, bytes: part });
         }
         Ok((opener, found))
     }
@@ -228,9 +228,9 @@ impl PackReader {
     }
 
     /// What each decoding thread does.
-    pub fn decode_all(&self, decodes: &Receiver<DecodeJob>, stop: &AtomicBool) {
+    pub fn decode_all(&self, window: &Window, stop: &AtomicBool) {
         let mut decompressor = Decompressor::new();
-        for job in decodes {
+        while let Some(job) = window.next() {
             let mut ready = vec![job];
             while let Some(job) = ready.pop() {
                 if stop.load(Ordering::Relaxed) {
@@ -243,27 +243,19 @@ impl PackReader {
 
     /// Decodes a job, unless it must wait for a base; gives the jobs that waited for what it decoded.
     fn decode(&self, mut job: DecodeJob, decompressor: &mut Decompressor) -> Vec<DecodeJob> {
-        let bases: Vec<Arc<Slot>> = job.blocks.iter().flat_map(|(_, guard)| guard.slot().bases()).collect();
-        for base in bases {
+        for base in job.guard.slot().bases() {
             match base.get_or_park(job) {
                 Parked::Settled(back) => job = back,
                 Parked::Waiting => return Vec::new(),
             }
         }
-        let plain = open_frames(&job);
-        let mut woken = Vec::new();
-        let start = job.blocks.first().map_or(0, |(number, _)| job.map.offsets[*number as usize]);
-        for (number, guard) in job.blocks {
-            let outcome = match &plain {
-                Ok(frames) => decode_block(&job.map, number, frames, start, guard.slot(), &self.key, decompressor)
-                    .map_err(|why| VaultError::damaged(&job.pack, format!("block {number}: {why}"))),
-                Err(why) => Err(VaultError::damaged(&job.pack, why)),
-            };
+        let DecodeJob { fetched, block, guard } = job;
+        let outcome = self
+            .open_one(&fetched, block, guard.slot(), decompressor)
+            .map_err(|why| VaultError::damaged(&fetched.name, format!("block {block}: {why}")))
             // A damaged stretch may have a sound copy under a suffix.
-            let outcome = outcome.or_else(|error| self.decode_other_copy(&job.pack, number, guard.slot()).ok_or(error));
-            woken.extend(guard.fill(outcome));
-        }
-        woken
+            .or_else(|error| self.decode_other_copy(&fetched.name, block, guard.slot()).ok_or(error));
+        guard.fill(outcome)
     }
 
     fn decode_other_copy(&self, name: &ObjectName, block: u32, slot: &Slot) -> Option<Vec<u8>> {
@@ -272,18 +264,23 @@ impl PackReader {
         let mut first_suffix = 1;
         while let Ok(fetched) = self.fetch_blocks(pack, &[block], first_suffix) {
             first_suffix = fetched.suffix + 1;
-            if let Ok(plain) = self.open_one(&fetched, block, slot) {
+            if let Ok(plain) = self.open_one(&fetched, block, slot, &mut Decompressor::new()) {
                 return Some(plain);
             }
         }
         None
     }
 
-    fn open_one(&self, fetched: &Fetched, block: u32, slot: &Slot) -> Result<Vec<u8>, String> {
+    fn open_one(
+        &self,
+        fetched: &Fetched,
+        block: u32,
+        slot: &Slot,
+        decompressor: &mut Decompressor,
+    ) -> Result<Vec<u8>, String> {
         let described = fetched.map.block(block).map_err(|e| e.to_string())?;
-        let (start, length) = (fetched.map.offsets[block as usize], u64::from(described.stored_bytes));
-        let frames = open_from(&fetched.opener, &fetched.stretches, start, length)?;
-        decode_block(&fetched.map, block, &frames, start, slot, &self.key, &mut Decompressor::new())
+        let frame = fetched.open(fetched.map.offsets[block as usize], u64::from(described.stored_bytes))?;
+        decode_block(described, &frame, slot, &self.key, decompressor)
     }
 
     /// Reads one chunk by its place, with whatever its block is built on.
@@ -297,11 +294,11 @@ impl PackReader {
     fn read_block(&self, pack: PackNumber, block: u32) -> Result<Vec<u8>, VaultError> {
         let map = TableMap::new(self.index.table(pack)?);
         let described = map.block(block)?;
-        let slot = Slot::new(u64::from(described.raw_bytes), self.read_bases(&map, block)?);
+        let slot = Slot::new(u64::from(described.raw_bytes), self.read_bases(&map, block)?, For::Content);
         let mut first_suffix = 0;
         loop {
             let fetched = self.fetch_blocks(pack, &[block], first_suffix)?;
-            match self.open_one(&fetched, block, &slot) {
+            match self.open_one(&fetched, block, &slot, &mut Decompressor::new()) {
                 Ok(plain) => return Ok(plain),
                 Err(why) => {
                     first_suffix = fetched.suffix + 1;
@@ -323,7 +320,7 @@ impl PackReader {
             let pack = self.index.number_of(named).ok_or_else(missing)?;
             TableMap::new(self.index.table(pack)?).check_depth(base.block, described.depth)?;
             let plain = self.read_block(pack, base.block)?;
-            let slot = Slot::new(plain.len() as u64, Vec::new());
+            let slot = Slot::new(plain.len() as u64, Vec::new(), For::Content);
             drop(SlotGuard::new(&slot).fill(Ok(plain)));
             bases.push(slot);
         }
@@ -338,7 +335,7 @@ const NO_PACK: crate::model::name::Sealed =
 /// Stored bytes of a pack.
 struct Stretch {
     at: u64,
-    bytes: Arc<Vec<u8>>,
+    bytes: Vec<u8>,
 }
 
 struct Fetched {
@@ -364,91 +361,45 @@ fn stretches(map: &TableMap, blocks: &[u32], header_bytes: u64, stored_bytes: u6
     merged
 }
 
-/// Cuts what was fetched into jobs of a few neighbouring blocks.
-fn split(fetched: Fetched, blocks: Vec<(u32, SlotGuard)>) -> Vec<DecodeJob> {
-    let mut jobs: Vec<DecodeJob> = Vec::new();
-    for (number, guard) in blocks {
-        if let Some(job) = jobs.last_mut()
-            && job.blocks.len() < BLOCKS_PER_JOB
-            && job.blocks.last().is_some_and(|(last, _)| last + 1 == number)
-            && job.stretch_holds(number)
-        {
-            job.blocks.push((number, guard));
-            continue;
-        }
-        let start = fetched.map.offsets.get(number as usize).copied().unwrap_or(0);
-        let at = fetched.opener.stored_range(start, 1).0;
-        let stretch = fetched.stretches.iter().rfind(|stretch| stretch.at <= at);
-        let Some(stretch) = stretch else { continue };
-        jobs.push(DecodeJob {
-            pack: fetched.name.clone(),
-            map: Arc::clone(&fetched.map),
-            opener: Arc::clone(&fetched.opener),
-            stored: Arc::clone(&stretch.bytes),
-            stored_at: stretch.at,
-            blocks: vec![(number, guard)],
-        });
-    }
-    jobs
-}
-
-impl DecodeJob {
-    fn stretch_holds(&self, block: u32) -> bool {
-        let Some(described) = self.map.table.blocks.get(block as usize) else { return false };
-        let start = self.map.offsets[block as usize];
-        let (at, bytes) = self.opener.stored_range(start, u64::from(described.stored_bytes));
-        at >= self.stored_at && at + bytes <= self.stored_at + self.stored.len() as u64
+impl Fetched {
+    /// Decrypts a stretch of the pack's plaintext.
+    fn open(&self, start: u64, length: u64) -> Result<Vec<u8>, String> {
+        let (at, bytes) = self.opener.stored_range(start, length);
+        let stretch = self.stretches.iter().rfind(|stretch| stretch.at <= at).ok_or("not fetched")?;
+        let from = usize::try_from(at - stretch.at).map_err(|_| "not fetched")?;
+        let part = stretch.bytes.get(from..from + bytes as usize).ok_or("not fetched")?;
+        self.opener.open_range(part, start, length).map_err(|e| e.to_string())
     }
 }
 
-/// Decrypts the frames of a job, which lie one after another.
-fn open_frames(job: &DecodeJob) -> Result<Vec<u8>, String> {
-    let (Some((first, _)), Some((last, _))) = (job.blocks.first(), job.blocks.last()) else { return Ok(Vec::new()) };
-    let start = job.map.offsets[*first as usize];
-    let end = job.map.offsets[*last as usize] + u64::from(job.map.table.blocks[*last as usize].stored_bytes);
-    open_at(&job.opener, &job.stored, job.stored_at, start, end - start)
-}
-
-fn open_from(opener: &Opener, stretches: &[Stretch], start: u64, length: u64) -> Result<Vec<u8>, String> {
-    let at = opener.stored_range(start, length).0;
-    let stretch = stretches.iter().rfind(|stretch| stretch.at <= at).ok_or("not fetched")?;
-    open_at(opener, &stretch.bytes, stretch.at, start, length)
-}
-
-fn open_at(opener: &Opener, stored: &[u8], stored_at: u64, start: u64, length: u64) -> Result<Vec<u8>, String> {
-    let (at, bytes) = opener.stored_range(start, length);
-    let from = at.checked_sub(stored_at).and_then(|n| usize::try_from(n).ok()).ok_or("not fetched")?;
-    let part = stored.get(from..from + bytes as usize).ok_or("not fetched")?;
-    opener.open_range(part, start, length).map_err(|e| e.to_string())
-}
-
-/// Decompresses one block and checks the id of every chunk in it.
+/// Decompresses one block, and checks the id of every chunk in it unless it is wanted as a base alone: what is built on a
+/// wrong base does not have its chunks' ids.
 fn decode_block(
-    map: &TableMap,
-    number: u32,
-    frames: &[u8],
-    frames_at: u64,
+    block: &TableBlock,
+    frame: &[u8],
     slot: &Slot,
     key: &ChunkKey,
     decompressor: &mut Decompressor,
 ) -> Result<Vec<u8>, String> {
-    let block = map.block(number).map_err(|e| e.to_string())?;
-    let from = (map.offsets[number as usize] - frames_at) as usize;
-    let frame = frames.get(from..from + block.stored_bytes as usize).ok_or("cut short")?;
     let raw_bytes = u64::from(block.raw_bytes);
-    let plain = if block.bases.is_empty() {
-        decompressor.decompress(frame, raw_bytes).map_err(|e| e.to_string())?
-    } else {
-        let mut prefix = Vec::new();
-        for base in slot.bases() {
-            let base = base.wait().map_err(|e| format!("a base cannot be had: {e}"))?;
-            if prefix.len() as u64 + base.len() as u64 > PATCH_PREFIX_MAX_BYTES {
-                return Err("bases over the limit".into());
-            }
-            prefix.extend_from_slice(&base);
-        }
-        decompressor.decompress_patch(frame, raw_bytes, &prefix).map_err(|e| e.to_string())?
+    let bases = slot.bases().iter().map(|base| base.wait()).collect::<Result<Vec<_>, _>>();
+    let bases = bases.map_err(|e| format!("a base cannot be had: {e}"))?;
+    if bases.iter().map(|base| base.len() as u64).sum::<u64>() > PATCH_PREFIX_MAX_BYTES {
+        return Err("bases over the limit".into());
+    }
+    let plain = match &bases[..] {
+        [] => decompressor.decompress(frame, raw_bytes),
+        [base] => decompressor.decompress_patch(frame, raw_bytes, base),
+        many => decompressor.decompress_patch(
+            frame,
+            raw_bytes,
+            &many.iter().flat_map(|base| base.iter().copied()).collect::<Vec<u8>>(),
+        ),
     };
+    let plain = plain.map_err(|e| e.to_string())?;
+    if !slot.is_to_be_checked() {
+        return Ok(plain);
+    }
     let mut offset = 0;
     for chunk in &block.chunks {
         let end = offset + chunk.bytes as usize;

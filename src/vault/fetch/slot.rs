@@ -1,11 +1,18 @@
 //! A place for one decoded block: somebody fills it once, others wait for it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::pack::DecodeJob;
 use crate::state::StateError;
 use crate::vault::VaultError;
+
+/// Nobody wants the block for its chunks yet.
+const OPEN: u8 = 0;
+/// Its chunks are checked.
+const CHECKED: u8 = 1;
+/// It was decoded as a base, without a look at its chunks.
+const UNCHECKED: u8 = 2;
 
 /// Slots are numbered as they are ordered.
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -46,10 +53,20 @@ impl Failure {
     }
 }
 
+/// What a block is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum For {
+    /// To be built on.
+    Base,
+    /// For chunks of its own, whose ids are then checked.
+    Content,
+}
+
 /// One block, wanted or there.
 pub struct Slot {
     number: u64,
     raw_bytes: u64,
+    checking: AtomicU8,
     /// Wanted until the slot is settled; then they may go.
     bases: Mutex<Vec<Arc<Slot>>>,
     state: Mutex<State>,
@@ -57,10 +74,32 @@ pub struct Slot {
 }
 
 impl Slot {
-    pub fn new(raw_bytes: u64, bases: Vec<Arc<Self>>) -> Arc<Self> {
+    pub fn new(raw_bytes: u64, bases: Vec<Arc<Self>>, wanted: For) -> Arc<Self> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let bases = Mutex::new(bases);
-        Arc::new(Self { number, raw_bytes, bases, state: Mutex::new(State::Waiting(Vec::new())), filled: Condvar::new() })
+        let checking = AtomicU8::new(match wanted {
+            For::Base => OPEN,
+            For::Content => CHECKED,
+        });
+        let (bases, state) = (Mutex::new(bases), Mutex::new(State::Waiting(Vec::new())));
+        Arc::new(Self { number, raw_bytes, checking, bases, state, filled: Condvar::new() })
+    }
+
+    /// Whether the block will do for what it is now wanted for. One that was decoded without a look at its chunks, as a base,
+    /// will not do for these.
+    pub fn want(&self, wanted: For) -> bool {
+        wanted == For::Base || self.settle_checking(CHECKED) == CHECKED
+    }
+
+    /// Whether the chunks of the block must be checked. Once it was said that they need not, nobody can want them any more.
+    pub fn is_to_be_checked(&self) -> bool {
+        self.settle_checking(UNCHECKED) == CHECKED
+    }
+
+    fn settle_checking(&self, wish: u8) -> u8 {
+        match self.checking.compare_exchange(OPEN, wish, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => wish,
+            Err(settled) => settled,
+        }
     }
 
     pub const fn number(&self) -> u64 {
@@ -153,5 +192,25 @@ impl Drop for SlotGuard {
             // Jobs that wait for this base fail in turn as they are dropped.
             drop(self.slot.settle(State::Failed(Failure::Other("reading was stopped".into()))));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_of_a_base_are_checked_when_they_are_wanted_in_time() {
+        let base = Slot::new(1, Vec::new(), For::Base);
+        assert!(base.want(For::Base) && base.want(For::Content), "not decoded yet");
+        assert!(base.is_to_be_checked());
+
+        let base = Slot::new(1, Vec::new(), For::Base);
+        assert!(!base.is_to_be_checked());
+        assert!(!base.want(For::Content), "nobody looked at its chunks");
+        assert!(base.want(For::Base));
+
+        let content = Slot::new(1, Vec::new(), For::Content);
+        assert!(content.is_to_be_checked() && content.want(For::Content) && content.want(For::Base));
     }
 }
