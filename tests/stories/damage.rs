@@ -333,3 +333,22 @@ fn what_was_found_stands_until_everything_was_read_again() {
     world.restore("latest", &back);
     assert_same(&tree.root, &tree.below(&back));
 }
+
+#[test]
+fn of_a_pack_that_was_cut_short_comes_back_what_lies_before_the_cut() {
+    let world = World::new();
+    let tree = world.tree("data");
+    let names: Vec<String> = (0..7).map(|number| number.to_string()).collect();
+    names.iter().zip(0..).for_each(|(name, seed)| _ = tree.noise(name, 512 << 10, seed));
+    world.push(&tree.root);
+    let size = |path: &PathBuf| fs::metadata(path).unwrap().len();
+    let pack = world.objects("packs").into_iter().max_by_key(size).unwrap();
+    // Two blocks, which one read asks for; the first ends before the cut.
+    fs::File::options().write(true).open(&pack).unwrap().set_len(3 << 20).unwrap();
+    let into = world.path("back");
+    world.run(args!["restore", "latest", "--into", &into, "--identity", &world.identity]).exits(4);
+    let back = tree.below(&into);
+    let came = names.iter().filter(|name| fs::read(back.join(name)).is_ok_and(|c| c == fs::read(tree.path(name)).unwrap()));
+    let came = came.count();
+    assert!((3..7).contains(&came), "{came} of 7 files came back");
+}

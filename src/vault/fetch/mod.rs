@@ -3,7 +3,7 @@
 //! ```text
 //! planner            fetchers                 decoders              the caller
 //! orders chunks  ->  one read of a pack's  -> decrypt, decompress -> takes chunks and
-//! by block           needed stretches         check every chunk id   marks in order
+//! by block           needed stretches         check chunk ids        marks in order
 //! ```
 //!
 //! The planner looks ahead as far as memory allows. Blocks that are wanted again soon are kept; each stretch of a pack is
@@ -30,7 +30,7 @@ mod slot;
 mod window;
 
 pub use listed::Listed;
-use pack::{FetchJob, PackReader, TableMap};
+use pack::{DecodeJob, FetchJob, PackReader, TableMap};
 use slot::{For, Slot, SlotGuard};
 use window::{Weight, Window};
 
@@ -39,7 +39,7 @@ use window::{Weight, Window};
 pub struct Ahead {
     /// What is ordered and not yet taken: its stored bytes; and, of that, what is decoded.
     window: Weight,
-    /// What is ordered together, so that one read of a pack serves many blocks: at most so much of one or the other.
+    /// What is ordered together, so that one read of a pack serves many blocks: a little more than one or the other.
     batch: Weight,
     /// A block that is wanted again within so many bytes of plaintext is decoded once.
     kept_bytes: u64,
@@ -50,13 +50,13 @@ impl Ahead {
     pub const CONTENT: Self = Self {
         window: Weight { stored_bytes: 48 * MIB, plain_bytes: 64 * MIB },
         batch: Weight { stored_bytes: 4 * MIB, plain_bytes: 16 * MIB },
-        kept_bytes: 32 * MIB,
+        kept_bytes: 64 * MIB,
     };
     /// For a catalogue, beside content.
     pub const CATALOGUE: Self = Self {
         window: Weight { stored_bytes: 8 * MIB, plain_bytes: 16 * MIB },
         batch: Weight { stored_bytes: MIB, plain_bytes: 4 * MIB },
-        kept_bytes: 4 * MIB,
+        kept_bytes: 16 * MIB,
     };
 }
 
@@ -65,7 +65,7 @@ const BATCH_ORDERS: usize = 16 * 1024;
 /// What a mark counts for beside blocks: most are a file with its metadata. Without it the marks of files of a few bytes
 /// would pass the bound by themselves.
 const MARK_BYTES: u64 = 1024;
-/// Batches on their way to the caller: far more than the window holds, unless they hold next to nothing.
+/// Batches on their way to the caller. It bounds how far ahead the plan is of content that compresses twenty times and more.
 const BATCHES_MAX: usize = 64;
 /// Tables of packs that the planner keeps taken apart.
 const MAPS_KEPT: usize = 32;
@@ -167,6 +167,7 @@ impl ChunkReader {
         let stop = AtomicBool::new(false);
         let window = Window::new(ahead.window);
         std::thread::scope(|scope| {
+            let _closing = Closing { window: &window, stop: &stop, on_panic_only: false };
             let (batch_sender, batches) = bounded::<Result<Batch<T>, VaultError>>(BATCHES_MAX);
             let (fetch_sender, fetches) = unbounded::<FetchJob>();
             let (window, stop) = (&window, &stop);
@@ -182,7 +183,10 @@ impl ChunkReader {
             }
             drop(fetches);
             for _ in 0..self.decoders {
-                scope.spawn(move || self.packs.decode_all(window, stop));
+                scope.spawn(move || {
+                    let _closing = Closing { window, stop, on_panic_only: true };
+                    self.packs.decode_all(window, stop);
+                });
             }
             scope.spawn(move || {
                 let mut planner = Planner::new(self, ahead, &batch_sender, &fetch_sender, window, stop);
@@ -190,18 +194,14 @@ impl ChunkReader {
                     let _ = batch_sender.send(Err(error));
                 }
             });
-            let outcome = self.take(&batches, window, &mut each);
-            stop.store(true, Ordering::Relaxed);
-            window.close();
-            drop(batches);
-            outcome
+            self.take(&batches, window, &mut each)
         })
     }
 
     fn take<T>(
         &self,
         batches: &crossbeam_channel::Receiver<Result<Batch<T>, VaultError>>,
-        window: &Window,
+        window: &Window<DecodeJob>,
         each: &mut dyn FnMut(Got<T>) -> Result<(), VaultError>,
     ) -> Result<(), VaultError> {
         for batch in batches {
@@ -241,13 +241,29 @@ impl ChunkReader {
     }
 }
 
+/// Lets everybody go when nobody takes any more: when the caller is done, or fails; or when one who decodes fails.
+struct Closing<'a> {
+    window: &'a Window<DecodeJob>,
+    stop: &'a AtomicBool,
+    on_panic_only: bool,
+}
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        if !self.on_panic_only || std::thread::panicking() {
+            self.stop.store(true, Ordering::Relaxed);
+            self.window.close();
+        }
+    }
+}
+
 /// Turns orders into batches and reads of packs.
 struct Planner<'a, T> {
     reader: &'a ChunkReader,
     ahead: Ahead,
     batches: &'a Sender<Result<Batch<T>, VaultError>>,
     fetches: &'a Sender<FetchJob>,
-    window: &'a Window,
+    window: &'a Window<DecodeJob>,
     stop: &'a AtomicBool,
     listed: Listed,
     maps: VecDeque<(PackNumber, Arc<TableMap>)>,
@@ -267,7 +283,7 @@ impl<'a, T> Planner<'a, T> {
         ahead: Ahead,
         batches: &'a Sender<Result<Batch<T>, VaultError>>,
         fetches: &'a Sender<FetchJob>,
-        window: &'a Window,
+        window: &'a Window<DecodeJob>,
         stop: &'a AtomicBool,
     ) -> Self {
         Self {
@@ -344,6 +360,13 @@ impl<'a, T> Planner<'a, T> {
             && slot.want(wanted)
         {
             return Ok(Arc::clone(slot));
+        }
+        // What this batch orders is ordered once, however much it orders in between.
+        let ordered = self.wanted.get(&place.pack).and_then(|blocks| blocks.iter().find(|(number, _)| *number == block));
+        if let Some((_, guard)) = ordered
+            && guard.slot().want(wanted)
+        {
+            return Ok(Arc::clone(guard.slot()));
         }
         let described = map.block(block)?;
         let mut bases = Vec::with_capacity(described.bases.len());

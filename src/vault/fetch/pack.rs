@@ -1,4 +1,4 @@
-//! Reading blocks of packs: the stored stretches that hold them, decrypted, decompressed, every chunk checked.
+//! Reading blocks of packs: the stored stretches that hold them, decrypted, decompressed, every chunk that comes out checked.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -90,10 +90,22 @@ pub struct DecodeJob {
     guard: SlotGuard,
 }
 
-impl DecodeJob {
-    /// The number of its slot.
-    pub fn number(&self) -> u64 {
-        self.guard.slot().number()
+/// Fails a block, and all that waited for it as a base, for the same reason.
+fn fail(guard: SlotGuard, error: &VaultError) {
+    for job in guard.fill(Err(same(error))) {
+        fail(job.guard, error);
+    }
+}
+
+/// The same error once more.
+fn same(error: &VaultError) -> VaultError {
+    match error {
+        VaultError::Store(e) => VaultError::Store(e.clone()),
+        VaultError::State(StateError::Rotten { path, why }) => {
+            StateError::Rotten { path: path.clone(), why: why.clone() }.into()
+        }
+        VaultError::Damaged { object, why } => VaultError::damaged(object, why),
+        other => VaultError::damaged("a block", other),
     }
 }
 
@@ -116,7 +128,7 @@ impl PackReader {
     }
 
     /// Fetches what a job wants and hands it on to be decoded.
-    pub fn fetch(&self, job: FetchJob, fetcher: &Fetcher<'_>) {
+    pub fn fetch(&self, job: FetchJob, fetcher: &Fetcher<'_, DecodeJob>) {
         let FetchJob { batch, pack, mut blocks } = job;
         blocks.sort_by_key(|(number, _)| *number);
         blocks.dedup_by_key(|(number, _)| *number);
@@ -125,24 +137,17 @@ impl PackReader {
             Ok(fetched) => {
                 let fetched = Arc::new(fetched);
                 for (block, guard) in blocks {
-                    fetcher.offer(batch, DecodeJob { fetched: Arc::clone(&fetched), block, guard });
+                    let number = guard.slot().number();
+                    fetcher.offer(batch, number, DecodeJob { fetched: Arc::clone(&fetched), block, guard });
                 }
             }
-            Err(error) => {
-                let text = error.to_string();
-                let object = ObjectName::Pack(self.index.pack(pack).map_or_else(|_| NO_PACK, |info| info.pack));
-                for (_, guard) in blocks {
-                    let error = match &error {
-                        VaultError::Store(e) => VaultError::Store(e.clone()),
-                        VaultError::State(StateError::Rotten { path, why }) => {
-                            StateError::Rotten { path: path.clone(), why: why.clone() }.into()
-                        }
-                        VaultError::Damaged { object, why } => VaultError::damaged(object, why),
-                        _ => VaultError::damaged(&object, &text),
-                    };
-                    drop(guard.fill(Err(error)));
+            // One read of many blocks fails as a whole: what is damaged may be one of them.
+            Err(error) if blocks.len() > 1 && matches!(error, VaultError::Damaged { .. }) && !error.is_missing() => {
+                for block in blocks {
+                    self.fetch(FetchJob { batch, pack, blocks: vec![block] }, fetcher);
                 }
             }
+            Err(error) => blocks.into_iter().for_each(|(_, guard)| fail(guard, &error)),
         }
     }
 
@@ -228,7 +233,7 @@ impl PackReader {
     }
 
     /// What each decoding thread does.
-    pub fn decode_all(&self, window: &Window, stop: &AtomicBool) {
+    pub fn decode_all(&self, window: &Window<DecodeJob>, stop: &AtomicBool) {
         let mut decompressor = Decompressor::new();
         while let Some(job) = window.next() {
             let mut ready = vec![job];
@@ -250,6 +255,9 @@ impl PackReader {
             }
         }
         let DecodeJob { fetched, block, guard } = job;
+        if let Some(error) = guard.slot().bases().iter().find_map(|base| base.wait().err()) {
+            return guard.fill(Err(error));
+        }
         let outcome = self
             .open_one(&fetched, block, guard.slot(), decompressor)
             .map_err(|why| VaultError::damaged(&fetched.name, format!("block {block}: {why}")))
@@ -327,10 +335,6 @@ impl PackReader {
         Ok(bases)
     }
 }
-
-/// Stands in an error for a pack that the index does not know.
-const NO_PACK: crate::model::name::Sealed =
-    crate::model::name::Sealed { hash: crate::model::ids::ObjectHash([0; 32]), bytes: 0 };
 
 /// Stored bytes of a pack.
 struct Stretch {

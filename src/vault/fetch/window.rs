@@ -8,8 +8,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::pack::DecodeJob;
-
 /// What a batch takes while it is under way.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Weight {
@@ -19,15 +17,14 @@ pub struct Weight {
     pub plain_bytes: u64,
 }
 
-/// The window of one stream.
-pub struct Window {
+/// The window of one stream, through which jobs go to be decoded.
+pub struct Window<J> {
     limit: Weight,
-    state: Mutex<State>,
+    state: Mutex<State<J>>,
     changed: Condvar,
 }
 
-#[derive(Default)]
-struct State {
+struct State<J> {
     /// Entered and not left, the oldest first.
     batches: VecDeque<Weight>,
     /// How many left before these.
@@ -38,18 +35,28 @@ struct State {
     /// Of those that may be decoded.
     plain_bytes: u64,
     /// What can be decoded, by the number of its slot; with its batch.
-    jobs: BTreeMap<u64, (u64, DecodeJob)>,
+    jobs: BTreeMap<u64, (u64, J)>,
     fetchers: usize,
     closed: bool,
 }
 
 /// One who brings what is to be decoded. When the last is gone, nothing more comes.
-pub struct Fetcher<'w>(&'w Window);
+pub struct Fetcher<'w, J>(&'w Window<J>);
 
-impl Window {
+impl<J> Window<J> {
     /// A window with these bounds; a batch that is larger goes by itself.
     pub fn new(limit: Weight) -> Self {
-        Self { limit, state: Mutex::default(), changed: Condvar::new() }
+        let state = State {
+            batches: VecDeque::new(),
+            left: 0,
+            admitted: 0,
+            stored_bytes: 0,
+            plain_bytes: 0,
+            jobs: BTreeMap::new(),
+            fetchers: 0,
+            closed: false,
+        };
+        Self { limit, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// Waits until there is room for a batch; gives its number, or nothing when nobody takes any more.
@@ -82,13 +89,13 @@ impl Window {
     }
 
     /// Announces one who will [`offer`](Fetcher::offer).
-    pub fn fetcher(&self) -> Fetcher<'_> {
+    pub fn fetcher(&self) -> Fetcher<'_, J> {
         self.state().fetchers += 1;
         Fetcher(self)
     }
 
     /// Waits for what is to be decoded next: what is wanted first of what has arrived. None when nothing more will come.
-    pub fn next(&self) -> Option<DecodeJob> {
+    pub fn next(&self) -> Option<J> {
         let mut state = self.state();
         loop {
             if state.closed {
@@ -116,12 +123,12 @@ impl Window {
         drop(jobs);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State<J>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl<J> State<J> {
     fn admit(&mut self, limit: Weight) {
         while let Some(next) = self.batches.get(self.admitted)
             && (self.admitted == 0 || self.plain_bytes + next.plain_bytes <= limit.plain_bytes)
@@ -132,21 +139,21 @@ impl State {
     }
 }
 
-impl Fetcher<'_> {
-    /// Hands on what has arrived for a batch. Nobody decodes any more when the window is closed: then its slots fail.
-    pub fn offer(&self, batch: u64, job: DecodeJob) {
+impl<J> Fetcher<'_, J> {
+    /// Hands on what has arrived for a batch, with the number of its slot. Nobody decodes any more when the window is closed: then its slots fail.
+    pub fn offer(&self, batch: u64, number: u64, job: J) {
         let mut state = self.0.state();
         if state.closed {
             drop(state);
             return drop(job);
         }
-        state.jobs.insert(job.number(), (batch, job));
+        state.jobs.insert(number, (batch, job));
         drop(state);
         self.0.changed.notify_all();
     }
 }
 
-impl Drop for Fetcher<'_> {
+impl<J> Drop for Fetcher<'_, J> {
     fn drop(&mut self) {
         self.0.state().fetchers -= 1;
         self.0.changed.notify_all();
@@ -162,8 +169,30 @@ mod tests {
     }
 
     #[test]
-    fn batches_are_admitted_in_order_as_far_as_plaintext_has_room() {
+    fn jobs_come_in_order_and_not_before_their_batch_is_admitted() {
         let window = Window::new(weight(100, 50));
+        assert_eq!([window.enter(weight(1, 40)), window.enter(weight(1, 40))], [Some(0), Some(1)]);
+        let fetcher = window.fetcher();
+        fetcher.offer(1, 5, "of the second batch");
+        std::thread::scope(|scope| {
+            let taken = scope.spawn(|| {
+                let first = [window.next(), window.next()];
+                window.leave();
+                [first, [window.next(), window.next()]]
+            });
+            fetcher.offer(0, 2, "second");
+            fetcher.offer(0, 1, "first");
+            drop(fetcher);
+            let [mut first, then] = taken.join().unwrap_or_else(|_| panic!("a decoder failed"));
+            first.sort();
+            assert_eq!(first, [Some("first"), Some("second")], "though the other was there before");
+            assert_eq!(then, [Some("of the second batch"), None]);
+        });
+    }
+
+    #[test]
+    fn batches_are_admitted_in_order_as_far_as_plaintext_has_room() {
+        let window: Window<()> = Window::new(weight(100, 50));
         let numbers: Vec<_> = [weight(10, 40), weight(10, 20), weight(10, 20)].map(|w| window.enter(w)).into();
         assert_eq!(numbers, [Some(0), Some(1), Some(2)]);
         assert_eq!(window.state().admitted, 1, "40 + 20 is over 50");
@@ -179,7 +208,7 @@ mod tests {
 
     #[test]
     fn what_is_larger_than_the_window_goes_by_itself() {
-        let window = Window::new(weight(100, 50));
+        let window: Window<()> = Window::new(weight(100, 50));
         assert_eq!(window.enter(weight(1000, 1000)), Some(0));
         assert_eq!(window.state().admitted, 1);
         std::thread::scope(|scope| {
@@ -195,7 +224,7 @@ mod tests {
 
     #[test]
     fn whoever_waits_is_let_go() {
-        let window = Window::new(weight(1, 1));
+        let window: Window<()> = Window::new(weight(1, 1));
         assert_eq!(window.enter(weight(1, 1)), Some(0));
         std::thread::scope(|scope| {
             let fetcher = window.fetcher();
@@ -205,7 +234,7 @@ mod tests {
             assert_eq!(enters.join().ok().flatten(), None);
             assert_eq!(nexts.join().ok(), Some(true));
         });
-        let window = Window::new(weight(1, 1));
+        let window: Window<()> = Window::new(weight(1, 1));
         drop(window.fetcher());
         assert!(window.next().is_none(), "nobody brings anything any more");
     }
