@@ -53,6 +53,14 @@ impl Open {
         Self { handle: handle.to_vec(), in_flight: 0, depth: DEPTH_FIRST, answers: 0, names: 0, ended: false }
     }
 
+    /// An answer brought names: with the second the directory is a long one.
+    fn answered(&mut self) {
+        self.answers += 1;
+        if self.answers > 1 {
+            self.depth = (self.depth * 2).min(DEPTH_MAX);
+        }
+    }
+
     /// How many READDIRs to add. After the first names the end is what most directories have next, and it was asked for: what
     /// is asked beyond it costs a round trip. With the second answer a directory is a long one.
     const fn missing(&self) -> usize {
@@ -129,10 +137,7 @@ impl<'a> Listing<'a> {
         match reply {
             Reply::Status(Code::Eof, _) => state.ended = true,
             Reply::Names(entries) => {
-                state.answers += 1;
-                if state.answers > 1 {
-                    state.depth = (state.depth * 2).min(DEPTH_MAX);
-                }
+                state.answered();
                 if entries.is_empty() {
                     let why = format!("{}: a list of no names that is not the end", self.dirs[at].name);
                     return Err(StoreError::Protocol(why));
@@ -207,12 +212,14 @@ mod tests {
     fn a_short_directory_is_asked_for_twice_and_a_long_one_ever_more() {
         let mut open = Open::new(b"h");
         assert_eq!(open.missing(), 2);
-        (open.in_flight, open.answers) = (1, 1);
+        open.in_flight = 1;
+        open.answered();
         assert_eq!(open.missing(), 0, "its end is on its way");
         open.in_flight = 0;
         assert_eq!(open.missing(), 2, "it was not the end after all");
-        (open.in_flight, open.answers, open.depth) = (1, 2, 4);
-        assert_eq!(open.missing(), 3);
+        open.in_flight = 1;
+        open.answered();
+        assert_eq!(open.missing(), 3, "a long one");
         open.ended = true;
         assert_eq!(open.missing(), 0);
     }

@@ -1,4 +1,4 @@
-//! The connections of one store, each with a few channels: opened one after another when there is something to do, and lent,
+//! The connections of one store, each with a few channels: opened as they turn out to be needed, and lent,
 //! channel by channel, to one operation at a time. Only the first is opened by whoever needs it; further ones come up beside
 //! the work, so that nobody who could have gone on meanwhile waits for a log-in.
 //!
@@ -181,26 +181,16 @@ impl Pool {
     /// What became of something that was started to be opened, and how long it took. That it was not is nothing much: others
     /// work.
     pub fn opened(&self, wanted: &Open, took: Duration, outcome: Result<Session, StoreError>) {
-        self.state().opening -= 1;
-        self.came_up(wanted, took, outcome);
+        let mut state = self.state();
+        state.opening -= 1;
+        state.come_up(wanted, took, outcome);
+        drop(state);
+        self.changed.notify_all();
     }
 
     /// As [`opened`](Self::opened), of something that was opened beside another.
     pub fn came_up(&self, wanted: &Open, took: Duration, outcome: Result<Session, StoreError>) {
-        let mut state = self.state();
-        match outcome {
-            Ok(session) => {
-                match wanted {
-                    Open::Lane(..) => state.lane_takes = took,
-                    Open::Connection => state.connecting_takes = took,
-                }
-                state.waited = Duration::ZERO;
-                state.count(&session.connection);
-                state.idle.push(session);
-            }
-            Err(error) => state.cannot_open(wanted, &error),
-        }
-        drop(state);
+        self.state().come_up(wanted, took, outcome);
         self.changed.notify_all();
     }
 
@@ -325,6 +315,21 @@ impl State {
     /// Channels that may be opened on one connection now.
     fn lanes_now(&self) -> usize {
         if self.no_lanes_until.is_some_and(|until| Instant::now() < until) { 0 } else { self.lanes_max }
+    }
+
+    fn come_up(&mut self, wanted: &Open, took: Duration, outcome: Result<Session, StoreError>) {
+        match outcome {
+            Ok(session) => {
+                match wanted {
+                    Open::Lane(..) => self.lane_takes = took,
+                    Open::Connection => self.connecting_takes = took,
+                }
+                self.waited = Duration::ZERO;
+                self.count(&session.connection);
+                self.idle.push(session);
+            }
+            Err(error) => self.cannot_open(wanted, &error),
+        }
     }
 
     fn count(&mut self, connection: &Arc<Connection>) {
