@@ -191,13 +191,16 @@ impl PageCache {
             _ => None,
         };
         let roots: BTreeSet<Sealed> = roots.filter_map(sealed).collect();
-        self.fetch(store, &roots);
+        if !self.fetch(store, &roots) {
+            return;
+        }
         let lines = roots.iter().filter_map(|root| decode(&self.kept(root)?).ok()).flatten();
         let pages = lines.filter_map(|line| sealed(&line.name)).collect();
         self.fetch(store, &pages);
     }
 
-    fn fetch(&self, store: &dyn Store, wanted: &BTreeSet<Sealed>) {
+    /// False when the store is out of reach.
+    fn fetch(&self, store: &dyn Store, wanted: &BTreeSet<Sealed>) -> bool {
         let missing = |page: &&Sealed| page.bytes <= INVENTORY_MAX_BYTES && !self.path(page).exists();
         let missing: Vec<&Sealed> = wanted.iter().filter(missing).collect();
         for batch in missing.chunks(AHEAD_OBJECTS) {
@@ -206,11 +209,12 @@ impl PageCache {
             for (page, read) in batch.iter().zip(store.get_many(&names)) {
                 match read {
                     Ok(bytes) if hash(&bytes) == page.hash => write_cached(&self.path(page), &bytes),
-                    Err(error) if error.is_store_wide() => return,
+                    Err(error) if error.is_store_wide() => return false,
                     _ => {}
                 }
             }
         }
+        true
     }
 
     fn kept(&self, page: &Sealed) -> Option<Vec<u8>> {
