@@ -50,6 +50,8 @@ pub struct Seen {
     pub operations: u64,
     /// Connections.
     pub connections: u64,
+    /// Connections that are permitted beyond those.
+    pub spare_connections: usize,
     /// Operations that run at once: channels.
     pub lanes: u64,
     /// Channels that the connections can take beyond those.
@@ -105,8 +107,9 @@ impl Growth {
             let reply_limited = small || share.powf(seen.lanes as f64) >= IDLE_WORTH;
             let per_round_trip = bytes_in(rate(bytes, measured), seen.round_trip);
             let window_limited = per_round_trip >= seen.connections.max(1) * WINDOW_LIMITED_BYTES;
-            if window_limited && !self.is_refused(now) {
-                return self.add(ADDED_AT_WINDOW_LIMIT, None, seen, now);
+            let may_add = seen.spare_connections > 0 && !self.is_refused(now);
+            if window_limited && may_add {
+                return self.add(ADDED_AT_WINDOW_LIMIT.min(seen.spare_connections), None, seen, now);
             }
             if reply_limited && seen.spare_lanes > 0 {
                 // What it does to the throughput says nothing about a connection that is being tried.
@@ -114,7 +117,7 @@ impl Growth {
                 self.trial = (now, seen);
                 return Advice::AddLane;
             }
-            if reply_limited && !self.is_refused(now) {
+            if reply_limited && may_add {
                 return self.add(1, None, seen, now);
             }
         }
@@ -130,7 +133,7 @@ impl Growth {
         let passed = now.saturating_duration_since(since);
         let rate = rate(seen.bytes - then.bytes, passed);
         match self.rate_before {
-            None if passed >= self.wait => self.add(1, Some(rate), seen, now),
+            None if passed >= self.wait && seen.spare_connections > 0 => self.add(1, Some(rate), seen, now),
             Some(_) if self.settling => {
                 if now >= since {
                     (self.trial, self.settling) = ((now, seen), false);
@@ -192,24 +195,23 @@ mod tests {
 
     /// A link of so many MiB a second, on which a connection takes at most 2.5 MiB a round trip; objects of `object` bytes.
     /// Returns the number of connections after each second and, last, of lanes: at most four of each, and of a connection.
-    fn simulate(link: u64, round_trip: Duration, object: u64, secs: u64) -> (Vec<u64>, u64) {
+    fn simulate(link: u64, round_trip: Duration, object: u64, secs: u64) -> (Vec<usize>, u64) {
         let start = Instant::now();
         let mut growth = Growth::new(start);
-        let mut seen = Seen { round_trip, connections: 1, lanes: 2, spare_lanes: 2, ..Seen::default() };
+        let mut seen =
+            Seen { round_trip, connections: 1, spare_connections: 3, lanes: 2, spare_lanes: 2, ..Seen::default() };
         let (mut open, mut connections) = (1, Vec::new());
         for step in 0..secs * 10 {
             let now = start + Duration::from_millis(100) * u32::try_from(step).unwrap_or(0);
             match growth.advice(seen, now) {
                 Advice::AddLane => seen.lanes += 1,
-                Advice::Add(more) => {
-                    let more = (more as u64).min(4 - open);
-                    (open, seen.lanes) = (open + more, seen.lanes + 2 * more);
-                }
+                Advice::Add(more) => (open, seen.lanes) = (open + more, seen.lanes + 2 * more as u64),
                 Advice::Drop => (open, seen.lanes) = (open - 1, seen.lanes - 2),
                 _ => {}
             }
-            (seen.connections, seen.spare_lanes) = (open, open * 4 - seen.lanes);
-            let windows = open * 5 * MIB / 2 * 1_000_000 / u64::try_from(round_trip.as_micros()).unwrap_or(1);
+            (seen.connections, seen.spare_connections) = (open as u64, 4 - open);
+            seen.spare_lanes = seen.connections * 4 - seen.lanes;
+            let windows = seen.connections * 5 * MIB / 2 * 1_000_000 / u64::try_from(round_trip.as_micros()).unwrap_or(1);
             let waiting = seen.lanes * object * 500 / u64::try_from(round_trip.as_millis()).unwrap_or(1);
             let bytes = (link * MIB).min(windows).min(waiting) / 10;
             seen.bytes += bytes;
@@ -244,6 +246,19 @@ mod tests {
     }
 
     #[test]
+    fn where_nothing_may_be_added_nothing_is_dropped() {
+        let start = Instant::now();
+        let mut growth = Growth::new(start);
+        let round_trip = Duration::from_millis(100);
+        let mut seen = Seen { round_trip, connections: 4, lanes: 8, ..Seen::default() };
+        for step in 0..6000 {
+            let advice = growth.advice(seen, start + round_trip * step);
+            assert_eq!(advice, Advice::Stay, "after {step} steps of a tenth of a second");
+            (seen.bytes, seen.operations) = (seen.bytes + 4 * MIB, u64::from(step) / 4);
+        }
+    }
+
+    #[test]
     fn a_refusal_stands_for_a_while() {
         let start = Instant::now();
         let mut growth = Growth::new(start);
@@ -252,6 +267,7 @@ mod tests {
             bytes: 100 * MIB,
             operations: 6,
             connections: 1,
+            spare_connections: 3,
             lanes: 1,
             spare_lanes: 0,
             round_trip: Duration::from_millis(100),

@@ -204,7 +204,7 @@ impl Pool {
             return Next::Wait;
         }
         let now = Instant::now();
-        let seen = state.seen(self.bytes.load(Ordering::Relaxed));
+        let seen = state.seen(self.bytes.load(Ordering::Relaxed), self.most);
         while let Some(session) = state.take_idle() {
             if session.is_closed() {
                 state.discount(&session.connection);
@@ -216,7 +216,7 @@ impl Pool {
                 // With more channels in use than one flow carries well, another connection may be worth it though nobody waits.
                 if state.lent_lanes(&session.connection) > LANES && state.opening == 0 && state.members.len() < self.most {
                     match state.growth.advice(Seen { spare_lanes: 0, ..seen }, now) {
-                        Advice::Add(more) => return Next::LendAndOpen(Box::new(session), self.permitted(state, more)),
+                        Advice::Add(more) => return Next::LendAndOpen(Box::new(session), more),
                         Advice::Drop => state.leave(),
                         Advice::AddLane | Advice::Stay => {}
                     }
@@ -247,20 +247,13 @@ impl Pool {
                 Some(member) => Next::Open(vec![member.one_more_lane()]),
                 None => Next::Wait,
             },
-            Advice::Add(more) if state.members.len() < self.most => {
-                Next::Open((0..self.permitted(state, more)).map(|_| Open::Connection).collect())
-            }
+            Advice::Add(more) => Next::Open((0..more).map(|_| Open::Connection).collect()),
             Advice::Drop => {
                 state.leave();
                 Next::Wait
             }
-            Advice::Add(_) | Advice::Stay => Next::Wait,
+            Advice::Stay => Next::Wait,
         }
-    }
-
-    /// Of so many more connections, those that may be opened.
-    fn permitted(&self, state: &State, more: usize) -> usize {
-        more.min(self.most.saturating_sub(state.members.len()))
     }
 
     /// Takes every idle channel out.
@@ -290,11 +283,20 @@ impl State {
         Some(self.idle.swap_remove(at))
     }
 
-    fn seen(&self, bytes: u64) -> Seen {
+    fn seen(&self, bytes: u64, most: usize) -> Seen {
+        let spare_connections = most.saturating_sub(self.members.len());
         let connections = self.usable().count() as u64;
         let lanes = self.members.iter().map(|member| member.lanes as u64).sum();
         let spare = self.usable().map(|member| self.lanes_now().saturating_sub(member.lanes) as u64).sum();
-        Seen { bytes, operations: self.operations, connections, lanes, spare_lanes: spare, round_trip: self.round_trip }
+        Seen {
+            bytes,
+            operations: self.operations,
+            connections,
+            spare_connections,
+            lanes,
+            spare_lanes: spare,
+            round_trip: self.round_trip,
+        }
     }
 
     /// Channels of a connection that are not idle.
