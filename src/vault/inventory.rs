@@ -285,7 +285,35 @@ pub fn page_names(pages: &PageCache, store: &dyn Store, root: &ObjectName) -> Re
 mod tests {
     use super::*;
     use crate::model::ids::ObjectHash;
+    use crate::store::memory::MemoryStore;
     use std::collections::HashMap;
+
+    #[test]
+    fn what_was_read_ahead_is_read_without_the_store_and_only_what_is_right_is_kept() -> Result<(), VaultError> {
+        let dir = tempfile::tempdir().map_err(VaultError::internal)?;
+        let (store, cache) = (MemoryStore::new(), PageCache::open(dir.path())?);
+        let mut roots = Vec::new();
+        for n in 0..100 {
+            let mut builder = InventoryBuilder::default();
+            builder.add_rest([pack(n)].into_iter())?;
+            let inventory = builder.finish(&mut |_| Err(VaultError::internal("no earlier page")))?;
+            for page in inventory.fresh.iter().chain([&inventory.root]) {
+                let name = ObjectName::Inventory(page.name).to_string();
+                let wrong = n == 7 && page.name == inventory.root.name;
+                let content = if wrong { vec![0; page.bytes.len()] } else { page.bytes.clone() };
+                store.tamper(|objects| objects.insert(name, content));
+            }
+            roots.push(ObjectName::Inventory(inventory.root.name));
+        }
+        cache.read_ahead(&store, roots.iter());
+        store.tamper(std::collections::BTreeMap::clear);
+        for (root, n) in roots.iter().zip(0..) {
+            let mut lines = Vec::new();
+            let read = each_line(&cache, &store, root, &mut |line| lines.push(line.clone()));
+            assert_eq!((read.is_ok(), lines.contains(&pack(n))), (n != 7, n != 7), "inventory {n}");
+        }
+        Ok(())
+    }
 
     fn pack(n: u32) -> Line {
         let hash = hash(&n.to_le_bytes());
