@@ -64,6 +64,23 @@ fn back(world: &World, name: &str, dump: &Dump) -> PathBuf {
     world.path(name).join(dump.dir().strip_prefix("/").unwrap())
 }
 
+/// What is built on a pack that is gone fails for that reason, by name, and says nothing else.
+#[test]
+fn a_lost_base_is_named_by_what_is_built_on_it() {
+    let world = World::new();
+    let mut dump = Dump::new(&world, 15_000);
+    world.push(dump.dir());
+    let size = |path: &PathBuf| fs::metadata(path).unwrap().len();
+    let base = world.objects("packs").into_iter().max_by_key(size).unwrap();
+    dump.night();
+    world.push(dump.dir());
+    fs::remove_file(&base).unwrap();
+    let restore = args!["restore", "latest", "--into", world.path("out"), "--identity", &world.identity];
+    let base = base.file_name().unwrap().to_str().unwrap();
+    world.run(restore).exits(4).says(base).never_says("reading was stopped");
+    assert!(!back(&world, "out", &dump).join("dump.json").exists(), "half a dump under its name");
+}
+
 #[test]
 fn bytes_follow_changed_records_and_every_night_restores() {
     needs!("rsync", "python3", "age", "zstd", "b3sum");

@@ -105,6 +105,7 @@ fn same(error: &VaultError) -> VaultError {
             StateError::Rotten { path: path.clone(), why: why.clone() }.into()
         }
         VaultError::Damaged { object, why } => VaultError::damaged(object, why),
+        VaultError::Crypto { object, source } => VaultError::damaged(object, source),
         other => VaultError::damaged("a block", other),
     }
 }
