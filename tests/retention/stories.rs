@@ -242,3 +242,39 @@ fn recovery_without_farkeep_does_not_stumble_over_what_was_dropped() {
     let dropped: Vec<bool> = lines.iter().map(|line| line.contains(" DROPPED ")).collect();
     assert_eq!(dropped, [true, true, false], "{lines:#?}");
 }
+
+#[test]
+fn what_prune_took_away_is_forgotten_here_as_well() {
+    let world = World::new();
+    let data = world.tree("data");
+    let fill = |night: u64| {
+        for n in 0..9000 {
+            data.file(format!("{n}"), format!("night {night}, file {n}"));
+        }
+    };
+    fill(0);
+    world.push(&data.root);
+    fill(1);
+    world.push(&data.root);
+    fill(2);
+    world.push(&data.root);
+    let index = || {
+        let files = files_below(&world.agent.state.join("cache")).into_iter();
+        let of_index = files.filter(|path| path.parent().unwrap().ends_with("index"));
+        of_index.map(|path| fs::metadata(path).unwrap().len()).sum::<u64>()
+    };
+    let before = index();
+    world.run(args!["prune", "plan", "--keep-last", "1"]).ok();
+    world.run(args!["prune", "apply", "--now"]).ok();
+    // What stays is still known by its place: nothing is read or stored again.
+    let pushed = world.push(&data.root);
+    assert_eq!(pushed["new_packs"], 0, "{pushed}");
+    let after = index();
+    assert!(after < before / 2, "the index went from {before} to {after} bytes");
+    fs::write(data.path("1"), "another").unwrap();
+    assert!(world.push(&data.root)["new_bytes"].as_u64().unwrap() < 200_000);
+    world.verify("opened");
+    let into = world.path("back");
+    world.restore("latest", &into);
+    super::world::assert_same(&data.root, &data.below(&into));
+}

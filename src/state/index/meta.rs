@@ -22,6 +22,12 @@ pub struct Meta {
     pub table_bytes: u64,
     pub segments: Vec<SegmentMeta>,
     pub next_segment: u64,
+    /// How often packs were forgotten: the files of the packs are named by it.
+    #[serde(default)]
+    pub generation: u64,
+    /// When that was last, in seconds since 1970.
+    #[serde(default)]
+    pub forgot_at: i64,
     /// Index objects whose packs are all here, by number; none where one has been replaced.
     pub objects: Vec<Option<String>>,
 }

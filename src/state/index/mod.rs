@@ -2,7 +2,7 @@
 //!
 //! It is a cache of the vault's index objects and can be rebuilt from them. Chunks stand in sorted segments that are read
 //! page by page; what this run adds waits in a map of bounded size until it becomes a segment. The packs and their tables
-//! stand in two files that only grow. `index.json` says how much of each file counts; it is replaced whole, last.
+//! stand in two files that only grow, until most of it is of packs that are gone (`forget`). `index.json` says how much of each file counts; it is replaced whole, last.
 //!
 //! What a snapshot lists, it lists because this index says so. So every byte that is read is held against a checksum, and an
 //! index in which one is wrong is given up: [`StateError::Rotten`] ends the work, and the next that opens it begins anew.
@@ -17,6 +17,7 @@ use crate::model::ids::{ChunkId, to_hex};
 use crate::model::name::{ObjectName, Sealed};
 use crate::state::{StateError, make_private_dir};
 
+mod forget;
 mod meta;
 mod packs;
 mod record;
@@ -73,7 +74,7 @@ impl ChunkIndex {
         make_private_dir(dir)?;
         let random = crate::crypto::random::<16>().map_err(|e| StateError::invalid(dir, e))?;
         let meta = Meta::new(to_hex(&random));
-        let packs = PackFiles::open(dir, 0, 0)?;
+        let packs = PackFiles::open(dir, meta.generation, 0, 0)?;
         let index = Self {
             dir: dir.to_owned(),
             meta,
@@ -88,7 +89,7 @@ impl ChunkIndex {
 
     fn open_existing(dir: &Path) -> Result<Option<Self>, StateError> {
         let Some(meta) = Meta::read(dir)? else { return Ok(None) };
-        let packs = PackFiles::open(dir, meta.pack_count, meta.table_bytes)?;
+        let packs = PackFiles::open(dir, meta.generation, meta.pack_count, meta.table_bytes)?;
         // Numbers that were given and never made to last: the next object would get the same one, and be taken to list these
         // packs.
         packs.forget_objects_from(u32::try_from(meta.objects.len()).map_err(|e| StateError::invalid(dir, e))?)?;
@@ -307,7 +308,7 @@ impl ChunkIndex {
     fn merge(&mut self) -> Result<(), StateError> {
         while let Some(start) = self.mergeable() {
             let name = self.next_name();
-            let merged = Segment::merge(&self.dir.join(&name), &self.segments[start..])?;
+            let merged = Segment::merge(&self.dir.join(&name), &self.segments[start..], |_| true)?;
             self.segments.truncate(start);
             self.meta.segments.truncate(start);
             self.push_segment(name, merged);
@@ -328,14 +329,20 @@ impl ChunkIndex {
     }
 }
 
-/// Removes segments that no longer count. A failure costs disk, nothing else.
+/// Removes files that no longer count. A failure costs disk, nothing else.
 fn remove_strays(dir: &Path, meta: &Meta) {
     let Ok(entries) = std::fs::read_dir(dir) else { return };
+    let [packs, tables] = packs::names(meta.generation);
     for entry in entries.flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         let stem = name.strip_suffix(".fences").unwrap_or(&name);
-        if stem.starts_with("segment-") && !meta.segments.iter().any(|s| s.name == stem) {
+        let counts = match stem.split('-').next() {
+            Some("segment") => meta.segments.iter().any(|s| s.name == stem),
+            Some("packs" | "tables") => [packs.as_str(), &tables].contains(&stem),
+            _ => true,
+        };
+        if !counts {
             let _ = std::fs::remove_file(entry.path());
         }
     }

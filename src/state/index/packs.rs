@@ -34,8 +34,8 @@ pub struct PackFiles {
 
 impl PackFiles {
     /// Opens the files in `dir`, of which `count` packs and `table_bytes` count; what follows is cut off.
-    pub fn open(dir: &Path, count: u32, table_bytes: u64) -> Result<Self, StateError> {
-        let open = |name: &str, bytes: u64| -> Result<(PathBuf, File), StateError> {
+    pub fn open(dir: &Path, generation: u64, count: u32, table_bytes: u64) -> Result<Self, StateError> {
+        let open = |name: &String, bytes: u64| -> Result<(PathBuf, File), StateError> {
             let path = dir.join(name);
             let options = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(&path);
             let file = options.map_err(StateError::io(&path))?;
@@ -45,8 +45,9 @@ impl PackFiles {
             file.set_len(bytes).map_err(StateError::io(&path))?;
             Ok((path, file))
         };
-        let (packs_path, packs) = open("packs", record_at(count))?;
-        let (tables_path, tables) = open("tables", table_bytes)?;
+        let [packs, tables] = names(generation);
+        let (packs_path, packs) = open(&packs, record_at(count))?;
+        let (tables_path, tables) = open(&tables, table_bytes)?;
         let recent = Mutex::new(Vec::new());
         let mut files = Self { packs_path, tables_path, packs, tables, count, table_bytes, numbers: HashMap::new(), recent };
         files.read_numbers()?;
@@ -56,7 +57,9 @@ impl PackFiles {
     fn read_numbers(&mut self) -> Result<(), StateError> {
         let mut numbers = HashMap::with_capacity(self.count as usize);
         self.each(&mut |number, info| {
-            numbers.insert(key(&info.pack), number);
+            if !info.is_gone() {
+                numbers.insert(key(&info.pack), number);
+            }
         })?;
         self.numbers = numbers;
         Ok(())
@@ -111,6 +114,29 @@ impl PackFiles {
         self.count += 1;
         self.table_bytes += u64::from(length);
         Ok(number)
+    }
+
+    /// Writes the files of another generation, without the packs that are `gone`; the others keep their numbers.
+    pub fn without(&self, gone: &[bool], dir: &Path, generation: u64) -> Result<Self, StateError> {
+        let mut files = Self::open(dir, generation, 0, 0)?;
+        for number in 0..self.count {
+            let mut info = self.info(number)?;
+            if gone.get(number as usize) == Some(&true) {
+                info = PackInfo::GONE;
+            }
+            if !info.is_gone() {
+                let table = self.table_as_stored(&info)?;
+                info.table_at = files.table_bytes;
+                files.tables.write_all_at(&table, info.table_at).map_err(StateError::io(&files.tables_path))?;
+                files.table_bytes += u64::from(info.table_bytes);
+                files.numbers.insert(key(&info.pack), number);
+            }
+            let written = files.packs.write_all_at(&info.encode(number), record_at(number));
+            written.map_err(StateError::io(&files.packs_path))?;
+            files.count += 1;
+        }
+        files.sync()?;
+        Ok(files)
     }
 
     pub fn info(&self, number: u32) -> Result<PackInfo, StateError> {
@@ -169,6 +195,11 @@ impl PackFiles {
         self.tables.sync_data().map_err(StateError::io(&self.tables_path))?;
         self.packs.sync_data().map_err(StateError::io(&self.packs_path))
     }
+}
+
+/// What the two files of a generation are called.
+pub fn names(generation: u64) -> [String; 2] {
+    ["packs", "tables"].map(|name| if generation == 0 { name.to_owned() } else { format!("{name}-{generation}") })
 }
 
 const fn record_at(number: u32) -> u64 {

@@ -42,6 +42,23 @@ pub struct PackInfo {
 }
 
 impl PackInfo {
+    /// What stands in the place of a pack that was forgotten: no object is empty, so nothing is ever taken for it.
+    pub(super) const GONE: Self = Self {
+        pack: Sealed { hash: ObjectHash([0; 32]), bytes: 0 },
+        header_bytes: 0,
+        header_hash: ObjectHash([0; 32]),
+        kind: PackKind::Data,
+        table_bytes: 0,
+        object: None,
+        table_at: 0,
+        table_sum: [0; CHECKSUM_BYTES],
+    };
+
+    /// Whether it was forgotten.
+    pub(super) fn is_gone(&self) -> bool {
+        self.pack == Self::GONE.pack
+    }
+
     /// The record of the pack with this number.
     pub(super) fn encode(&self, number: PackNumber) -> Vec<u8> {
         let mut record = Vec::with_capacity(RECORD_BYTES);

@@ -136,8 +136,8 @@ impl Segment {
         Self::open(path, written)
     }
 
-    /// Merges segments into a new one; the inputs stay.
-    pub fn merge(path: &Path, inputs: &[Self]) -> Result<Self, StateError> {
+    /// Merges what `keep` keeps of segments into a new one; the inputs stay.
+    pub fn merge(path: &Path, inputs: &[Self], keep: impl Fn(&Record) -> bool) -> Result<Self, StateError> {
         let total = inputs.iter().map(|s| s.records).sum();
         let mut runs = Vec::with_capacity(inputs.len());
         for input in inputs {
@@ -153,7 +153,7 @@ impl Segment {
                 Err(e) => Some(Err(e)),
             }
         });
-        Self::write(path, total, merged)
+        Self::write(path, total, merged.filter(|record| record.as_ref().map_or(true, &keep)))
     }
 
     /// Hands every place of `id` to `found`.

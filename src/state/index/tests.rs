@@ -3,6 +3,7 @@
 use super::*;
 use crate::format::table::{PackKind, TableBlock, TableChunk};
 use crate::model::ids::ObjectHash;
+use crate::model::time::Timestamp;
 
 fn id(n: u64) -> ChunkId {
     let mut bytes = [0; 24];
@@ -47,6 +48,47 @@ fn a_number_that_was_never_made_to_last_names_no_object() {
     assert_eq!(index.object_of(one).unwrap(), Some(object(1)));
     assert_eq!(index.object_of(two).unwrap(), None, "no object lists it");
     assert_eq!(index.object_of(three).unwrap(), Some(object(3)));
+}
+
+#[test]
+fn packs_that_are_gone_are_forgotten_and_the_others_keep_their_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index");
+    let object = |n| Sealed { hash: ObjectHash([n; 32]), bytes: 20_000 };
+    let mut index = open(&path);
+    let numbers: Vec<u32> = (0..8).map(|n| index.add_pack(&pack(n, n * 1000..n * 1000 + 1000)).unwrap()).collect();
+    for (n, packs) in (1..).zip(numbers.chunks(3)) {
+        index.set_object(&object(n), packs).unwrap();
+    }
+    index.flush().unwrap();
+    let before = std::fs::metadata(path.join("tables")).unwrap().len();
+    // All of the first object, one of the second.
+    let gone: Vec<bool> = numbers.iter().map(|n| *n < 4).collect();
+    assert!(!index.forget(&gone, Timestamp(1_800_000_000)).unwrap(), "so little is not worth it");
+    index.forget_now(&gone, Timestamp(1_800_000_000)).unwrap();
+    for index in [index, open(&path)] {
+        for (n, number) in (0_u64..).zip(&numbers) {
+            let place = index.find(&id(n * 1000 + 7), |_| true).unwrap();
+            let expected = Place { pack: *number, ordinal: 7 };
+            assert_eq!(place, (n >= 4).then_some(expected), "of pack {n}");
+            assert_eq!(index.number_of(&pack(n, 0..1).pack), (n >= 4).then_some(*number));
+            if n >= 4 {
+                assert_eq!(index.table(*number).unwrap().blocks[0].chunks[7].id, id(n * 1000 + 7));
+            }
+        }
+        assert!(!index.covers(&object(1)) && index.covers(&object(2)) && index.covers(&object(3)));
+        assert_eq!(index.object_of(numbers[4]).unwrap(), Some(object(2)));
+    }
+    let names = || std::fs::read_dir(&path).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    assert!(names().all(|name| name != "packs" && name != "tables"), "the old files are gone");
+    assert!(std::fs::metadata(path.join("tables-1")).unwrap().len() <= before / 2);
+    // One that comes back is a new one.
+    let mut index = open(&path);
+    let again = index.add_pack(&pack(1, 1000..2000)).unwrap();
+    assert_eq!(again, 8);
+    index.flush().unwrap();
+    let place = open(&path).find(&id(1999), |_| true).unwrap();
+    assert_eq!(place, Some(Place { pack: 8, ordinal: 999 }));
 }
 
 #[test]

@@ -8,9 +8,11 @@ use crate::format::inventory::Line;
 use crate::format::table::PackKind;
 use crate::ledger::{Standing, Trust};
 use crate::model::name::{ObjectName, Sealed};
+use crate::model::time::Timestamp;
 use crate::ops::OpError;
 use crate::ops::suspicion::spoken_against;
 use crate::ops::verifications::Verification;
+use crate::state::StateError;
 use crate::state::index::ChunkIndex;
 use crate::state::journal::Entry;
 use crate::vault::VaultError;
@@ -90,6 +92,23 @@ pub fn refresh_index(
     }
     index.flush()?;
     Ok(())
+}
+
+/// Lets the index forget packs that lie in no copy any more; not while a store of the job, which may have them, is missing.
+pub fn forget_gone(index: &mut ChunkIndex, prepared: &Prepared, now: Timestamp) -> Result<(), OpError> {
+    if !prepared.missed.is_empty() || !prepared.unfit.is_empty() {
+        return Ok(());
+    }
+    let mut gone = vec![false; index.pack_count() as usize];
+    index.each_pack(&mut |number, info| {
+        gone[number as usize] = !prepared.sides.iter().any(|side| side.presence.has_pack(&info.pack));
+    })?;
+    match index.forget(&gone, now) {
+        Err(error @ StateError::Rotten { .. }) => Err(error.into()),
+        // For want of room, perhaps: the index is as good as it was.
+        Err(error) => Ok(tracing::warn!(%error, "the chunk index cannot be made smaller")),
+        Ok(_) => Ok(()),
+    }
 }
 
 /// By pack number: present in every copy with its size, about to go from none, and nothing found against it.

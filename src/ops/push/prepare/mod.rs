@@ -30,7 +30,7 @@ mod own;
 mod second_look;
 mod unconfirmed;
 
-pub use known::{live_packs, refresh_index};
+pub use known::{forget_gone, live_packs, refresh_index};
 pub use own::deliver_all;
 use own::{adopt_own, check_enrolled, deliver_own};
 
