@@ -57,6 +57,62 @@ fn the_honest_form_of_the_script_works() {
     assert!(list(&store).unwrap().is_empty());
 }
 
+/// Requests go out behind an OPEN whose handle can be told beforehand. Told wrong, refused or overtaken: what is had is right.
+#[test]
+fn handles_that_were_told_beforehand() {
+    const SAME: u64 = 12;
+    let (opened, in_vain) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (seen, wasted) = (Arc::clone(&opened), Arc::clone(&in_vain));
+    // Its handle is always the same; then each is another, and what the old one stands for is another file.
+    let liar = Liar::start(move |asked| {
+        let now = || opened.load(Ordering::SeqCst).saturating_sub(SAME);
+        let handle = |number: u64| [b'h' + (number % 10) as u8];
+        Act::Say(match asked.kind {
+            OPEN => {
+                opened.fetch_add(1, Ordering::SeqCst);
+                packet(102, asked.id, &fields().bytes(&handle(now())).into_vec())
+            }
+            READ | FSTAT if asked.body[4..5] != handle(now()) => {
+                in_vain.fetch_add(1, Ordering::SeqCst);
+                if asked.kind == READ { data(asked.id, &[8; 900]) } else { packet(105, asked.id, &attrs(900)) }
+            }
+            _ => honest(asked),
+        })
+    });
+    let store = liar.connect().unwrap();
+    for number in 0..SAME + 10 {
+        assert_eq!(get(&store).unwrap(), [7; 1000], "the {number}th");
+    }
+    assert_eq!(seen.load(Ordering::SeqCst), SAME + 10, "each is opened once");
+    assert_eq!(wasted.load(Ordering::SeqCst), 2, "size and content, asked for in vain once");
+}
+
+#[test]
+fn a_handle_that_was_told_and_not_given() {
+    let opened = Arc::new(AtomicU64::new(0));
+    let liar = Liar::start(move |asked| {
+        if asked.kind == OPEN && opened.fetch_add(1, Ordering::SeqCst) % 3 == 2 {
+            return Act::Say(status(asked.id, 2, "no such file"));
+        }
+        Act::Say(honest(asked))
+    });
+    let store = liar.connect().unwrap();
+    for number in 0..30 {
+        match get(&store) {
+            Err(StoreError::NotFound(_)) => assert_eq!(number % 3, 2),
+            outcome => assert_eq!((outcome.unwrap(), number % 3 == 2), (vec![7; 1000], false)),
+        }
+    }
+    let liar = Liar::start(|asked| match asked.kind {
+        OPEN if asked.number > 3 => Act::Late(Duration::from_millis(50), honest(asked)),
+        _ => Act::Say(honest(asked)),
+    });
+    let store = liar.connect().unwrap();
+    for _ in 0..12 {
+        assert_eq!(get(&store).unwrap(), [7; 1000], "a reply that overtakes another one");
+    }
+}
+
 #[test]
 fn greetings() {
     refused("text", &lying(INIT, |_| b"Welcome to our server, have fun\n".to_vec()), get);

@@ -29,6 +29,8 @@ pub struct Channel {
     next_id: u32,
     dog: Watchdog,
     patience: Patience,
+    /// The handle that was given back last.
+    last_closed: Option<Vec<u8>>,
     /// When a request went out while no other was in flight.
     asked_alone: Option<Instant>,
     quickest_reply: Duration,
@@ -49,6 +51,7 @@ impl Channel {
             next_id: 0,
             dog: Watchdog::start(patience),
             patience,
+            last_closed: None,
             asked_alone: None,
             quickest_reply: Duration::MAX,
         }
@@ -84,6 +87,11 @@ impl Channel {
     /// The running operation's account.
     pub const fn dog(&mut self) -> &mut Watchdog {
         &mut self.dog
+    }
+
+    /// The handle that was given back last.
+    pub fn last_closed(&self) -> Option<&[u8]> {
+        self.last_closed.as_deref()
     }
 
     /// The quickest reply to a request that was alone: a round trip and a little more.
@@ -177,6 +185,9 @@ impl Channel {
             self.asked_alone = Some(Instant::now());
         }
         self.inbox.expect(id, &request, matters);
+        if let Request::Close(handle) = request {
+            self.last_closed = Some(handle.to_vec());
+        }
         let packet = request.write(id);
         if self.gathered.len() + packet.len() > GATHERED_MAX_BYTES {
             self.flush().await?;

@@ -15,6 +15,7 @@ use russh::keys::ssh_key::Algorithm;
 use russh::{Channel, Disconnect, Preferred, cipher, compression};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::habit::Habit;
 use super::login::Keyring;
 use super::options::Times;
 use super::route::Hop;
@@ -37,6 +38,8 @@ const KEEPALIVES_MAX: usize = 3;
 
 /// A logged-in connection.
 pub struct Connection {
+    /// What its server does with handles of files.
+    pub habit: Habit,
     handles: Vec<Handle<Gatekeeper>>,
     severed: Severed,
 }
@@ -135,7 +138,7 @@ async fn attempt(hops: &[Hop], keyring: &Keyring, times: &Times, refused: &[Vec<
             .into_stream();
         handles.push(enter(stream, number + 1, hop, keyring, times, &refused[number + 1]).await?);
     }
-    Ok(Connection { handles, severed })
+    Ok(Connection { habit: Habit::default(), handles, severed })
 }
 
 /// Key exchange and log-in on one hop.

@@ -1,5 +1,8 @@
 //! Reading: stretches of one object, or many small objects, with many READs in flight.
 //!
+//! A single object is asked for behind its OPEN, where the server's habit tells which handle that will give: if it gives
+//! another one, or none, what was asked so is thrown away and asked again.
+//!
 //! Guarantees: what was fetched in order before a connection broke is kept, and fetching goes on from there over the next
 //! one. A server that sends more than was asked, nothing at all, or crumbs is refused. Memory is bounded by what was asked
 //! for. Whether the bytes are the right ones is for others to judge.
@@ -25,6 +28,8 @@ enum Asked {
     Open,
     Size,
     Read(Piece),
+    /// It named a handle that turned out to be another one's: the reply says nothing.
+    InVain,
 }
 
 /// One run over one connection.
@@ -36,6 +41,8 @@ struct Run<'r, 'j> {
     /// Handles of open jobs.
     handles: HashMap<usize, Vec<u8>>,
     opening: usize,
+    /// The handle that the OPEN under way is expected to give, and whether it is in use already.
+    expected: Option<(Vec<u8>, bool)>,
     in_flight_bytes: usize,
 }
 
@@ -54,25 +61,37 @@ pub async fn run(
     let mut waiting: VecDeque<usize> = (0..jobs.len()).filter(|at| !jobs[*at].is_done()).collect();
     // Without knowing its size, only a single object is worth asking for more than its first piece.
     let single = waiting.len() == 1;
-    let mut run =
-        Run { session, jobs, throttle, asked: HashMap::new(), handles: HashMap::new(), opening: 0, in_flight_bytes: 0 };
+    let mut run = Run {
+        session,
+        jobs,
+        throttle,
+        asked: HashMap::new(),
+        handles: HashMap::new(),
+        opening: 0,
+        expected: None,
+        in_flight_bytes: 0,
+    };
     let mut hungry: VecDeque<usize> = VecDeque::new();
     while !run.asked.is_empty() || !waiting.is_empty() {
         while run.handles.len() + run.opening < run.session.server.handles.min(OPEN_MAX)
             && let Some(at) = waiting.pop_front()
         {
             run.open(at).await?;
+            if single {
+                run.go_ahead(at).await?;
+            }
         }
         let (id, reply) = run.session.channel.reply().await?;
         let Some((at, what)) = run.asked.remove(&id) else { continue };
         let was_opening = matches!(what, Asked::Open);
+        let (what, went_ahead) = run.judge_expected(at, what, &reply);
         let bytes = run.take(at, what, reply)?;
         if bytes > 0 {
             moved(bytes);
             let waited = run.throttle.take(bytes).await;
             run.session.channel.dog().excuse(waited);
         }
-        if was_opening && run.handles.contains_key(&at) {
+        if was_opening && !went_ahead && run.handles.contains_key(&at) {
             run.ask_size(at).await?;
             run.read_more(at, if single { usize::MAX } else { 1 }).await?;
         }
@@ -102,6 +121,44 @@ impl Run<'_, '_> {
         self.asked.insert(id, (at, Asked::Open));
         self.opening += 1;
         Ok(())
+    }
+
+    /// Asks for the only job behind its OPEN, where one can tell what handle that will give.
+    async fn go_ahead(&mut self, at: usize) -> Result<(), StoreError> {
+        let Some(handle) = self.session.channel.last_closed().map(<[u8]>::to_vec) else { return Ok(()) };
+        let known = self.session.connection.habit.is_known();
+        self.expected = Some((handle.clone(), known));
+        if known {
+            self.handles.insert(at, handle);
+            self.ask_size(at).await?;
+            self.read_more(at, usize::MAX).await?;
+        }
+        Ok(())
+    }
+
+    /// Compares what OPEN gave with what was expected. Returns what the reply is to be taken for, and whether the requests
+    /// that went ahead of it hold.
+    fn judge_expected(&mut self, at: usize, what: Asked, reply: &Reply) -> (Asked, bool) {
+        let Some((expected, went_ahead)) = self.expected.take() else { return (what, false) };
+        let opened = matches!(what, Asked::Open);
+        let holds = match reply {
+            Reply::Handle(given) if opened => {
+                self.session.connection.habit.note(**given == *expected);
+                **given == *expected
+            }
+            // It was refused. Or a reply overtook it, and nobody knows what that handle stood for.
+            _ => false,
+        };
+        if !went_ahead || holds {
+            return (what, went_ahead);
+        }
+        self.handles.remove(&at);
+        for (_, other) in self.asked.values_mut().filter(|(_, other)| !matches!(other, Asked::Open)) {
+            *other = Asked::InVain;
+        }
+        self.jobs[at].restart();
+        self.in_flight_bytes = 0;
+        (if opened { what } else { Asked::InVain }, false)
     }
 
     async fn ask_size(&mut self, at: usize) -> Result<(), StoreError> {
@@ -166,6 +223,7 @@ impl Run<'_, '_> {
                     refused => job.fail(refusal::unexpected(job.name, &refused)),
                 }
             }
+            Asked::InVain => {}
         }
         Ok(0)
     }

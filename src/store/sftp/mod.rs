@@ -19,6 +19,7 @@ mod channel;
 mod connection;
 mod fetch;
 mod growth;
+mod habit;
 mod inbox;
 mod job;
 mod known_hosts;
