@@ -4,7 +4,9 @@
 //! carry. While the channels wait for replies for much of their time rather than for the link, as they do with small
 //! objects and short stretches of large ones, another channel on a connection that is there helps as much, and one flow
 //! that never pauses loses less than several. Otherwise (a link that loses packets, a server with idle cores) only a
-//! trial can tell: now and then one connection is added, and dropped again when the throughput did not rise.
+//! trial can tell: now and then one connection is added, and dropped again when the throughput did not rise. A trial costs
+//! something where one flow fills the line: it leaves the other hardly anything, and a pack that went that way is the last to
+//! arrive, by seconds. So at an even pace, which is what a full line looks like, the first trial waits longer.
 //!
 //! Deliberately unaware of connections: it sees bytes, numbers and times.
 
@@ -20,16 +22,26 @@ const ADDED_AT_WINDOW_LIMIT: usize = 2;
 const MEASURE: Duration = Duration::from_millis(300);
 /// And the least number of round trips.
 const MEASURE_ROUND_TRIPS: u32 = 4;
+/// How much waiting goes on is not told by fewer operations, unless they take as long as that.
+const OPERATIONS_MIN: u64 = 8;
+const OPERATIONS_TAKE_MAX: Duration = Duration::from_secs(3);
 /// Objects below this on average are a matter of replies, whatever these wait for: round trips, or the server's disk.
 const SMALL_BYTES: u64 = 1024 * 1024;
-/// An operation waits this often for a reply while no bytes of it move: for a handle, and for the first bytes or the last
-/// reply.
-const ROUND_TRIPS_WAITED: u32 = 2;
+/// An upload waits this often for a reply while no bytes of it move: for a handle, and for the last reply.
+const ROUND_TRIPS_OF_UPLOAD: u32 = 2;
+/// And a download: for the first bytes. (Where the server's handles cannot be told beforehand, it is one more.)
+const ROUND_TRIPS_OF_DOWNLOAD: u32 = 1;
 /// From this share of idle time on another channel is worth its process. The link is idle while all channels wait: for the
 /// share of its time that one waits, to the power of their number.
 const IDLE_WORTH: f64 = 0.02;
 /// Steady throughput before the first trial; each trial that fails doubles the wait.
 const TRIAL_AFTER: Duration = Duration::from_secs(10);
+/// And where one flow fills the line already, or so it seems.
+const TRIAL_AFTER_EVEN: Duration = Duration::from_secs(60);
+/// A stretch of throughput that is compared with others; the first, in which TCP finds its speed, is not.
+const STRETCH: Duration = Duration::from_millis(2500);
+/// Throughput is even when no stretch brought so many percent more than another.
+const EVEN_PERCENT: u64 = 10;
 /// The longest wait between two trials.
 const TRIAL_AFTER_MAX: Duration = Duration::from_secs(300);
 /// A trial is not measured before TCP has found its speed.
@@ -46,6 +58,8 @@ const REFUSED: Duration = Duration::from_secs(60);
 pub struct Seen {
     /// Bytes moved.
     pub bytes: u64,
+    /// Bytes of those that were sent.
+    pub sent: u64,
     /// Operations finished.
     pub operations: u64,
     /// Connections.
@@ -76,10 +90,14 @@ pub enum Advice {
 /// The watch over one store.
 #[derive(Debug)]
 pub struct Growth {
-    /// Where the running measurement began.
+    /// Where the running measurement of throughput began.
     mark: (Instant, Seen),
+    /// And that of waiting.
+    replies: (Instant, Seen),
     /// Where the running trial's measurement, or the wait for the next trial, began.
     trial: (Instant, Seen),
+    /// The pace since then.
+    pace: Pace,
     /// Bytes per second before the running trial.
     rate_before: Option<u64>,
     /// The running trial is not measured yet.
@@ -88,33 +106,60 @@ pub struct Growth {
     refused_until: Option<Instant>,
 }
 
+/// How even the throughput is, stretch by stretch.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Where the running stretch began.
+    began: Option<(Instant, u64)>,
+    /// Bytes per second of the slowest and the fastest of those that count.
+    extremes: Option<(u64, u64)>,
+    first_is_over: bool,
+}
+
+impl Pace {
+    fn note(&mut self, bytes: u64, now: Instant) {
+        let (since, then) = *self.began.get_or_insert((now, bytes));
+        let passed = now.saturating_duration_since(since);
+        if passed < STRETCH {
+            return;
+        }
+        self.began = Some((now, bytes));
+        if std::mem::replace(&mut self.first_is_over, true) {
+            let rate = rate(bytes - then, passed);
+            let (slowest, fastest) = self.extremes.unwrap_or((rate, rate));
+            self.extremes = Some((slowest.min(rate), fastest.max(rate)));
+        }
+    }
+
+    fn is_even(&self) -> bool {
+        self.extremes.is_some_and(|(slowest, fastest)| fastest * 100 <= slowest * (100 + EVEN_PERCENT))
+    }
+}
+
 impl Growth {
     pub fn new(now: Instant) -> Self {
         let mark = (now, Seen::default());
-        Self { mark, trial: mark, rate_before: None, settling: false, wait: TRIAL_AFTER, refused_until: None }
+        let (rate_before, wait, refused_until) = (None, TRIAL_AFTER, None);
+        Self { mark, replies: mark, trial: mark, pace: Pace::default(), rate_before, settling: false, wait, refused_until }
     }
 
     /// What to do when every connection is busy and somebody waits.
     pub fn advice(&mut self, seen: Seen, now: Instant) -> Advice {
+        let may_add = seen.spare_connections > 0 && !self.is_refused(now);
         let (since, then) = self.mark;
         let measured = now.saturating_duration_since(since);
         if measured >= MEASURE.max(seen.round_trip * MEASURE_ROUND_TRIPS) {
             self.mark = (now, seen);
-            let (bytes, operations) = (seen.bytes - then.bytes, seen.operations - then.operations);
-            let small = operations > 0 && bytes / operations < SMALL_BYTES;
-            let waited = (seen.round_trip * ROUND_TRIPS_WAITED).as_secs_f64() * operations as f64;
-            let share = (waited / (measured.as_secs_f64() * seen.lanes.max(1) as f64)).min(1.0);
-            let reply_limited = small || share.powf(seen.lanes as f64) >= IDLE_WORTH;
-            let per_round_trip = bytes_in(rate(bytes, measured), seen.round_trip);
+            let per_round_trip = bytes_in(rate(seen.bytes - then.bytes, measured), seen.round_trip);
             let window_limited = per_round_trip >= seen.connections.max(1) * WINDOW_LIMITED_BYTES;
-            let may_add = seen.spare_connections > 0 && !self.is_refused(now);
             if window_limited && may_add {
                 return self.add(ADDED_AT_WINDOW_LIMIT.min(seen.spare_connections), None, seen, now);
             }
+            let reply_limited = self.is_reply_limited(seen, now);
             if reply_limited && seen.spare_lanes > 0 {
                 // What it does to the throughput says nothing about a connection that is being tried.
                 self.rate_before = None;
-                self.trial = (now, seen);
+                self.watch_from(seen, now);
                 return Advice::AddLane;
             }
             if reply_limited && may_add {
@@ -122,6 +167,23 @@ impl Growth {
             }
         }
         if self.is_refused(now) { Advice::Stay } else { self.try_out(seen, now) }
+    }
+
+    /// Whether the channels wait for replies for so much of their time that one more is worth it; not while that cannot be told.
+    fn is_reply_limited(&mut self, seen: Seen, now: Instant) -> bool {
+        let (since, then) = self.replies;
+        let measured = now.saturating_duration_since(since);
+        let (bytes, operations) = (seen.bytes - then.bytes, seen.operations - then.operations);
+        if operations < OPERATIONS_MIN && measured < OPERATIONS_TAKE_MAX {
+            return false;
+        }
+        self.replies = (now, seen);
+        let small = operations > 0 && bytes / operations < SMALL_BYTES;
+        let sends = (seen.sent - then.sent) * 2 > bytes;
+        let round_trips = if sends { ROUND_TRIPS_OF_UPLOAD } else { ROUND_TRIPS_OF_DOWNLOAD };
+        let waited = (seen.round_trip * round_trips).as_secs_f64() * operations as f64;
+        let share = (waited / (measured.as_secs_f64() * seen.lanes.max(1) as f64)).min(1.0);
+        small || share.powf(seen.lanes as f64) >= IDLE_WORTH
     }
 
     fn is_refused(&self, now: Instant) -> bool {
@@ -132,8 +194,14 @@ impl Growth {
         let (since, then) = self.trial;
         let passed = now.saturating_duration_since(since);
         let rate = rate(seen.bytes - then.bytes, passed);
+        self.pace.note(seen.bytes, now);
         match self.rate_before {
-            None if passed >= self.wait && seen.spare_connections > 0 => self.add(1, Some(rate), seen, now),
+            None if passed >= self.wait && seen.spare_connections > 0 => {
+                if self.pace.is_even() && passed < TRIAL_AFTER_EVEN {
+                    return Advice::Stay;
+                }
+                self.add(1, Some(rate), seen, now)
+            }
             Some(_) if self.settling => {
                 if now >= since {
                     (self.trial, self.settling) = ((now, seen), false);
@@ -142,7 +210,7 @@ impl Growth {
             }
             Some(before) if passed >= TRIAL => {
                 self.rate_before = None;
-                self.trial = (now, seen);
+                self.watch_from(seen, now);
                 if rate * 100 >= before * (100 + WORTH_PERCENT) {
                     self.wait = TRIAL_AFTER;
                     return Advice::Stay;
@@ -154,6 +222,12 @@ impl Growth {
         }
     }
 
+    /// The wait for the next trial begins.
+    fn watch_from(&mut self, seen: Seen, now: Instant) {
+        self.trial = (now, seen);
+        self.pace = Pace::default();
+    }
+
     fn add(&mut self, connections: usize, rate_before: Option<u64>, seen: Seen, now: Instant) -> Advice {
         self.rate_before = rate_before;
         // Its measurement begins when it has settled.
@@ -163,13 +237,13 @@ impl Growth {
 
     /// A connection was free: what was measured so far does not tell what busy ones carry.
     pub const fn calm(&mut self, seen: Seen, now: Instant) {
-        self.mark = (now, seen);
+        (self.mark, self.replies) = ((now, seen), (now, seen));
     }
 
     /// Nothing was going on at all: the trial, too, begins anew.
-    pub const fn rest(&mut self, seen: Seen, now: Instant) {
-        self.mark = (now, seen);
-        self.trial = (now, seen);
+    pub fn rest(&mut self, seen: Seen, now: Instant) {
+        self.calm(seen, now);
+        self.watch_from(seen, now);
     }
 
     /// The server takes no more.
@@ -196,6 +270,17 @@ mod tests {
     /// A link of so many MiB a second, on which a connection takes at most 2.5 MiB a round trip; objects of `object` bytes.
     /// Returns the number of connections after each second and, last, of lanes: at most four of each, and of a connection.
     fn simulate(link: u64, round_trip: Duration, object: u64, secs: u64) -> (Vec<usize>, u64) {
+        send(|_| link, round_trip, object, secs, 0)
+    }
+
+    /// The same where the link's speed depends on the tenth of a second, and so many percent of the bytes are sent.
+    fn send(
+        link: impl Fn(u64) -> u64,
+        round_trip: Duration,
+        object: u64,
+        secs: u64,
+        sent_percent: u64,
+    ) -> (Vec<usize>, u64) {
         let start = Instant::now();
         let mut growth = Growth::new(start);
         let mut seen =
@@ -213,8 +298,9 @@ mod tests {
             seen.spare_lanes = seen.connections * 4 - seen.lanes;
             let windows = seen.connections * 5 * MIB / 2 * 1_000_000 / u64::try_from(round_trip.as_micros()).unwrap_or(1);
             let waiting = seen.lanes * object * 500 / u64::try_from(round_trip.as_millis()).unwrap_or(1);
-            let bytes = (link * MIB).min(windows).min(waiting) / 10;
+            let bytes = (link(step) * MIB).min(windows).min(waiting) / 10;
             seen.bytes += bytes;
+            seen.sent += bytes * sent_percent / 100;
             seen.operations += bytes / object;
             if step % 10 == 9 {
                 connections.push(open);
@@ -225,10 +311,22 @@ mod tests {
 
     #[test]
     fn a_link_that_one_connection_fills_keeps_one() {
-        let (connections, lanes) = simulate(24, Duration::from_millis(50), 16 * MIB, 60);
-        assert_eq!((&connections[..9], lanes), (&[1; 9][..], 2), "200 Mbit/s over 50 ms");
+        let (connections, lanes) = simulate(24, Duration::from_millis(50), 16 * MIB, 120);
+        assert_eq!((&connections[..59], lanes), (&[1; 59][..], 2), "200 Mbit/s over 50 ms");
         let tried = connections.iter().filter(|n| **n > 1).count();
         assert!((3..20).contains(&tried), "now and then another one is tried: {connections:?}");
+    }
+
+    #[test]
+    fn an_even_stream_is_left_alone_for_a_minute_and_an_uneven_one_is_not() {
+        let first_trial = |link: fn(u64) -> u64| {
+            let (connections, _) = send(link, Duration::from_millis(50), 16 * MIB, 100, 100);
+            connections.iter().position(|n| *n > 1).unwrap_or(usize::MAX)
+        };
+        let even = |step| if step < 20 { 12 } else { 24 };
+        let uneven = |step| if step / 10 % 4 == 0 { 10 } else { 24 };
+        assert!((59..62).contains(&first_trial(even)), "{}", first_trial(even));
+        assert!((9..14).contains(&first_trial(uneven)), "{}", first_trial(uneven));
     }
 
     #[test]
@@ -238,11 +336,13 @@ mod tests {
     }
 
     #[test]
-    fn small_objects_get_all_soon_and_short_stretches_two_channels_more() {
+    fn small_objects_get_all_soon_and_short_stretches_as_many_channels_as_hide_their_round_trips() {
         let (connections, lanes) = simulate(24, Duration::from_millis(50), 2000, 5);
         assert_eq!((connections.last(), lanes), (Some(&4), 16));
-        let (connections, lanes) = simulate(24, Duration::from_millis(50), 2 * MIB, 9);
-        assert_eq!((&connections[..], lanes), (&[1; 9][..], 4));
+        for (sent_percent, expected) in [(0, 3), (100, 4)] {
+            let (connections, lanes) = send(|_| 24, Duration::from_millis(50), 2 * MIB, 9, sent_percent);
+            assert_eq!((&connections[..], lanes), (&[1; 9][..], expected), "{sent_percent} % sent");
+        }
     }
 
     #[test]
@@ -265,6 +365,7 @@ mod tests {
         growth.refuse(start);
         let seen = Seen {
             bytes: 100 * MIB,
+            sent: 0,
             operations: 6,
             connections: 1,
             spare_connections: 3,

@@ -188,7 +188,7 @@ impl SftpStore {
     }
 
     fn fetch(&self, jobs: &mut [Job<'_>]) -> Result<(), StoreError> {
-        let moved = |bytes| self.pool.moved(bytes);
+        let moved = |bytes| self.pool.received(bytes);
         self.reading(async |session| fetch::run(session, jobs, &self.download, moved).await)
     }
 }
@@ -271,7 +271,7 @@ impl WriteOnceStore for SftpStore {
     fn put(&self, name: &str, bytes: &[u8]) -> Result<Durability, StoreError> {
         let (path, dir) = (self.remote(name), self.remote(name.rsplit_once('/').map_or("", |(dir, _)| dir)));
         let target = upload::Target { name, path: &path, dir: &dir };
-        let moved = |bytes| self.pool.moved(bytes);
+        let moved = |bytes| self.pool.sent(bytes);
         if bytes.len() as u64 > SMALL_BYTES {
             self.upload.wait_for_window()?;
         }

@@ -37,7 +37,8 @@ pub struct Pool {
     state: Mutex<State>,
     changed: Condvar,
     most: usize,
-    bytes: AtomicU64,
+    received: AtomicU64,
+    sent: AtomicU64,
 }
 
 struct State {
@@ -117,12 +118,23 @@ impl Pool {
             lane_takes: Duration::ZERO,
             waited: Duration::ZERO,
         };
-        Self { state: Mutex::new(state), changed: Condvar::new(), most, bytes: AtomicU64::new(0) }
+        Self {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            most,
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+        }
     }
 
-    /// Notes what a transfer moved.
-    pub fn moved(&self, bytes: usize) {
-        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    /// Notes what a download moved.
+    pub fn received(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Notes what an upload moved.
+    pub fn sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// A channel that nobody else uses: an idle one, the first, which `open` makes, or the next that becomes free. `start`
@@ -204,7 +216,7 @@ impl Pool {
             return Next::Wait;
         }
         let now = Instant::now();
-        let seen = state.seen(self.bytes.load(Ordering::Relaxed), self.most);
+        let seen = state.seen(self.received.load(Ordering::Relaxed), self.sent.load(Ordering::Relaxed), self.most);
         while let Some(session) = state.take_idle() {
             if session.is_closed() {
                 state.discount(&session.connection);
@@ -283,13 +295,14 @@ impl State {
         Some(self.idle.swap_remove(at))
     }
 
-    fn seen(&self, bytes: u64, most: usize) -> Seen {
+    fn seen(&self, received: u64, sent: u64, most: usize) -> Seen {
         let spare_connections = most.saturating_sub(self.members.len());
         let connections = self.usable().count() as u64;
         let lanes = self.members.iter().map(|member| member.lanes as u64).sum();
         let spare = self.usable().map(|member| self.lanes_now().saturating_sub(member.lanes) as u64).sum();
         Seen {
-            bytes,
+            bytes: received + sent,
+            sent,
             operations: self.operations,
             connections,
             spare_connections,
