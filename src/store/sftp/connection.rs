@@ -22,6 +22,7 @@ use super::route::Hop;
 use super::session::HANDLES_MAX;
 use super::tcp::{self, Severed};
 use super::trust::Trust;
+use super::turns::Turns;
 use crate::store::StoreError;
 
 /// How much a server may send before we take note of it: above what 1 Gbit/s holds in 200 ms. Memory is bounded by what was
@@ -40,6 +41,10 @@ const KEEPALIVES_MAX: usize = 3;
 pub struct Connection {
     /// What its server does with handles of files.
     pub habit: Habit,
+    /// Who sends first, of those that send much.
+    pub uploads: Turns,
+    /// And who receives first.
+    pub downloads: Turns,
     handles: Vec<Handle<Gatekeeper>>,
     severed: Severed,
 }
@@ -138,7 +143,7 @@ async fn attempt(hops: &[Hop], keyring: &Keyring, times: &Times, refused: &[Vec<
             .into_stream();
         handles.push(enter(stream, number + 1, hop, keyring, times, &refused[number + 1]).await?);
     }
-    Ok(Connection { habit: Habit::default(), handles, severed })
+    Ok(Connection { habit: Habit::default(), uploads: Turns::default(), downloads: Turns::default(), handles, severed })
 }
 
 /// Key exchange and log-in on one hop.

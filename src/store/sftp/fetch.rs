@@ -8,16 +8,20 @@
 //! for. Whether the bytes are the right ones is for others to judge.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use super::job::{Job, Piece};
 use super::session::Session;
 use super::throttle::Throttle;
+use super::turns::Turn;
 use super::wire::{Code, Reply, Request, open_flags};
 use super::{DOWNLOAD_PIECE_BYTES, refusal};
 use crate::store::StoreError;
 
 /// Bytes asked for and not received: what 1 Gbit/s holds in 130 ms.
 const IN_FLIGHT_BYTES: usize = 16 * 1024 * 1024;
+/// And of an object that is not the first on its connection: the other's end and the next one's beginning hide behind it.
+const IN_FLIGHT_BEHIND_BYTES: usize = 1024 * 1024;
 /// Objects open at once: enough that small ones fill 100 ms round trips.
 const OPEN_MAX: usize = 128;
 /// With a rate limit, what is in flight may take so many parts of a second to arrive.
@@ -44,6 +48,8 @@ struct Run<'r, 'j> {
     /// The handle that the OPEN under way is expected to give, and whether it is in use already.
     expected: Option<(Vec<u8>, bool)>,
     in_flight_bytes: usize,
+    /// The place of a single object among those of its connection, until hardly anything of it is missing.
+    turn: Option<Turn<'r>>,
 }
 
 /// Fetches every job that is not done. A refusal of one object is that job's outcome. `moved` hears of what arrives.
@@ -61,6 +67,8 @@ pub async fn run(
     let mut waiting: VecDeque<usize> = (0..jobs.len()).filter(|at| !jobs[*at].is_done()).collect();
     // Without knowing its size, only a single object is worth asking for more than its first piece.
     let single = waiting.len() == 1;
+    let connection = Arc::clone(&session.connection);
+    let turn = single.then(|| connection.downloads.enter());
     let mut run = Run {
         session,
         jobs,
@@ -70,6 +78,7 @@ pub async fn run(
         opening: 0,
         expected: None,
         in_flight_bytes: 0,
+        turn,
     };
     let mut hungry: VecDeque<usize> = VecDeque::new();
     while !run.asked.is_empty() || !waiting.is_empty() {
@@ -107,6 +116,9 @@ pub async fn run(
                 hungry.push_front(next);
                 break;
             }
+        }
+        if run.in_flight_bytes <= IN_FLIGHT_BEHIND_BYTES && !run.jobs[at].wants_more() {
+            run.turn = None;
         }
         run.close_if_done(at).await?;
     }
@@ -173,9 +185,12 @@ impl Run<'_, '_> {
     async fn read_more(&mut self, at: usize, pieces: usize) -> Result<(), StoreError> {
         let Some(handle) = self.handles.get(&at) else { return Ok(()) };
         let size = self.session.server.read_bytes.min(DOWNLOAD_PIECE_BYTES);
-        let most = self.throttle.rate().map_or(IN_FLIGHT_BYTES, |rate| {
-            usize::try_from(rate / PARTS_OF_A_SECOND).unwrap_or(IN_FLIGHT_BYTES).clamp(size, IN_FLIGHT_BYTES)
-        });
+        let most = match &self.turn {
+            Some(turn) if !turn.is_first() => IN_FLIGHT_BEHIND_BYTES,
+            _ => IN_FLIGHT_BYTES,
+        };
+        let in_time = |rate| usize::try_from(rate / PARTS_OF_A_SECOND).unwrap_or(most).clamp(size, most.max(size));
+        let most = self.throttle.rate().map_or(most, in_time);
         for _ in 0..pieces {
             if self.in_flight_bytes + size > most.max(size) && self.in_flight_bytes > 0 {
                 break;

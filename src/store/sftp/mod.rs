@@ -39,6 +39,7 @@ mod ssh_config;
 mod tcp;
 mod throttle;
 mod trust;
+mod turns;
 mod upload;
 mod watchdog;
 mod wire;

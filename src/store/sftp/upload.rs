@@ -5,6 +5,8 @@
 //! until all before it were confirmed. No other operation is ever used: no rename, no overwrite, no attributes. A put that
 //! fails leaves debris under the name, which is recognised by its size: a file gets its full size by the last WRITE alone.
 
+use std::sync::Arc;
+
 use super::refusal;
 use super::session::Session;
 use super::throttle::Throttle;
@@ -15,6 +17,8 @@ use crate::store::{Durability, StoreError};
 const WRITE_BYTES: usize = 128 * 1024;
 /// WRITEs without a reply together: twice OpenSSH's window of 2 MiB a channel, so that the window and not this rules.
 const IN_FLIGHT_BYTES: usize = 4 * 1024 * 1024;
+/// And of an object that is not the first on its connection: the other's end and the next one's beginning hide behind it.
+const IN_FLIGHT_BEHIND_BYTES: usize = 1024 * 1024;
 /// Objects are readable by owner and group, and writable by nobody from birth.
 const OBJECT_MODE: u32 = 0o440;
 
@@ -100,7 +104,8 @@ async fn write(
     outcome: &mut Outcome,
 ) -> Result<(), StoreError> {
     let size = session.server.write_bytes.min(WRITE_BYTES);
-    let most = (IN_FLIGHT_BYTES / size).max(2);
+    let connection = Arc::clone(&session.connection);
+    let mut turn = Some(connection.uploads.enter());
     let channel = &mut session.channel;
     let mut offset = 0_u64;
     let pieces = bytes.len().div_ceil(size);
@@ -108,8 +113,17 @@ async fn write(
         let waited = throttle.take(data.len()).await;
         channel.dog().excuse(waited);
         // A full disk refuses one WRITE and takes the next: with the last one sent, a hole would have the size of the whole.
-        let before_this = if number + 1 == pieces { 1 } else { most };
-        while channel.in_flight() >= before_this {
+        if number + 1 == pieces {
+            turn = None;
+        }
+        loop {
+            let before_this = turn.as_ref().map_or(1, |turn| {
+                let most = if turn.is_first() { IN_FLIGHT_BYTES } else { IN_FLIGHT_BEHIND_BYTES };
+                (most / size).max(2)
+            });
+            if channel.in_flight() < before_this {
+                break;
+            }
             outcome.note_write(&channel.reply().await?.1)?;
         }
         if outcome.refused.is_some() {
