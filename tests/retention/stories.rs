@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::history::{History, apply, plan};
 use super::world::tools::must;
-use super::world::{Machine, Run, World, args, bytes_below, files_below, flip, needs};
+use super::world::{Machine, Run, Tree, World, args, assert_same, bytes_below, files_below, flip, needs};
 
 #[test]
 fn the_last_one_is_kept_and_the_room_of_the_others_is_free_again() {
@@ -243,38 +243,66 @@ fn recovery_without_farkeep_does_not_stumble_over_what_was_dropped() {
     assert_eq!(dropped, [true, true, false], "{lines:#?}");
 }
 
+/// Nights on which all of many small files are others: of the chunk index three quarters are of packs that go.
+fn replaced_each_night(data: &Tree, night: impl Fn()) {
+    for number in 0..4 {
+        for file in 0..4000 {
+            data.file(format!("{file}"), format!("night {number}, file {file}"));
+        }
+        night();
+    }
+}
+
+fn index_bytes(world: &World) -> u64 {
+    let files = files_below(&world.agent.state.join("cache")).into_iter();
+    let of_index = files.filter(|path| path.parent().unwrap().ends_with("index"));
+    of_index.map(|path| fs::metadata(path).unwrap().len()).sum()
+}
+
 #[test]
 fn what_prune_took_away_is_forgotten_here_as_well() {
     let world = World::new();
     let data = world.tree("data");
-    let fill = |night: u64| {
-        for n in 0..9000 {
-            data.file(format!("{n}"), format!("night {night}, file {n}"));
-        }
-    };
-    fill(0);
-    world.push(&data.root);
-    fill(1);
-    world.push(&data.root);
-    fill(2);
-    world.push(&data.root);
-    let index = || {
-        let files = files_below(&world.agent.state.join("cache")).into_iter();
-        let of_index = files.filter(|path| path.parent().unwrap().ends_with("index"));
-        of_index.map(|path| fs::metadata(path).unwrap().len()).sum::<u64>()
-    };
-    let before = index();
+    replaced_each_night(&data, || drop(world.push(&data.root)));
+    let before = index_bytes(&world);
     world.run(args!["prune", "plan", "--keep-last", "1"]).ok();
     world.run(args!["prune", "apply", "--now"]).ok();
     // What stays is still known by its place: nothing is read or stored again.
     let pushed = world.push(&data.root);
     assert_eq!(pushed["new_packs"], 0, "{pushed}");
-    let after = index();
+    let after = index_bytes(&world);
     assert!(after < before / 2, "the index went from {before} to {after} bytes");
-    fs::write(data.path("1"), "another").unwrap();
+    data.file("1", "another");
     assert!(world.push(&data.root)["new_bytes"].as_u64().unwrap() < 200_000);
     world.verify("opened");
     let into = world.path("back");
     world.restore("latest", &into);
-    super::world::assert_same(&data.root, &data.below(&into));
+    assert_same(&data.root, &data.below(&into));
+}
+
+#[test]
+fn nothing_is_forgotten_that_a_store_may_hold_which_was_not_looked_into() {
+    let world = World::with_stores(&["a", "b"]);
+    let data = world.tree("data");
+    let source = format!("name = \"files\"\nkind = \"files\"\npaths = [\"{}\"]", data.root.display());
+    world
+        .agent
+        .configure(&format!("[job.nightly]\nstores = [\"a\", \"b\"]\nsuspect = false\n[[job.nightly.source]]\n{source}"));
+    replaced_each_night(&data, || drop(world.run(args!["push", "nightly"]).ok()));
+    let before = index_bytes(&world);
+    world.run(args!["prune", "plan", "--store", "a", "--keep-last", "1"]).ok();
+    world.run(args!["prune", "apply", "--store", "a", "--now"]).ok();
+    let (other, away) = (world.path("b"), world.path("away"));
+    fs::rename(&other, &away).unwrap();
+    world.run(args!["push", "nightly"]).exits(3);
+    fs::rename(away, other).unwrap();
+    world.run(args!["push", "nightly", "--to", "a"]).ok();
+    assert!(index_bytes(&world) >= before, "b still holds it all");
+    world.run(args!["push", "nightly"]).ok();
+    assert!(index_bytes(&world) >= before, "b still holds it all");
+    world.run(args!["prune", "plan", "--store", "b", "--keep-last", "1"]).ok();
+    world.run(args!["prune", "apply", "--store", "b", "--now"]).ok();
+    world.run(args!["push", "nightly"]).ok();
+    let after = index_bytes(&world);
+    assert!(after < before / 2, "the index went from {before} to {after} bytes");
 }

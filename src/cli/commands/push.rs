@@ -135,13 +135,13 @@ fn without_dots(path: &std::path::Path) -> PathBuf {
 fn push_job(args: &Args, session: &Session, name: &str, job: &JobConfig) -> Result<PushReceipt, OpError> {
     let pin = configured_pin(session)?;
     let vault = pin.vault.ok_or_else(|| OpError::Usage("the configuration does not name the vault's id".into()))?;
-    let wanted: Vec<String> = if !args.to.is_empty() {
-        args.to.clone()
-    } else if !job.stores.is_empty() {
-        job.stores.clone()
-    } else {
-        session.config.stores.keys().cloned().collect()
+    let stores_of = |job: &JobConfig| -> Vec<String> {
+        match job.stores.is_empty() {
+            true => session.config.stores.keys().cloned().collect(),
+            false => job.stores.clone(),
+        }
     };
+    let wanted = if args.to.is_empty() { stores_of(job) } else { args.to.clone() };
     if wanted.is_empty() {
         return Err(OpError::Usage("no store in the configuration; name one with --to".into()));
     }
@@ -157,11 +157,13 @@ fn push_job(args: &Args, session: &Session, name: &str, job: &JobConfig) -> Resu
     });
     let mut tags = job.tags.clone();
     tags.extend(args.tag.iter().cloned());
+    let to_all_stores = session.config.jobs.values().chain([job]).flat_map(stores_of).all(|store| wanted.contains(&store));
     let plan = PushPlan {
         vault,
         pin,
         stores,
         missed,
+        to_all_stores,
         job: name.to_owned(),
         tags,
         sources: sources.collect(),

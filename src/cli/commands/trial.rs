@@ -294,6 +294,7 @@ fn push_plan(
         pin: pin.clone(),
         stores: vec![store.clone()],
         missed: Vec::new(),
+        to_all_stores: true,
         job: "try".into(),
         tags: Vec::new(),
         sources: vec![PlannedSource {

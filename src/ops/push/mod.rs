@@ -92,6 +92,8 @@ pub struct PushPlan {
     pub stores: Vec<NamedStore>,
     /// Stores that could not.
     pub missed: Vec<(String, StoreError)>,
+    /// Whether no job pushes to any other: what lies in none of them lies nowhere.
+    pub to_all_stores: bool,
     /// The job.
     pub job: String,
     /// Its tags.
@@ -249,7 +251,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     let (mut journal, left) = Journal::open(&context.state)?;
     env.step("bringing the index up to date");
     prepare::refresh_index(&mut index, &prepared, &pages, &left, std::slice::from_ref(&index_identity))?;
-    prepare::forget_gone(&mut index, &prepared, started)?;
+    prepare::forget_gone(&mut index, plan, &prepared)?;
     let thin = ThinPacks::of(&context.state.cache(), &plan.job);
     let live = prepare::live_packs(&index, &prepared)?;
 

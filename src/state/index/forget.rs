@@ -2,7 +2,8 @@
 //!
 //! The index grows by some 60 bytes with each chunk that is stored, and prune takes packs away. Once in a while, when most of
 //! it speaks of packs that lie nowhere any more, it is written anew without them. The packs that stay keep their numbers, so
-//! what else goes by numbers stays right; a pack that comes back gets another.
+//! what else goes by numbers stays right; a pack that comes back gets another. Whoever calls it has looked into every store
+//! that any job writes to: what is forgotten by mistake is not lost, but it is imported, read and perhaps stored again.
 
 use std::collections::BTreeSet;
 
@@ -10,40 +11,40 @@ use super::meta::SegmentMeta;
 use super::segment::Segment;
 use super::{ChunkIndex, remove_strays};
 use crate::model::limits::MIB;
-use crate::model::time::Timestamp;
 use crate::state::StateError;
 
 /// Tables of gone packs below this are not worth the writing; they are some 40 bytes a chunk.
 const GONE_MIN_BYTES: u64 = MIB / 4;
 /// Nor are they while they take less than so many times what the others take.
 const GONE_SHARE: u64 = 2;
-/// Jobs that push to different stores hold one another's packs for gone, and import them again: not every night.
-const AGAIN_AFTER_SECS: i64 = 30 * 24 * 3600;
 
 impl ChunkIndex {
     /// Forgets the packs that are `gone`, by number, if that is worth it; returns whether it was.
     ///
     /// # Errors
     /// When the files cannot be read or written. What counted before still counts then.
-    pub fn forget(&mut self, gone: &[bool], now: Timestamp) -> Result<bool, StateError> {
+    pub fn forget(&mut self, gone: &[bool]) -> Result<bool, StateError> {
         let (mut of_gone, mut of_others) = (0, 0);
         self.packs.each(&mut |number, info| {
             let sum = if gone.get(number as usize) == Some(&true) { &mut of_gone } else { &mut of_others };
             *sum += u64::from(info.table_bytes);
         })?;
-        let is_due = now.secs_since(Timestamp(self.meta.forgot_at)) >= AGAIN_AFTER_SECS;
-        if !is_due || of_gone < GONE_MIN_BYTES || of_gone < of_others * GONE_SHARE {
+        if of_gone < GONE_MIN_BYTES || of_gone < of_others * GONE_SHARE {
             return Ok(false);
         }
-        self.forget_now(gone, now)?;
+        self.flush()?;
+        if let Err(error) = self.forget_now(gone) {
+            // What was written of the new files would fill a disk that is full already.
+            remove_strays(&self.dir, &self.meta);
+            return Err(error);
+        }
         tracing::info!(bytes = of_gone, "the chunk index forgot packs that are gone");
         Ok(true)
     }
 
-    pub(super) fn forget_now(&mut self, gone: &[bool], now: Timestamp) -> Result<(), StateError> {
-        self.flush()?;
+    pub(super) fn forget_now(&mut self, gone: &[bool]) -> Result<(), StateError> {
         let mut meta = self.meta.clone();
-        (meta.generation, meta.forgot_at) = (meta.generation + 1, now.0);
+        meta.generation += 1;
         self.forget_objects(gone, &mut meta.objects)?;
         let name = self.next_name();
         let stays = |pack: u32| gone.get(pack as usize) != Some(&true);
@@ -58,8 +59,8 @@ impl ChunkIndex {
         Ok(())
     }
 
-    /// An index object of which every pack is forgotten does not count as imported any more: a job that needs it imports it
-    /// again.
+    /// An index object of which every pack is forgotten does not count as imported any more. One of which some packs are still
+    /// does: to import it again would bring back those that are gone.
     fn forget_objects(&self, gone: &[bool], objects: &mut [Option<String>]) -> Result<(), StateError> {
         let mut of_gone = BTreeSet::new();
         let mut of_others = BTreeSet::new();

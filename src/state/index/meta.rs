@@ -25,10 +25,7 @@ pub struct Meta {
     /// How often packs were forgotten: the files of the packs are named by it.
     #[serde(default)]
     pub generation: u64,
-    /// When that was last, in seconds since 1970.
-    #[serde(default)]
-    pub forgot_at: i64,
-    /// Index objects whose packs are all here, by number; none where one has been replaced.
+    /// Index objects that were imported, by number: their packs are here, but for those that were gone and are forgotten; none where one has been replaced.
     pub objects: Vec<Option<String>>,
 }
 

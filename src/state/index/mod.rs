@@ -105,13 +105,13 @@ impl ChunkIndex {
         &self.meta.id
     }
 
-    /// Whether the packs of this index object are all here.
+    /// Whether the packs of this index object are here, but for those that were gone and are forgotten.
     #[must_use]
     pub fn covers(&self, object: &Sealed) -> bool {
         self.number_of_object(object).is_some()
     }
 
-    /// The index objects whose packs are all here.
+    /// The index objects that are covered.
     pub fn objects(&self) -> impl Iterator<Item = Sealed> {
         self.meta.objects.iter().flatten().filter_map(|name| match format!("indexes/{name}").parse() {
             Ok(ObjectName::Index(sealed)) => Some(sealed),
@@ -160,12 +160,16 @@ impl ChunkIndex {
         }
     }
 
-    /// Hands every pack to `each`, in the order of their numbers.
+    /// Hands every pack that is not forgotten to `each`, in the order of their numbers.
     ///
     /// # Errors
     /// When the files cannot be read.
     pub fn each_pack(&self, each: &mut dyn FnMut(PackNumber, PackInfo)) -> Result<(), StateError> {
-        self.packs.each(each)
+        self.packs.each(&mut |number, info| {
+            if !info.is_gone() {
+                each(number, info);
+            }
+        })
     }
 
     /// The table of a pack, encoded as an index object holds it.

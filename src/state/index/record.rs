@@ -42,7 +42,7 @@ pub struct PackInfo {
 }
 
 impl PackInfo {
-    /// What stands in the place of a pack that was forgotten: no object is empty, so nothing is ever taken for it.
+    /// What stands in the place of a pack that was forgotten. Nobody is shown it.
     pub(super) const GONE: Self = Self {
         pack: Sealed { hash: ObjectHash([0; 32]), bytes: 0 },
         header_bytes: 0,

@@ -3,7 +3,6 @@
 use super::*;
 use crate::format::table::{PackKind, TableBlock, TableChunk};
 use crate::model::ids::ObjectHash;
-use crate::model::time::Timestamp;
 
 fn id(n: u64) -> ChunkId {
     let mut bytes = [0; 24];
@@ -64,8 +63,13 @@ fn packs_that_are_gone_are_forgotten_and_the_others_keep_their_numbers() {
     let before = std::fs::metadata(path.join("tables")).unwrap().len();
     // All of the first object, one of the second.
     let gone: Vec<bool> = numbers.iter().map(|n| *n < 4).collect();
-    assert!(!index.forget(&gone, Timestamp(1_800_000_000)).unwrap(), "so little is not worth it");
-    index.forget_now(&gone, Timestamp(1_800_000_000)).unwrap();
+    assert!(!index.forget(&gone).unwrap(), "so little is not worth it");
+    // For want of room, say: nothing is lost, and nothing is left lying.
+    std::fs::create_dir(path.join("tables-1")).unwrap();
+    assert!(index.forget_now(&gone).is_err());
+    std::fs::remove_dir(path.join("tables-1")).unwrap();
+    assert!(index.find(&id(7), |_| true).unwrap().is_some() && index.covers(&object(1)));
+    index.forget_now(&gone).unwrap();
     for index in [index, open(&path)] {
         for (n, number) in (0_u64..).zip(&numbers) {
             let place = index.find(&id(n * 1000 + 7), |_| true).unwrap();
@@ -78,6 +82,9 @@ fn packs_that_are_gone_are_forgotten_and_the_others_keep_their_numbers() {
         }
         assert!(!index.covers(&object(1)) && index.covers(&object(2)) && index.covers(&object(3)));
         assert_eq!(index.object_of(numbers[4]).unwrap(), Some(object(2)));
+        let mut shown = Vec::new();
+        index.each_pack(&mut |number, _| shown.push(number)).unwrap();
+        assert_eq!(shown, [4, 5, 6, 7]);
     }
     let names = || std::fs::read_dir(&path).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
     assert!(names().all(|name| name != "packs" && name != "tables"), "the old files are gone");

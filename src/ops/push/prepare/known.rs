@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::Prepared;
+use super::{Prepared, PushPlan};
 use crate::crypto::identity::Identity;
 use crate::format::inventory::Line;
 use crate::format::table::PackKind;
 use crate::ledger::{Standing, Trust};
 use crate::model::name::{ObjectName, Sealed};
-use crate::model::time::Timestamp;
 use crate::ops::OpError;
 use crate::ops::suspicion::spoken_against;
 use crate::ops::verifications::Verification;
@@ -94,16 +93,16 @@ pub fn refresh_index(
     Ok(())
 }
 
-/// Lets the index forget packs that lie in no copy any more; not while a store of the job, which may have them, is missing.
-pub fn forget_gone(index: &mut ChunkIndex, prepared: &Prepared, now: Timestamp) -> Result<(), OpError> {
-    if !prepared.missed.is_empty() || !prepared.unfit.is_empty() {
+/// Lets the index forget packs that lie in no copy any more: where every store was looked into that any job pushes to.
+pub fn forget_gone(index: &mut ChunkIndex, plan: &PushPlan, prepared: &Prepared) -> Result<(), OpError> {
+    if !plan.to_all_stores || prepared.sides.len() < plan.stores.len() + plan.missed.len() {
         return Ok(());
     }
     let mut gone = vec![false; index.pack_count() as usize];
     index.each_pack(&mut |number, info| {
         gone[number as usize] = !prepared.sides.iter().any(|side| side.presence.has_pack(&info.pack));
     })?;
-    match index.forget(&gone, now) {
+    match index.forget(&gone) {
         Err(error @ StateError::Rotten { .. }) => Err(error.into()),
         // For want of room, perhaps: the index is as good as it was.
         Err(error) => Ok(tracing::warn!(%error, "the chunk index cannot be made smaller")),
