@@ -89,10 +89,14 @@ fn handles_that_were_told_beforehand() {
 
 #[test]
 fn a_handle_that_was_told_and_not_given() {
-    let opened = Arc::new(AtomicU64::new(0));
+    let (opened, in_vain) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let wasted = Arc::clone(&in_vain);
     let liar = Liar::start(move |asked| {
         if asked.kind == OPEN && opened.fetch_add(1, Ordering::SeqCst) % 3 == 2 {
             return Act::Say(status(asked.id, 2, "no such file"));
+        }
+        if asked.kind == READ && opened.load(Ordering::SeqCst) % 3 == 0 {
+            in_vain.fetch_add(1, Ordering::SeqCst);
         }
         Act::Say(honest(asked))
     });
@@ -103,14 +107,41 @@ fn a_handle_that_was_told_and_not_given() {
             outcome => assert_eq!((outcome.unwrap(), number % 3 == 2), (vec![7; 1000], false)),
         }
     }
-    let liar = Liar::start(|asked| match asked.kind {
-        OPEN if asked.number > 3 => Act::Late(Duration::from_millis(50), honest(asked)),
-        _ => Act::Say(honest(asked)),
+    assert!(wasted.load(Ordering::SeqCst) >= 5, "it goes ahead all the same");
+
+    let read = Arc::new(AtomicU64::new(0));
+    let all_read = Arc::clone(&read);
+    let liar = Liar::start(move |asked| {
+        read.fetch_add(u64::from(asked.kind == READ), Ordering::SeqCst);
+        match asked.kind {
+            OPEN if asked.number > 3 => Act::Late(Duration::from_millis(50), honest(asked)),
+            _ => Act::Say(honest(asked)),
+        }
     });
     let store = liar.connect().unwrap();
     for _ in 0..12 {
         assert_eq!(get(&store).unwrap(), [7; 1000], "a reply that overtakes another one");
     }
+    assert_eq!(all_read.load(Ordering::SeqCst), 13, "nothing goes ahead again");
+}
+
+/// A server that looks at READ before OPEN is through, and says in the right order that it knows no such handle.
+#[test]
+fn what_went_ahead_too_early_is_asked_again() {
+    let (opened, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let early = Arc::clone(&refused);
+    let liar = Liar::start(move |asked| {
+        let opens = opened.fetch_add(u64::from(asked.kind == OPEN), Ordering::SeqCst);
+        if asked.kind == READ && opens == 5 && refused.fetch_add(1, Ordering::SeqCst) == 0 {
+            return Act::Say(status(asked.id, 4, "no such handle"));
+        }
+        Act::Say(honest(asked))
+    });
+    let store = liar.connect().unwrap();
+    for number in 0..12 {
+        assert_eq!(get(&store).unwrap(), [7; 1000], "the {number}th");
+    }
+    assert!(early.load(Ordering::SeqCst) >= 1);
 }
 
 #[test]

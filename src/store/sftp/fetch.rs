@@ -31,9 +31,10 @@ const PARTS_OF_A_SECOND: u64 = 4;
 enum Asked {
     Open,
     Size,
-    Read(Piece),
-    /// It named a handle that turned out to be another one's: the reply says nothing.
-    InVain,
+    /// And whether it went out before the handle was given.
+    Read(Piece, bool),
+    /// It named a handle that turned out to be another one's: the reply says nothing. For so many bytes of content.
+    InVain(usize),
 }
 
 /// One run over one connection.
@@ -158,19 +159,21 @@ impl Run<'_, '_> {
                 self.session.connection.habit.note(**given == *expected);
                 **given == *expected
             }
-            // It was refused. Or a reply overtook it, and nobody knows what that handle stood for.
+            // It was refused. Or a reply overtook its own, and nobody knows what that handle stood for.
             _ => false,
         };
         if !went_ahead || holds {
             return (what, went_ahead);
         }
         self.handles.remove(&at);
-        for (_, other) in self.asked.values_mut().filter(|(_, other)| !matches!(other, Asked::Open)) {
-            *other = Asked::InVain;
+        if !opened {
+            self.session.connection.habit.note(false);
+        }
+        for (_, other) in self.asked.values_mut() {
+            *other = in_vain(std::mem::replace(other, Asked::Open));
         }
         self.jobs[at].restart();
-        self.in_flight_bytes = 0;
-        (if opened { what } else { Asked::InVain }, false)
+        (in_vain(what), false)
     }
 
     async fn ask_size(&mut self, at: usize) -> Result<(), StoreError> {
@@ -198,7 +201,7 @@ impl Run<'_, '_> {
             let Some(piece) = self.jobs[at].next_piece(size) else { break };
             let bytes = u32::try_from(piece.bytes).unwrap_or(u32::MAX);
             let id = self.session.channel.send(Request::Read { handle, offset: piece.offset, bytes }).await?;
-            self.asked.insert(id, (at, Asked::Read(piece)));
+            self.asked.insert(id, (at, Asked::Read(piece, self.expected.is_some())));
             self.jobs[at].in_flight += 1;
             self.in_flight_bytes += piece.bytes;
         }
@@ -229,16 +232,26 @@ impl Run<'_, '_> {
                     _ => return Err(StoreError::Protocol(format!("{}: no attributes of it", job.name))),
                 }
             }
-            Asked::Read(piece) => {
+            Asked::Read(piece, went_ahead) => {
                 job.in_flight -= 1;
                 self.in_flight_bytes -= piece.bytes;
                 match reply {
                     Reply::Data(data) => return job.take(piece, data),
                     Reply::Status(Code::Eof, _) => job.end_at(piece),
+                    // Perhaps it was looked at before OPEN was, by a server that does several things at once.
+                    Reply::Status(..) if went_ahead => {
+                        self.session.connection.habit.note(false);
+                        job.ask_again(piece);
+                    }
                     refused => job.fail(refusal::unexpected(job.name, &refused)),
                 }
             }
-            Asked::InVain => {}
+            Asked::InVain(bytes) => {
+                self.in_flight_bytes -= bytes;
+                if let Reply::Data(data) = reply {
+                    return Ok(data.len());
+                }
+            }
         }
         Ok(0)
     }
@@ -253,5 +266,15 @@ impl Run<'_, '_> {
             self.session.channel.send_unheard(Request::Close(&handle)).await?;
         }
         Ok(())
+    }
+}
+
+/// What becomes of a request that named the wrong handle.
+const fn in_vain(what: Asked) -> Asked {
+    match what {
+        Asked::Open => Asked::Open,
+        Asked::Size => Asked::InVain(0),
+        Asked::Read(piece, _) => Asked::InVain(piece.bytes),
+        Asked::InVain(bytes) => Asked::InVain(bytes),
     }
 }

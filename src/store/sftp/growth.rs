@@ -6,7 +6,7 @@
 //! that never pauses loses less than several. Otherwise (a link that loses packets, a server with idle cores) only a
 //! trial can tell: now and then one connection is added, and dropped again when the throughput did not rise. A trial costs
 //! something where one flow fills the line: it leaves the other hardly anything, and a pack that went that way is the last to
-//! arrive, by seconds. So at an even pace, which is what a full line looks like, the first trial waits longer.
+//! arrive, by seconds. So at an even pace, which is what a full line looks like, trials wait longer, until one has paid.
 //!
 //! Deliberately unaware of connections: it sees bytes, numbers and times.
 
@@ -98,6 +98,8 @@ pub struct Growth {
     trial: (Instant, Seen),
     /// The pace since then.
     pace: Pace,
+    /// A trial has paid, and none failed since: an even pace is no full line here.
+    trials_pay: bool,
     /// Bytes per second before the running trial.
     rate_before: Option<u64>,
     /// The running trial is not measured yet.
@@ -140,7 +142,8 @@ impl Growth {
     pub fn new(now: Instant) -> Self {
         let mark = (now, Seen::default());
         let (rate_before, wait, refused_until) = (None, TRIAL_AFTER, None);
-        Self { mark, replies: mark, trial: mark, pace: Pace::default(), rate_before, settling: false, wait, refused_until }
+        let (pace, trials_pay) = (Pace::default(), false);
+        Self { mark, replies: mark, trial: mark, pace, trials_pay, rate_before, settling: false, wait, refused_until }
     }
 
     /// What to do when every connection is busy and somebody waits.
@@ -197,7 +200,7 @@ impl Growth {
         self.pace.note(seen.bytes, now);
         match self.rate_before {
             None if passed >= self.wait && seen.spare_connections > 0 => {
-                if self.pace.is_even() && passed < TRIAL_AFTER_EVEN {
+                if !self.trials_pay && self.pace.is_even() && passed < TRIAL_AFTER_EVEN {
                     return Advice::Stay;
                 }
                 self.add(1, Some(rate), seen, now)
@@ -211,7 +214,8 @@ impl Growth {
             Some(before) if passed >= TRIAL => {
                 self.rate_before = None;
                 self.watch_from(seen, now);
-                if rate * 100 >= before * (100 + WORTH_PERCENT) {
+                self.trials_pay = rate * 100 >= before * (100 + WORTH_PERCENT);
+                if self.trials_pay {
                     self.wait = TRIAL_AFTER;
                     return Advice::Stay;
                 }
@@ -230,6 +234,7 @@ impl Growth {
 
     fn add(&mut self, connections: usize, rate_before: Option<u64>, seen: Seen, now: Instant) -> Advice {
         self.rate_before = rate_before;
+        self.pace = Pace::default();
         // Its measurement begins when it has settled.
         (self.trial, self.settling) = ((now + SETTLE, seen), true);
         Advice::Add(connections)
@@ -270,12 +275,13 @@ mod tests {
     /// A link of so many MiB a second, on which a connection takes at most 2.5 MiB a round trip; objects of `object` bytes.
     /// Returns the number of connections after each second and, last, of lanes: at most four of each, and of a connection.
     fn simulate(link: u64, round_trip: Duration, object: u64, secs: u64) -> (Vec<usize>, u64) {
-        send(|_| link, round_trip, object, secs, 0)
+        send(|_, _| link, round_trip, object, secs, 0)
     }
 
-    /// The same where the link's speed depends on the tenth of a second, and so many percent of the bytes are sent.
+    /// The same where the link's speed depends on the tenth of a second and on the number of connections, and so many percent
+    /// of the bytes are sent.
     fn send(
-        link: impl Fn(u64) -> u64,
+        link: impl Fn(u64, u64) -> u64,
         round_trip: Duration,
         object: u64,
         secs: u64,
@@ -298,7 +304,7 @@ mod tests {
             seen.spare_lanes = seen.connections * 4 - seen.lanes;
             let windows = seen.connections * 5 * MIB / 2 * 1_000_000 / u64::try_from(round_trip.as_micros()).unwrap_or(1);
             let waiting = seen.lanes * object * 500 / u64::try_from(round_trip.as_millis()).unwrap_or(1);
-            let bytes = (link(step) * MIB).min(windows).min(waiting) / 10;
+            let bytes = (link(step, seen.connections) * MIB).min(windows).min(waiting) / 10;
             seen.bytes += bytes;
             seen.sent += bytes * sent_percent / 100;
             seen.operations += bytes / object;
@@ -319,14 +325,20 @@ mod tests {
 
     #[test]
     fn an_even_stream_is_left_alone_for_a_minute_and_an_uneven_one_is_not() {
-        let first_trial = |link: fn(u64) -> u64| {
+        let first_trial = |link: fn(u64, u64) -> u64| {
             let (connections, _) = send(link, Duration::from_millis(50), 16 * MIB, 100, 100);
             connections.iter().position(|n| *n > 1).unwrap_or(usize::MAX)
         };
-        let even = |step| if step < 20 { 12 } else { 24 };
-        let uneven = |step| if step / 10 % 4 == 0 { 10 } else { 24 };
+        let even = |step, _| if step < 20 { 12 } else { 24 };
+        let uneven = |step, _| if step / 10 % 4 == 0 { 10 } else { 24 };
         assert!((59..62).contains(&first_trial(even)), "{}", first_trial(even));
         assert!((9..14).contains(&first_trial(uneven)), "{}", first_trial(uneven));
+    }
+
+    #[test]
+    fn where_each_connection_has_its_own_limit_the_first_trial_that_pays_is_followed_by_others_soon() {
+        let (connections, _) = send(|_, open| 12 * open, Duration::from_millis(50), 16 * MIB, 120, 100);
+        assert_eq!((connections[58], connections[100]), (1, 4), "{connections:?}");
     }
 
     #[test]
@@ -340,7 +352,7 @@ mod tests {
         let (connections, lanes) = simulate(24, Duration::from_millis(50), 2000, 5);
         assert_eq!((connections.last(), lanes), (Some(&4), 16));
         for (sent_percent, expected) in [(0, 3), (100, 4)] {
-            let (connections, lanes) = send(|_| 24, Duration::from_millis(50), 2 * MIB, 9, sent_percent);
+            let (connections, lanes) = send(|_, _| 24, Duration::from_millis(50), 2 * MIB, 9, sent_percent);
             assert_eq!((&connections[..], lanes), (&[1; 9][..], expected), "{sent_percent} % sent");
         }
     }

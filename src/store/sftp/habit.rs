@@ -1,5 +1,6 @@
-//! Whether a server gives the handle out again that was given back last, as OpenSSH does. What is known of that, a READ can
-//! go out behind its OPEN without waiting for the handle, and an object costs one round trip instead of two.
+//! Whether a server gives the handle out again that was given back last, as OpenSSH does, and answers one request after the
+//! other. Where it does, a READ can go out behind its OPEN without waiting for the handle, and an object costs one round trip
+//! instead of two.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 

@@ -129,6 +129,11 @@ impl<'a> Job<'a> {
         Some(piece)
     }
 
+    /// Takes back a piece that was asked for.
+    pub fn ask_again(&mut self, piece: Piece) {
+        self.again.push(piece);
+    }
+
     /// Notes the object's size, where the server tells.
     pub fn set_size(&mut self, size: Option<u64>) {
         self.size_known = true;
