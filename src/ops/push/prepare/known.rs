@@ -102,12 +102,14 @@ pub fn forget_gone(index: &mut ChunkIndex, plan: &PushPlan, prepared: &Prepared)
     index.each_pack(&mut |number, info| {
         gone[number as usize] = !prepared.sides.iter().any(|side| side.presence.has_pack(&info.pack));
     })?;
-    match index.forget(&gone) {
-        Err(error @ StateError::Rotten { .. }) => Err(error.into()),
+    if let Err(error) = index.forget(&gone) {
+        if matches!(error, StateError::Rotten { .. }) {
+            return Err(error.into());
+        }
         // For want of room, perhaps: the index is as good as it was.
-        Err(error) => Ok(tracing::warn!(%error, "the chunk index cannot be made smaller")),
-        Ok(_) => Ok(()),
+        tracing::warn!(%error, "the chunk index cannot be made smaller");
     }
+    Ok(())
 }
 
 /// By pack number: present in every copy with its size, about to go from none, and nothing found against it.
