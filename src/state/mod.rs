@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 
@@ -23,6 +24,9 @@ pub mod probes;
 pub mod ratchet;
 pub mod shipped;
 pub mod unconfirmed;
+
+/// What was not finished for so long never will be.
+const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// What went wrong with a file of the state directory.
 #[derive(Debug, thiserror::Error)]
@@ -226,6 +230,20 @@ pub fn write_cached(path: &Path, bytes: &[u8]) {
     }
 }
 
+/// Removes what runs that were killed left half written in the cache `dir`. What is younger than a day may be somebody's who
+/// is at work.
+pub fn remove_abandoned(dir: &Path) {
+    let is_old = |entry: &fs::DirEntry| {
+        let age = entry.metadata().ok().and_then(|meta| meta.modified().ok()?.elapsed().ok());
+        age.is_some_and(|age| age >= ABANDONED_AFTER)
+    };
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.path().extension().is_some_and(|end| end == "tmp") && is_old(&entry) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Reads a whole file of at most `limit` bytes; none when it is not there.
 ///
 /// # Errors
@@ -247,6 +265,21 @@ pub fn read_if_there(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, StateEr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_killed_run_left_goes_after_a_day() {
+        let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let long_ago = std::time::SystemTime::now() - ABANDONED_AFTER * 2;
+        for (name, is_old) in [("files-a.1.tmp", true), ("files-b.2.tmp", false), ("files-a", true)] {
+            let file = File::create(dir.path().join(name)).unwrap_or_else(|e| panic!("{e}"));
+            if is_old {
+                file.set_modified(long_ago).unwrap_or_else(|e| panic!("{e}"));
+            }
+        }
+        remove_abandoned(dir.path());
+        let exists = |name: &str| dir.path().join(name).exists();
+        assert!(!exists("files-a.1.tmp") && exists("files-b.2.tmp") && exists("files-a"));
+    }
 
     #[test]
     fn one_state_directory_serves_one_process_at_a_time() {

@@ -56,6 +56,25 @@ fn the_agent_and_the_reader_work() {
 }
 
 #[test]
+fn a_push_that_cannot_leave_an_older_record_in_its_only_store_says_so() {
+    needs!(server);
+    let server = Server::start();
+    let world = server.world();
+    let data = world.tree("data");
+    data.ordinary(5, 1);
+    world.push(&data.root);
+    let ledger = server.vault().join("ledger");
+    let before = fs::metadata(&ledger).unwrap().permissions();
+    fs::set_permissions(&ledger, fs::Permissions::from_mode(0o555)).unwrap();
+    // Its record stays on this machine.
+    world.run(args!["restore", "latest", "--into", world.path("back"), "--identity", &world.identity]);
+    world.run(args!["push", &data.root]).exits(5).says("main").says("not permitted");
+    fs::set_permissions(&ledger, before).unwrap();
+    world.push(&data.root);
+    world.verify("list");
+}
+
+#[test]
 fn a_thief_of_the_key_changes_nothing() {
     needs!(server);
     let server = Server::start();

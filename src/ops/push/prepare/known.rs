@@ -56,9 +56,11 @@ impl Prepared {
     }
 }
 
-/// Imports the index objects of the newest snapshots, and the packs that a push which died had already sent.
+/// Imports the index objects of the newest snapshots, and the packs that a push which died had already sent; forgets what is
+/// gone.
 pub fn refresh_index(
     index: &mut ChunkIndex,
+    plan: &PushPlan,
     prepared: &Prepared,
     pages: &PageCache,
     journal: &[Entry],
@@ -90,11 +92,11 @@ pub fn refresh_index(
         }
     }
     index.flush()?;
-    Ok(())
+    forget_gone(index, plan, prepared)
 }
 
 /// Lets the index forget packs that lie in no copy any more: where every store was looked into that any job pushes to.
-pub fn forget_gone(index: &mut ChunkIndex, plan: &PushPlan, prepared: &Prepared) -> Result<(), OpError> {
+fn forget_gone(index: &mut ChunkIndex, plan: &PushPlan, prepared: &Prepared) -> Result<(), OpError> {
     if !plan.to_all_stores || prepared.sides.len() < plan.stores.len() + plan.missed.len() {
         return Ok(());
     }

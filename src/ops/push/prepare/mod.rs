@@ -15,6 +15,7 @@ use crate::model::size::human_size;
 use crate::ops::context::Context;
 use crate::ops::prune::still_frozen;
 use crate::ops::{Env, OpError};
+use crate::state::remove_abandoned;
 use crate::state::unconfirmed::Unconfirmed;
 use crate::store::StoreError;
 use crate::vault::VaultError;
@@ -30,7 +31,7 @@ mod own;
 mod second_look;
 mod unconfirmed;
 
-pub use known::{forget_gone, live_packs, refresh_index};
+pub use known::{live_packs, refresh_index};
 pub use own::deliver_all;
 use own::{adopt_own, check_enrolled, deliver_own};
 
@@ -140,6 +141,7 @@ impl Prepared {
 
 /// Opens every copy, adopts own records, brings copies that were away up to date.
 pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env: &Env<'_>) -> Result<Prepared, OpError> {
+    remove_abandoned(&context.state.cache());
     let mut prepared = Prepared {
         sides: Vec::new(),
         missed: Vec::new(),
@@ -170,11 +172,12 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     check_enrolled(scribe, prepared.trust())?;
     deliver_own(context, &mut prepared)?;
     catch_up(&mut prepared, context, env)?;
-    mend::plain_files(&mut prepared);
-    mend::trust_records(&mut prepared);
+    // Both may have found a store that takes nothing.
     if prepared.sides.is_empty() {
         return Err(none_left(plan, prepared));
     }
+    mend::plain_files(&mut prepared);
+    mend::trust_records(&mut prepared);
     prepared.doomed = doomed(&prepared, context)?;
     let mut snapshots: Vec<Snapshot> = prepared.sides.iter().flat_map(|side| side.records.snapshots()).collect();
     sort_oldest_first(&mut snapshots);
