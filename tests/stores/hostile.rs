@@ -239,6 +239,19 @@ fn writes() {
 }
 
 /// A file whose size fits its name counts as arrived, so that whatever is refused, what remains must be shorter.
+/// FSTAT goes out behind the WRITEs. A server that looks at both at once may tell the size of what was not written yet.
+#[test]
+fn a_size_that_was_told_too_early_is_asked_for_again() {
+    let early = |asked: Asked<'_>| match asked.kind {
+        FSTAT => packet(105, asked.id, &attrs(0)),
+        LSTAT => packet(105, asked.id, &attrs(1000)),
+        _ => honest(asked),
+    };
+    let liar = Liar::start(move |asked| Act::Say(early(asked)));
+    assert_eq!(liar.connect().unwrap().put("d/y", &[7; 1000]).unwrap(), Durability::NotConfirmed);
+    refused("smaller than it was", &liar, |store| store.put("d/y", &[7; 1001]));
+}
+
 #[test]
 fn no_hole_is_left_in_a_file_of_full_size() {
     const BYTES: u64 = 5 * 128 * 1024 - 77;

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use super::query;
 use super::refusal;
 use super::session::Session;
 use super::throttle::Throttle;
@@ -190,6 +191,10 @@ async fn judge(session: &mut Session, target: Target<'_>, bytes: u64, outcome: O
     }
     match outcome.stored {
         Some(stored) if stored != bytes => {
+            // A server that does several things at once may have measured, and synced, before all was written.
+            if query::size(session, target.name, target.path).await? == Some(bytes) {
+                return Ok(Durability::NotConfirmed);
+            }
             let why = format!("{}: it holds {stored} bytes of the {bytes} that it confirmed", target.name);
             Err(StoreError::Protocol(why))
         }
