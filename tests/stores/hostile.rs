@@ -238,7 +238,6 @@ fn writes() {
     lost("an end in mid-write", &Liar::start(|a| if a.kind == WRITE { Act::Close } else { Act::Say(honest(a)) }), put);
 }
 
-/// A file whose size fits its name counts as arrived, so that whatever is refused, what remains must be shorter.
 /// FSTAT goes out behind the WRITEs. A server that looks at both at once may tell the size of what was not written yet.
 #[test]
 fn a_size_that_was_told_too_early_is_asked_for_again() {
@@ -252,6 +251,7 @@ fn a_size_that_was_told_too_early_is_asked_for_again() {
     refused("smaller than it was", &liar, |store| store.put("d/y", &[7; 1001]));
 }
 
+/// A file whose size fits its name counts as arrived, so that whatever is refused, what remains must be shorter.
 #[test]
 fn no_hole_is_left_in_a_file_of_full_size() {
     const BYTES: u64 = 5 * 128 * 1024 - 77;

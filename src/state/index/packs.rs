@@ -35,7 +35,7 @@ pub struct PackFiles {
 impl PackFiles {
     /// Opens the files in `dir`, of which `count` packs and `table_bytes` count; what follows is cut off.
     pub fn open(dir: &Path, generation: u64, count: u32, table_bytes: u64) -> Result<Self, StateError> {
-        let open = |name: &String, bytes: u64| -> Result<(PathBuf, File), StateError> {
+        let open = |name: &str, bytes: u64| -> Result<(PathBuf, File), StateError> {
             let path = dir.join(name);
             let options = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(&path);
             let file = options.map_err(StateError::io(&path))?;

@@ -13,15 +13,13 @@ use std::sync::Arc;
 use super::job::{Job, Piece};
 use super::session::Session;
 use super::throttle::Throttle;
-use super::turns::Turn;
+use super::turns::{BEHIND_BYTES, Turn};
 use super::wire::{Code, Reply, Request, open_flags};
 use super::{DOWNLOAD_PIECE_BYTES, refusal};
 use crate::store::StoreError;
 
 /// Bytes asked for and not received: what 1 Gbit/s holds in 130 ms.
 const IN_FLIGHT_BYTES: usize = 16 * 1024 * 1024;
-/// And of an object that is not the first on its connection: the other's end and the next one's beginning hide behind it.
-const IN_FLIGHT_BEHIND_BYTES: usize = 1024 * 1024;
 /// Objects open at once: enough that small ones fill 100 ms round trips.
 const OPEN_MAX: usize = 128;
 /// With a rate limit, what is in flight may take so many parts of a second to arrive.
@@ -118,7 +116,7 @@ pub async fn run(
                 break;
             }
         }
-        if run.in_flight_bytes <= IN_FLIGHT_BEHIND_BYTES && !run.jobs[at].wants_more() {
+        if run.in_flight_bytes <= BEHIND_BYTES && !run.jobs[at].wants_more() {
             run.turn = None;
         }
         run.close_if_done(at).await?;
@@ -189,7 +187,7 @@ impl Run<'_, '_> {
         let Some(handle) = self.handles.get(&at) else { return Ok(()) };
         let size = self.session.server.read_bytes.min(DOWNLOAD_PIECE_BYTES);
         let most = match &self.turn {
-            Some(turn) if !turn.is_first() => IN_FLIGHT_BEHIND_BYTES,
+            Some(turn) if !turn.is_first() => BEHIND_BYTES,
             _ => IN_FLIGHT_BYTES,
         };
         let in_time = |rate| usize::try_from(rate / PARTS_OF_A_SECOND).unwrap_or(most).clamp(size, most.max(size));

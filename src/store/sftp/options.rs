@@ -83,7 +83,7 @@ pub struct Times {
     /// How long the first contact is tried again altogether: long enough for a server that drops one connection of many
     /// (sshd's MaxStartups), not so long that somebody who mistyped a port has to wait.
     pub first_contact: Duration,
-    /// How long a read, or the making of a further connection, is tried again altogether after transient failures.
+    /// How long a read is tried again altogether, from its first transient failure on.
     pub retry_budget: Duration,
     /// The first wait between two tries; it doubles from there.
     pub retry_wait: Duration,

@@ -8,6 +8,10 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// What an object that is not the first on its connection has under way at most: the other's end and the next one's beginning
+/// hide behind it.
+pub const BEHIND_BYTES: usize = 1024 * 1024;
+
 /// Those who wait for their turn, or have it, by number.
 #[derive(Debug, Default)]
 pub struct Turns {

@@ -11,6 +11,7 @@ use super::query;
 use super::refusal;
 use super::session::Session;
 use super::throttle::Throttle;
+use super::turns::BEHIND_BYTES;
 use super::wire::{Attrs, Code, Reply, Request, open_flags};
 use crate::store::{Durability, StoreError};
 
@@ -18,8 +19,6 @@ use crate::store::{Durability, StoreError};
 const WRITE_BYTES: usize = 128 * 1024;
 /// WRITEs without a reply together: twice OpenSSH's window of 2 MiB a channel, so that the window and not this rules.
 const IN_FLIGHT_BYTES: usize = 4 * 1024 * 1024;
-/// And of an object that is not the first on its connection: the other's end and the next one's beginning hide behind it.
-const IN_FLIGHT_BEHIND_BYTES: usize = 1024 * 1024;
 /// Objects are readable by owner and group, and writable by nobody from birth.
 const OBJECT_MODE: u32 = 0o440;
 
@@ -119,7 +118,7 @@ async fn write(
         }
         loop {
             let before_this = turn.as_ref().map_or(1, |turn| {
-                let most = if turn.is_first() { IN_FLIGHT_BYTES } else { IN_FLIGHT_BEHIND_BYTES };
+                let most = if turn.is_first() { IN_FLIGHT_BYTES } else { BEHIND_BYTES };
                 (most / size).max(2)
             });
             if channel.in_flight() < before_this {
