@@ -1,6 +1,7 @@
 //! Lines that break and processes that are killed in the middle of a push: it completes, or the next one does, and sends
 //! nothing again that had arrived.
 
+use std::ffi::OsString;
 use std::path::Path;
 
 use farkeep::model::name::ObjectName;
@@ -81,10 +82,14 @@ fn world(served: &Served) -> World {
 
 /// Runs a push through `proxy`.
 fn push_through(world: &World, served: &Served, proxy: &Proxy) -> crate::world::Run {
+    run_through(world, served, proxy, args!["push", world.path("data"), "--json"])
+}
+
+fn run_through(world: &World, served: &Served, proxy: &Proxy, args: Vec<OsString>) -> crate::world::Run {
     let (direct, harmed) = (format!(":{}/", served.running.address().port()), format!(":{}/", proxy.port()));
     let config = std::fs::read_to_string(&world.agent.config).unwrap();
     world.agent.reconfigure(|text| text.replace(&direct, &harmed));
-    let run = world.run(args!["push", world.path("data"), "--json"]);
+    let run = world.run(args);
     std::fs::write(&world.agent.config, config).unwrap();
     run
 }
@@ -116,6 +121,26 @@ fn a_push_whose_line_is_cut_anywhere_completes() {
     let found = world.run(args!["verify", "--depth", "opened", "--identity", &world.identity, "--json"]).ok().json();
     assert_eq!(found["snapshots"].as_u64(), Some(snapshots as u64), "{found}");
     restored(&world, &tree.root);
+}
+
+#[test]
+fn a_restore_and_a_check_outlast_a_connection_that_falls_silent() {
+    let served = Served::start();
+    let world = world(&served);
+    let tree = world.tree("data");
+    tree.noise("one", 3_000_000, 1);
+    world.push(&tree.root);
+    world.agent.reconfigure(|text| text.replace("url = ", "timeout = \"2s\"\nurl = "));
+    let silent = || {
+        let stall = |n| if n == 0 { Harm::Stall(Way::Down, 1_000_000) } else { Harm::None };
+        Proxy::start(served.running.address(), stall)
+    };
+    let (first, second) = (silent(), silent());
+    let restore = args!["restore", "latest", "--into", world.path("back"), "--identity", &world.identity];
+    run_through(&world, &served, &first, restore).ok();
+    assert_same(&tree.root, &tree.below(&world.path("back")));
+    run_through(&world, &served, &second, args!["verify", "--depth", "sealed"]).ok();
+    assert!(first.connections() > 1 && second.connections() > 1);
 }
 
 #[test]

@@ -85,6 +85,17 @@ fn a_push_that_is_killed_at_ten_moments_loses_nothing_and_goes_on() {
 }
 
 #[test]
+fn what_a_killed_push_left_in_the_cache_goes() {
+    let (world, tree) = World::pushed(2);
+    let cache = fs::read_dir(world.agent.state.join("cache")).unwrap().next().unwrap().unwrap().path();
+    let left = cache.join("files-adhoc-files.4242.tmp");
+    let day = std::time::Duration::from_secs(25 * 3600);
+    fs::File::create(&left).unwrap().set_modified(std::time::SystemTime::now() - day).unwrap();
+    world.push(&tree.root);
+    assert!(!left.exists());
+}
+
+#[test]
 fn a_push_that_is_killed_sends_only_what_was_missing() {
     let world = World::new();
     let tree = world.tree("data");
