@@ -8,8 +8,8 @@ use farkeep::store::sftp::SftpStore;
 use farkeep::store::{Durability, Store, StoreError, WriteOnceStore};
 
 use crate::liar::{
-    Act, Asked, CLOSE, EXTENDED, FSTAT, INIT, LSTAT, Liar, OPEN, OPENDIR, READ, READDIR, WRITE, attrs, data, honest, names,
-    packet, status,
+    Act, Asked, CLOSE, EXTENDED, End, FSTAT, INIT, LSTAT, Liar, OPEN, OPENDIR, READ, READDIR, WRITE, attrs, data, honest,
+    names, packet, status,
 };
 use crate::raw::fields;
 
@@ -160,6 +160,16 @@ fn greetings() {
             if asked.body.windows(6).any(|w| w == b"limits") { packet(201, asked.id, &body) } else { honest(asked) }
         });
         assert_eq!(get(&liar.connect().unwrap()).unwrap(), [7; 1000], "{limits:?}");
+    }
+}
+
+#[test]
+fn an_end_before_sftp_begins_is_noticed_at_once() {
+    for (end, why) in [(End::Refuse, "offers no SFTP"), (End::Close, "closed"), (End::HangUp, "closed")] {
+        let started = Instant::now();
+        let error = Liar::ending(end).connect().map(drop).unwrap_err().to_string();
+        assert!(error.contains(why), "{end:?}: {error}");
+        assert!(started.elapsed() < Duration::from_millis(1500), "{end:?}: after {:?}", started.elapsed());
     }
 }
 

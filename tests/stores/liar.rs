@@ -61,18 +61,31 @@ pub struct Liar {
 
 impl Liar {
     pub fn start(script: impl Fn(Asked<'_>) -> Act + Send + Sync + 'static) -> Self {
+        Self::begin(script, None)
+    }
+
+    /// One that logs in and opens a channel, whose window is closed, and begins SFTP never.
+    pub fn ending(end: End) -> Self {
+        Self::begin(|asked| Act::Say(honest(asked)), Some(end))
+    }
+
+    fn begin(script: impl Fn(Asked<'_>) -> Act + Send + Sync + 'static, end: Option<End>) -> Self {
         let dir = scratch();
         let key = KeyPair::new(dir.path(), "key");
         let host_key = PrivateKey::random(&mut russh::keys::key::safe_rng(), Algorithm::Ed25519).unwrap();
         let print = host_key.public_key().fingerprint(HashAlg::Sha256).to_string();
-        let config = Arc::new(Config { keys: vec![host_key], nodelay: true, ..Config::default() });
+        let mut config = Config { keys: vec![host_key], nodelay: true, ..Config::default() };
+        if end.is_some() {
+            config.window_size = 0;
+        }
+        let config = Arc::new(config);
         let script: Script = Arc::new(script);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let teller = Teller { script: script.clone(), unread: Vec::new(), counts: [0; 256] };
+                let teller = Teller { script: script.clone(), unread: Vec::new(), counts: [0; 256], end };
                 let config = config.clone();
                 tokio::spawn(async move {
                     if let Ok(session) = russh::server::run_stream(config, stream, teller).await {
@@ -89,6 +102,7 @@ impl Liar {
         options.times.silence = Duration::from_secs(2);
         options.times.login = Duration::from_secs(4);
         options.times.retry_budget = Duration::from_millis(1);
+        options.times.first_contact = Duration::from_millis(1);
         assert!(self.dir.path().exists());
         SftpStore::connect(&location(self.address.port(), "anybody", Path::new("/vault")), options)
     }
@@ -102,8 +116,20 @@ impl Drop for Liar {
     }
 }
 
+/// How a server ends before SFTP begins.
+#[derive(Debug, Clone, Copy)]
+pub enum End {
+    /// It offers no SFTP.
+    Refuse,
+    /// The channel closes.
+    Close,
+    /// The whole connection does.
+    HangUp,
+}
+
 struct Teller {
     script: Script,
+    end: Option<End>,
     unread: Vec<u8>,
     counts: [usize; 256],
 }
@@ -126,7 +152,12 @@ impl Handler for Teller {
     }
 
     async fn subsystem_request(&mut self, channel: ChannelId, _: &str, session: &mut Session) -> Result<(), russh::Error> {
-        session.channel_success(channel)
+        match self.end {
+            None => session.channel_success(channel),
+            Some(End::Refuse) => session.channel_failure(channel),
+            Some(End::Close) => session.close(channel),
+            Some(End::HangUp) => Err(russh::Error::Disconnect),
+        }
     }
 
     async fn data(&mut self, channel: ChannelId, data: &[u8], session: &mut Session) -> Result<(), russh::Error> {

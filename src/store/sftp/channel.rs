@@ -68,7 +68,7 @@ impl Channel {
         self.inbox.expect(limits, &Request::Limits, true);
         let mut hello = Request::init(VERSION);
         hello.extend(Request::Limits.write(limits));
-        self.dog.wait(self.write.data_bytes(hello)).await?.map_err(broken)?;
+        self.put_through(hello.into()).await?;
 
         let packet = self.dog.wait(self.inbox.first_packet()).await??;
         let (version, extensions) =

@@ -30,6 +30,8 @@ pub struct Inbox {
     open: usize,
     arrived: VecDeque<(u32, Reply)>,
     partial: BytesMut,
+    /// Whether the first packet was taken, the only one without a number.
+    greeted: bool,
 }
 
 fn closed() -> StoreError {
@@ -38,7 +40,7 @@ fn closed() -> StoreError {
 
 impl Inbox {
     pub fn new(read: ChannelReadHalf) -> Self {
-        Self { read, awaited: HashMap::new(), open: 0, arrived: VecDeque::new(), partial: BytesMut::new() }
+        Self { read, awaited: HashMap::new(), open: 0, arrived: VecDeque::new(), partial: BytesMut::new(), greeted: false }
     }
 
     /// Announces that request `id` is being sent.
@@ -78,17 +80,13 @@ impl Inbox {
 
     /// Waits until the channel delivers something; returns how many bytes. May be dropped and called again.
     pub async fn fill(&mut self) -> Result<usize, StoreError> {
-        let bytes = self.fill_raw().await?;
-        self.take_packets()?;
-        Ok(bytes)
-    }
-
-    /// Like [`fill`](Self::fill), but leaves the packets uncut: the first one of a session has no number.
-    async fn fill_raw(&mut self) -> Result<usize, StoreError> {
         match self.read.wait().await {
             None | Some(ChannelMsg::Eof | ChannelMsg::Close) => Err(closed()),
             Some(ChannelMsg::Data { data }) => {
                 self.partial.extend_from_slice(&data);
+                if self.greeted {
+                    self.take_packets()?;
+                }
                 Ok(data.len())
             }
             Some(ChannelMsg::Failure) => Err(StoreError::Login("the account offers no SFTP".into())),
@@ -109,11 +107,12 @@ impl Inbox {
                 if self.partial.len() >= LENGTH_BYTES + length {
                     self.partial.advance(LENGTH_BYTES);
                     let packet = self.partial.split_to(length).freeze();
+                    self.greeted = true;
                     self.take_packets()?;
                     return Ok(packet);
                 }
             }
-            self.fill_raw().await?;
+            self.fill().await?;
         }
     }
 
