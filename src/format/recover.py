@@ -61,7 +61,7 @@ class Vault:
 
     def snapshots(self):
         """(time, number, id, writer, series, manifest, the rest in words) of each; nobody's signature is checked here."""
-        found, whole, torn = {}, set(), []
+        found, whole, torn, since = {}, set(), [], {}
         record_name = r"(?<![^/])(([0-9a-f]{32})-(\d+)-([0-9a-f]{64})\.rec(?:\.\d)?)(?![^/])"
         for name, writer, seq, ident in re.findall(record_name, "/".join(sorted(os.listdir("ledger")))):
             try:
@@ -72,18 +72,18 @@ class Vault:
                 if (record["writer"], record["seq"]) != (writer, int(seq)): raise ValueError("its name says otherwise")
                 if record["kind"] != "snapshot": continue
                 body = record["body"]
-                numbers = record["time"], body["tally"]["files"], body["tally"]["source_bytes"]
+                numbers = record["time"], body["tally"]["files"], body["tally"]["source_bytes"], record["trust"]["seq"]
                 texts = body["state"], body["series"], body["manifest"]
                 known = re.fullmatch(r"[a-z]+ [0-9a-f]{32} manifests/[0-9a-f]{64}-\d+", " ".join(texts))
                 if not known or {int} != set(map(type, numbers)): raise ValueError("not what a snapshot says")
                 found[ident] = (numbers[0], int(seq), ident, writer, *texts[1:],
-                    "%d files %d bytes %s" % (*numbers[1:], texts[0]))
+                    "%d files %d bytes %s" % (*numbers[1:3], texts[0]))
+                since[writer] = min((int(seq), numbers[3]), since.get(writer, (2 ** 64, 0)))
             except BAD as error: report("ledger/%s: no record that this script can use: %s" % (name, error))
         for name, ident in torn:                                # sent again, it lies whole under another suffix
             if ident not in whole: report("ledger/%s: no record that this script can use: its statement was changed" % name)
-        ends = {}                           # a time beyond that of a later one in its chain was a clock's mistake
-        for s in sorted(found.values(), key=lambda s: -s[1]): ends[s] = ends[s[3]] = min(s[0], ends.get(s[3], s[0]))
-        return sorted(found.values(), key=lambda s: (ends[s], s[3], s[1], s[2]))
+        # One machine pushes until another is put in its place: its chain is their order, whatever the clocks said.
+        return sorted(found.values(), key=lambda s: (since[s[3]][1], s[3], s[1], s[2]))
 
     def read_index(self, name):
         plain = run(["zstd", "-d", "-c"], self.open(name))

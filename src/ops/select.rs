@@ -219,7 +219,14 @@ mod tests {
             probes: Default::default(),
         };
         let hash = ObjectHash([n; 32]);
-        Snapshot { id: hash, writer: WriterId([1; 16]), head: Head { seq: u64::from(n), hash }, time: Timestamp(time), body }
+        Snapshot {
+            id: hash,
+            writer: WriterId([1; 16]),
+            head: Head { seq: u64::from(n), hash },
+            time: Timestamp(time),
+            since: 1,
+            body,
+        }
     }
 
     /// Friday, 2026-11-20 12:00 UTC.

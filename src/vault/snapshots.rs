@@ -1,6 +1,5 @@
 //! The records of a copy, read and checked; the snapshots among them.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -32,6 +31,8 @@ pub struct Snapshot {
     pub head: Head,
     /// When its push ended.
     pub time: Timestamp,
+    /// The number of the trust record that its writer's first snapshot knew.
+    pub since: u64,
     /// What its record says.
     pub body: SnapshotBody,
 }
@@ -62,6 +63,13 @@ impl Records {
     #[must_use]
     pub fn snapshots(&self) -> Vec<Snapshot> {
         let mut found: Vec<Snapshot> = self.checked.iter().filter_map(snapshot_of).collect();
+        found.sort_by_key(|snapshot| (snapshot.writer, snapshot.head.seq));
+        let mut first: Option<(WriterId, u64)> = None;
+        for snapshot in &mut found {
+            let known = first.filter(|(writer, _)| *writer == snapshot.writer).map_or(snapshot.since, |(_, since)| since);
+            first = Some((snapshot.writer, known));
+            snapshot.since = known;
+        }
         sort_oldest_first(&mut found);
         found.dedup_by_key(|s| s.id);
         found
@@ -70,19 +78,12 @@ impl Records {
     /// When each snapshot was made, as far as that can be believed: by its chain and by the store's receive times.
     #[must_use]
     pub fn believed_times(&self) -> BTreeMap<SnapshotId, Timestamp> {
-        let mut chains: BTreeMap<WriterId, Vec<Snapshot>> = BTreeMap::new();
-        for snapshot in self.snapshots() {
-            chains.entry(snapshot.writer).or_default().push(snapshot);
-        }
-        let mut times = BTreeMap::new();
-        for chain in chains.values_mut() {
-            chain.sort_by_key(|snapshot| snapshot.head.seq);
-            let received = |snapshot: &Snapshot| self.received.get(&snapshot.record_name()).copied();
-            let dated: Vec<Dated> =
-                chain.iter().map(|snapshot| Dated { claimed: snapshot.time, received: received(snapshot) }).collect();
-            times.extend(chain.iter().map(|snapshot| snapshot.id).zip(effective_times(&dated)));
-        }
-        times
+        // Machines that push take one another's place, so that their chains are one.
+        let snapshots = self.snapshots();
+        let received = |snapshot: &Snapshot| self.received.get(&snapshot.record_name()).copied();
+        let dated: Vec<Dated> =
+            snapshots.iter().map(|snapshot| Dated { claimed: snapshot.time, received: received(snapshot) }).collect();
+        snapshots.iter().map(|snapshot| snapshot.id).zip(effective_times(&dated)).collect()
     }
 
     /// A file that is no record while the record itself lies beside it, under a suffix, is what a broken upload left.
@@ -147,19 +148,10 @@ impl Records {
     }
 }
 
-/// Sorts snapshots, oldest first: those of one writer as its chain has them, those of several by their times. A time beyond
-/// that of a later snapshot of the chain was a clock's mistake.
+/// Sorts snapshots, oldest first, whatever any clock said. One machine pushes until the root puts another in its place: those
+/// of one writer go by its chain, and a writer that began later knew a later record of the root's when it did.
 pub fn sort_oldest_first(snapshots: &mut [Snapshot]) {
-    snapshots.sort_by_key(|s| (s.writer, Reverse(s.head.seq)));
-    let mut times: BTreeMap<SnapshotId, Timestamp> = BTreeMap::new();
-    let mut after: Option<(WriterId, Timestamp)> = None;
-    for snapshot in snapshots.iter() {
-        let bound = after.filter(|(writer, _)| *writer == snapshot.writer).map_or(snapshot.time, |(_, time)| time);
-        let time = snapshot.time.min(bound);
-        after = Some((snapshot.writer, time));
-        times.insert(snapshot.id, time);
-    }
-    snapshots.sort_by_key(|s| (times.get(&s.id).copied(), s.writer, s.head.seq, s.id));
+    snapshots.sort_by_key(|s| (s.since, s.writer, s.head.seq, s.id));
 }
 
 fn snapshot_of(record: &Checked) -> Option<Snapshot> {
@@ -172,6 +164,7 @@ fn snapshot_of(record: &Checked) -> Option<Snapshot> {
         writer: record.statement.writer,
         head: record.head,
         time: record.statement.time,
+        since: record.statement.trust.map_or(0, |head| head.seq),
         body,
     })
 }

@@ -301,7 +301,7 @@ pub(super) fn kept_by(rules: &Rules, site: &Site, here: &[Snapshot]) -> BTreeSet
     decided.into_iter().filter(|one| one.keep).map(|one| one.id).collect()
 }
 
-/// Decides on every snapshot, series by series.
+/// Decides on every snapshot of `here`, oldest first, series by series.
 fn decisions(rules: &Rules, names: &Names, site: &Site, here: &[Snapshot], broken: &BTreeSet<SnapshotId>) -> Vec<Explained> {
     let times = site.records.believed_times();
     let (held, suspects) = (holds(&site.records), Suspects::read(&site.records));
@@ -311,8 +311,7 @@ fn decisions(rules: &Rules, names: &Names, site: &Site, here: &[Snapshot], broke
         by_series.entry(snapshot.body.series).or_default().push(snapshot);
     }
     let mut explained = Vec::new();
-    for (series, mut snapshots) in by_series {
-        snapshots.sort_by_key(|snapshot| (time_of(snapshot), snapshot.writer, snapshot.head.seq));
+    for (series, snapshots) in by_series {
         let candidates: Vec<Candidate> = snapshots
             .iter()
             .map(|snapshot| Candidate {
