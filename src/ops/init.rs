@@ -1,7 +1,8 @@
 //! `init`: makes a vault in one or more stores, and the keys that belong to it.
 //!
 //! The private halves that open and trust go into files for the operator, written and synced before anything is uploaded;
-//! nothing of them stays here. The header is uploaded last: before that there is no vault.
+//! nothing of them stays here. The header is uploaded last, when everything else lies in every store: before that there is no
+//! vault, and when anything fails until then, keys that would open nothing are removed again.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -55,6 +56,8 @@ pub struct InitReceipt {
     pub root_public_file: PathBuf,
     /// The copies.
     pub stores: Vec<String>,
+    /// Stores that took everything but the header, and why: no copy of the vault yet.
+    pub missed: Vec<(String, String)>,
     /// The series token of each job that was asked for, for whoever cares for the vault without a key.
     pub series: Vec<(String, String)>,
     /// The BLAKE3 of recover.py: it belongs on paper.
@@ -86,13 +89,10 @@ pub fn init(plan: &InitPlan, jobs: &[String], env: &Env<'_>) -> Result<InitRecei
     recipients.extend(plan.recipients.iter().map(|(_, recipient)| recipient.clone()));
     let made = create(&recipients, &format!("agent@{}", env.host), plan.custodian.as_ref(), env.clock.now())?;
     let pin = RootPin::of(&made.root.verifier());
-    write_operator_files(plan, &made, &operator, &pin, env)?;
-    keep_agent_keys(&made, env)?;
-
-    for named in &plan.stores {
-        env.step(format!("writing the vault to {}", named.name));
-        upload(named, &made)?;
-    }
+    let mut written = Vec::new();
+    prepare(plan, &made, &operator, &mut written, env).inspect_err(|_| remove_keys(&written, &made, env))?;
+    let missed = upload_headers(plan, &made, &pin)?;
+    let holds_it = |named: &&NamedStore| !missed.iter().any(|(name, _)| *name == named.name);
     let script = made.objects.iter().find(|(name, _)| *name == ObjectName::RecoverScript(1));
     Ok(InitReceipt {
         vault: made.vault.to_string(),
@@ -101,10 +101,31 @@ pub fn init(plan: &InitPlan, jobs: &[String], env: &Env<'_>) -> Result<InitRecei
         identity_file: plan.identity_out.clone(),
         root_file,
         root_public_file,
-        stores: plan.stores.iter().map(|named| named.store.location().to_string()).collect(),
+        stores: plan.stores.iter().filter(holds_it).map(|named| named.store.location().to_string()).collect(),
+        missed,
         series: jobs.iter().map(|job| (job.clone(), made.secret.series(env.host, job).to_string())).collect(),
         recover_script: script.map(|(_, bytes)| crate::crypto::hash::hash(bytes).to_string()).unwrap_or_default(),
     })
+}
+
+/// All that comes before the headers. Files of keys are noted in `written`.
+fn prepare(
+    plan: &InitPlan,
+    made: &NewVault,
+    operator: &Identity,
+    written: &mut Vec<PathBuf>,
+    env: &Env<'_>,
+) -> Result<(), OpError> {
+    for (file, content, mode) in operator_files(plan, made, operator, env)? {
+        write_new(&file, &content, mode)?;
+        written.push(file);
+    }
+    keep_agent_keys(made, env)?;
+    for named in &plan.stores {
+        env.step(format!("writing the vault to {}", named.name));
+        upload(named, made)?;
+    }
+    Ok(())
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -128,46 +149,44 @@ fn refuse_existing(named: &NamedStore) -> Result<(), OpError> {
     Ok(())
 }
 
-fn write_operator_files(
-    plan: &InitPlan,
-    made: &NewVault,
-    operator: &Identity,
-    pin: &RootPin,
-    env: &Env<'_>,
-) -> Result<(), OpError> {
-    let now = env.clock.now();
+/// A file with its mode.
+type NewFile = (PathBuf, zeroize::Zeroizing<Vec<u8>>, u32);
+
+/// The files that the operator carries away.
+fn operator_files(plan: &InitPlan, made: &NewVault, operator: &Identity, env: &Env<'_>) -> Result<[NewFile; 3], OpError> {
+    let pin = RootPin::of(&made.root.verifier());
     let identity = zeroize::Zeroizing::new(format!(
-        "# farkeep operator identity, made {now} on {}\n# public key: {}\n# vault: {}\n# root: {pin}\n{}\n",
+        "# farkeep operator identity, made {} on {}\n# public key: {}\n# vault: {}\n# root: {pin}\n{}\n",
+        env.clock.now(),
         env.host,
         operator.recipient(),
         made.vault,
         operator.to_text().as_str()
     ));
     let root = made.root.to_openssh().map_err(VaultError::internal)?;
-    write_secret(&plan.identity_out, identity.as_bytes(), plan.passphrase.as_ref())?;
-    write_secret(&with_suffix(&plan.identity_out, ".root"), root.as_bytes(), plan.passphrase.as_ref())?;
     let public = format!("{} farkeep root of vault {}\n", made.root.verifier().to_openssh(), made.vault);
-    write_new(&with_suffix(&plan.identity_out, ".root.pub"), public.as_bytes(), 0o644)
+    let secret = |content: &[u8]| match plan.passphrase.as_ref() {
+        Some(passphrase) => seal_with_passphrase(content, passphrase).map_err(VaultError::internal),
+        None => Ok(content.to_vec()),
+    };
+    Ok([
+        (plan.identity_out.clone(), secret(identity.as_bytes())?.into(), 0o600),
+        (with_suffix(&plan.identity_out, ".root"), secret(root.as_bytes())?.into(), 0o600),
+        (with_suffix(&plan.identity_out, ".root.pub"), public.into_bytes().into(), 0o644),
+    ])
 }
 
-fn write_secret(path: &Path, content: &[u8], passphrase: Option<&Passphrase>) -> Result<(), OpError> {
-    match passphrase {
-        Some(passphrase) => {
-            write_new(path, &seal_with_passphrase(content, passphrase).map_err(VaultError::internal)?, 0o600)
-        }
-        None => write_new(path, content, 0o600),
-    }
-}
-
+/// Writes a file that was not there; where that fails, it is not there.
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), OpError> {
-    let write = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new().create_new(true).write(true).mode(mode).open(path)?;
+    let failed = |e: std::io::Error| OpError::NotDone(format!("{}: {e}", path.display()));
+    let mut file = OpenOptions::new().create_new(true).write(true).mode(mode).open(path).map_err(failed)?;
+    let mut write = || -> std::io::Result<()> {
         file.write_all(bytes)?;
         file.sync_all()?;
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         std::fs::File::open(dir)?.sync_all()
     };
-    write().map_err(|e| OpError::NotDone(format!("{}: {e}", path.display())))
+    write().inspect_err(|_| drop(std::fs::remove_file(path))).map_err(failed)
 }
 
 fn keep_agent_keys(made: &NewVault, env: &Env<'_>) -> Result<(), OpError> {
@@ -182,11 +201,21 @@ fn keep_agent_keys(made: &NewVault, env: &Env<'_>) -> Result<(), OpError> {
     Ok(())
 }
 
-/// Makes the directories and uploads the first objects, the header after all others.
+/// Removes what was made here for a vault that does not come to be: none of the files was there before.
+fn remove_keys(files: &[PathBuf], made: &NewVault, env: &Env<'_>) {
+    for file in files {
+        let _ = std::fs::remove_file(file);
+    }
+    if let Ok(state) = StateDir::open(env.state_root, made.vault) {
+        state.remove();
+    }
+}
+
+/// Makes the directories and uploads all objects but the header.
 fn upload(named: &NamedStore, made: &NewVault) -> Result<(), OpError> {
     let store = &named.store;
     store.make_dirs(&Area::layout()).map_err(VaultError::from)?;
-    let Some(((last, header), first)) = made.objects.split_last() else { return Ok(()) };
+    let Some((_header, first)) = made.objects.split_last() else { return Ok(()) };
     std::thread::scope(|scope| {
         let send = |(name, bytes): &(ObjectName, Vec<u8>)| {
             let (store, name, bytes) = (Arc::clone(store), name.clone(), bytes.clone());
@@ -198,6 +227,29 @@ fn upload(named: &NamedStore, made: &NewVault) -> Result<(), OpError> {
             Err(_) => Err(VaultError::internal("a thread failed")),
         })
     })?;
-    deliver(store.as_ref(), last, header, RetryPolicy::DEFAULT).map_err(VaultError::from)?;
     Ok(())
+}
+
+/// Uploads the header, which makes it a vault; returns the stores that did not take it.
+fn upload_headers(plan: &InitPlan, made: &NewVault, pin: &RootPin) -> Result<Vec<(String, String)>, OpError> {
+    let Some((name, header)) = made.objects.last() else { return Ok(Vec::new()) };
+    let mut missed = Vec::new();
+    for named in &plan.stores {
+        if let Err(error) = deliver(named.store.as_ref(), name, header, RetryPolicy::DEFAULT) {
+            missed.push((named.name.clone(), error.to_string()));
+        }
+    }
+    if missed.len() < plan.stores.len() {
+        return Ok(missed);
+    }
+    // The last answer may have been lost, and not the header.
+    let why: Vec<String> = missed.iter().map(|(name, why)| format!("{name}: {why}")).collect();
+    Err(OpError::NotDone(format!(
+        "{}: it is not known whether the vault was made. Where a {name} lies, it was: then {} and the two files beside it are its \
+         keys, and [vault] with id = \"{}\" and root = \"{pin}\" belongs into the configuration. Where none does, remove the \
+         three files and begin again",
+        why.join("; "),
+        plan.identity_out.display(),
+        made.vault
+    )))
 }

@@ -98,6 +98,9 @@ pub struct StateDir {
     vault: VaultId,
 }
 
+/// The directories of the state, each with one of each vault in it.
+const PARTS: [&str; 8] = ["keys", "ratchet", "ledger", "journal", "outbox", "hooks", "scratch", "cache"];
+
 impl StateDir {
     /// The part of the state directory `root` that belongs to `vault`; made when it is not there.
     ///
@@ -161,6 +164,13 @@ impl StateDir {
     #[must_use]
     pub fn cache(&self) -> PathBuf {
         self.part("cache")
+    }
+
+    /// Removes all that belongs to this vault: for one that never came to be.
+    pub fn remove(&self) {
+        for part in PARTS {
+            let _ = fs::remove_dir_all(self.part(part));
+        }
     }
 
     /// Takes the lock that one push, sync or restore of this vault on this machine holds.

@@ -15,6 +15,7 @@ mod canaries;
 mod chains;
 mod forge;
 mod hostile;
+mod init;
 mod root;
 mod rot;
 mod standards;

@@ -1,0 +1,139 @@
+//! Making a vault, broken off: until the header lies somewhere there is none, and no key stays that would open nothing.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use farkeep::model::time::SystemClock;
+use farkeep::ops::context::NamedStore;
+use farkeep::ops::init::{InitPlan, InitReceipt, init};
+use farkeep::ops::{Env, OpError, Silent};
+use farkeep::store::directory::DirectoryStore;
+use farkeep::store::{Durability, Listed, Location, Store, StoreError, WriteOnceStore};
+
+use crate::world::{World, args, files_below};
+
+/// A directory that does not take some objects.
+struct Refusing {
+    inner: DirectoryStore,
+    refuses: fn(&str) -> bool,
+}
+
+impl Store for Refusing {
+    fn location(&self) -> &Location {
+        self.inner.location()
+    }
+    fn list(&self, dirs: &[String], each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {
+        self.inner.list(dirs, each)
+    }
+    fn stat(&self, name: &str) -> Result<Option<u64>, StoreError> {
+        self.inner.stat(name)
+    }
+    fn get(&self, name: &str, offset: u64, bytes: u64) -> Result<Vec<u8>, StoreError> {
+        self.inner.get(name, offset, bytes)
+    }
+    fn room(&self) -> Result<Option<u64>, StoreError> {
+        self.inner.room()
+    }
+    fn parallel(&self) -> usize {
+        1
+    }
+    fn identity(&self) -> String {
+        self.inner.identity()
+    }
+}
+
+impl WriteOnceStore for Refusing {
+    fn make_dirs(&self, dirs: &[String]) -> Result<(), StoreError> {
+        self.inner.make_dirs(dirs)
+    }
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<Durability, StoreError> {
+        if (self.refuses)(name) {
+            return Err(StoreError::Io { name: name.into(), why: "disk on fire".into() });
+        }
+        self.inner.put(name, bytes)
+    }
+    fn sweep(&self, dirs: &[String]) -> Result<u64, StoreError> {
+        self.inner.sweep(dirs)
+    }
+}
+
+/// What each of the two stores of a vault does not take.
+fn init_into(world: &World, refuses: [fn(&str) -> bool; 2]) -> Result<InitReceipt, OpError> {
+    let store = |name: &str, refuses| NamedStore {
+        name: name.into(),
+        store: Arc::new(Refusing { inner: DirectoryStore::create(&world.path(name)).unwrap(), refuses }),
+    };
+    static CANCEL: AtomicBool = AtomicBool::new(false);
+    let env = Env {
+        clock: &SystemClock,
+        observer: &Silent,
+        cancel: &CANCEL,
+        host: "test",
+        user: "test",
+        state_root: &world.agent.state,
+    };
+    let plan = InitPlan {
+        stores: vec![store("a", refuses[0]), store("b", refuses[1])],
+        identity_out: world.identity.clone(),
+        passphrase: None,
+        recipients: Vec::new(),
+        custodian: None,
+    };
+    init(&plan, &[], &env)
+}
+
+const NOTHING: fn(&str) -> bool = |_| false;
+const HEADER: fn(&str) -> bool = |name| name == "farkeep-vault.json";
+const TRUST: fn(&str) -> bool = |name| name.starts_with("trust/");
+
+fn files(dir: &Path) -> usize {
+    if dir.exists() { files_below(dir).len() } else { 0 }
+}
+
+#[test]
+fn what_fails_before_the_header_leaves_no_keys_and_may_be_tried_again() {
+    let world = World::bare();
+    for refuses in [[TRUST, NOTHING], [NOTHING, TRUST]] {
+        let error = init_into(&world, refuses).unwrap_err().to_string();
+        assert!(error.contains("disk on fire"), "{error}");
+        assert_eq!((files(&world.path("operator")), files(&world.agent.state)), (0, 0));
+    }
+    // A file that is in the way is not taken for one of its own.
+    std::fs::write(world.identity.with_extension("root"), "another vault's").unwrap();
+    assert!(init_into(&world, [NOTHING; 2]).is_err());
+    assert_eq!(files(&world.path("operator")), 1);
+    std::fs::remove_file(world.identity.with_extension("root")).unwrap();
+    assert!(init_into(&world, [NOTHING; 2]).unwrap().missed.is_empty());
+}
+
+#[test]
+fn a_store_that_does_not_take_the_header_holds_no_copy_until_it_is_synced() {
+    let world = World::bare();
+    let made = init_into(&world, [NOTHING, HEADER]).unwrap();
+    assert_eq!((made.stores.len(), made.missed[0].0.as_str()), (1, "b"));
+    let (a, b) = (world.path("a"), world.path("b"));
+    world.agent.configure(&format!(
+        "[vault]\nid = \"{}\"\nroot = \"{}\"\n[store.a]\nurl = \"{}\"\n[store.b]\nurl = \"{}\"\n",
+        made.vault,
+        made.root,
+        a.display(),
+        b.display()
+    ));
+    world.tree("data").file("file", "content");
+    world.run(args!["push", world.path("data")]).exits(3).says("farkeep sync b --from");
+    world.run(args!["sync", "b", "--from", "a", "--plain-directory"]).ok();
+    world.run(args!["push", world.path("data")]).ok();
+    world.run(args!["verify", "--from", "b", "--depth", "opened", "--identity", &world.identity]).ok();
+}
+
+#[test]
+fn where_no_header_was_confirmed_the_keys_stay_and_the_way_out_is_named() {
+    let world = World::bare();
+    let error = init_into(&world, [HEADER, HEADER]).unwrap_err().to_string();
+    for word in ["not known", "farkeep-vault.json", "[vault]", "disk on fire"] {
+        assert!(error.contains(word), "{error}");
+    }
+    assert_eq!(files(&world.path("operator")), 3);
+    assert!(files(&world.agent.state) > 0);
+}
