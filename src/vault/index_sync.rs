@@ -29,6 +29,33 @@ pub fn import(index: &mut ChunkIndex, store: &dyn Store, name: &Sealed, identiti
     if index.covers(name) {
         return Ok(());
     }
+    let numbers = add_packs(index, store, name, identities)?;
+    index.set_object(name, &numbers)?;
+    Ok(())
+}
+
+/// Reads the index object of another agent, which this one's index identity does not open, with identities that do. Its packs
+/// count as listed by no object: the next push that needs them lists them again, for this agent.
+///
+/// # Errors
+/// As [`import`].
+pub fn take_over(
+    index: &mut ChunkIndex,
+    store: &dyn Store,
+    name: &Sealed,
+    identities: &[Identity],
+) -> Result<(), VaultError> {
+    add_packs(index, store, name, identities)?;
+    index.set_object(name, &[])?;
+    Ok(())
+}
+
+fn add_packs(
+    index: &mut ChunkIndex,
+    store: &dyn Store,
+    name: &Sealed,
+    identities: &[Identity],
+) -> Result<Vec<PackNumber>, VaultError> {
     let object = ObjectName::Index(*name);
     let bytes = read_object(store, &object)?;
     let mut numbers = Vec::new();
@@ -36,8 +63,7 @@ pub fn import(index: &mut ChunkIndex, store: &dyn Store, name: &Sealed, identiti
         numbers.push(index.add_pack(&pack)?);
         Ok(())
     })?;
-    index.set_object(name, &numbers)?;
-    Ok(())
+    Ok(numbers)
 }
 
 /// Hands every pack that an index object lists to `each`.

@@ -203,6 +203,10 @@ fn trust(schema: &Schema, world: &World) {
     let printed = result(schema, world.run(args!["keys", "print", "--json"]), 0, "keys", "keys");
     assert_eq!(printed["epochs"].as_array().unwrap().len(), 2);
     world.run(args!["push", world.path("data")]).ok();
+    let adopt = args!["init", "--adopt", "--root", &root, "--identity", &world.identity, "--json"];
+    let adopted = result(schema, world.run(adopt), 0, "init", "adopted");
+    assert_eq!(adopted["others"].as_array().unwrap().len(), 1);
+    world.run(args!["push", world.path("data")]).ok();
 }
 
 fn by_themselves(schema: &Schema, world: &World) {

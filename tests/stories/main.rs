@@ -10,6 +10,7 @@
     reason = "tests"
 )]
 
+mod adopt;
 mod citations;
 mod clocks;
 mod copies;

@@ -250,7 +250,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     let mut index = ChunkIndex::open(&context.state.cache().join("index"))?;
     let (mut journal, left) = Journal::open(&context.state)?;
     env.step("bringing the index up to date");
-    prepare::refresh_index(&mut index, plan, &prepared, &pages, &left, std::slice::from_ref(&index_identity))?;
+    prepare::refresh_index(&mut index, plan, &mut prepared, &pages, &left, std::slice::from_ref(&index_identity))?;
     let thin = ThinPacks::of(&context.state.cache(), &plan.job);
     let live = prepare::live_packs(&index, &prepared)?;
 

@@ -1,12 +1,15 @@
 //! What this push may build on: packs that the index knows and every copy holds, pages of earlier inventories.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::{Prepared, PushPlan};
+use crate::crypto::CryptoError;
 use crate::crypto::identity::Identity;
 use crate::format::inventory::Line;
 use crate::format::table::PackKind;
 use crate::ledger::{Standing, Trust};
+use crate::model::finding::{Finding, FindingKind};
 use crate::model::name::{ObjectName, Sealed};
 use crate::ops::OpError;
 use crate::ops::suspicion::spoken_against;
@@ -61,24 +64,27 @@ impl Prepared {
 pub fn refresh_index(
     index: &mut ChunkIndex,
     plan: &PushPlan,
-    prepared: &Prepared,
+    prepared: &mut Prepared,
     pages: &PageCache,
     journal: &[Entry],
     identities: &[Identity],
 ) -> Result<(), OpError> {
-    let store = prepared.sides[0].named.store.as_ref();
-    let mut objects: BTreeSet<Sealed> = BTreeSet::new();
+    let store = Arc::clone(&prepared.sides[0].named.store);
+    let agent = prepared.trust().agent();
+    // Whether an agent before this one made the object.
+    let mut objects: BTreeMap<Sealed, bool> = BTreeMap::new();
     for snapshot in prepared.newest_of_each_series() {
-        each_line(pages, store, &snapshot.body.inventory, &mut |line| {
+        let is_old = Some(snapshot.writer) != agent;
+        each_line(pages, store.as_ref(), &snapshot.body.inventory, &mut |line| {
             if let ObjectName::Index(object) = &line.name {
-                objects.insert(*object);
+                objects.entry(*object).and_modify(|old| *old &= is_old).or_insert(is_old);
             }
         })?;
     }
     for entry in journal {
         match entry {
             Entry::Index(object) => {
-                objects.insert(*object);
+                objects.insert(*object, false);
             }
             Entry::Pack(pack) if prepared.may_refer_to(&ObjectName::Pack(pack.pack)) => {
                 index.add_pack(pack)?;
@@ -86,9 +92,17 @@ pub fn refresh_index(
             Entry::Pack(_) => {}
         }
     }
-    for object in objects {
-        if prepared.may_refer_to(&ObjectName::Index(object)) {
-            import(index, store, &object, identities)?;
+    objects.retain(|object, _| prepared.may_refer_to(&ObjectName::Index(*object)));
+    for (object, is_old) in objects {
+        match import(index, store.as_ref(), &object, identities) {
+            // What was taken in when this machine became the agent is not here any more.
+            Err(VaultError::Crypto { source: CryptoError::NoIdentity, .. }) if is_old => {
+                index.set_object(&object, &[])?;
+                let message = "lists packs for the agent before this one only: what of them is not known here is sent again \
+                               (`farkeep init --adopt` takes them in)";
+                prepared.findings.push(Finding::new(FindingKind::Notice, ObjectName::Index(object), message));
+            }
+            outcome => outcome?,
         }
     }
     index.flush()?;

@@ -58,7 +58,8 @@ pub fn check_enrolled(scribe: &Scribe, trust: &Trust) -> Result<(), OpError> {
     if allowed {
         return Ok(());
     }
-    let why = "the root does not trust this machine to make snapshots (its key is not enrolled, or was revoked)";
+    let why = "the root does not trust this machine to make snapshots: its key is not enrolled, or was retired when another \
+               became the agent; `farkeep init --adopt` makes this machine the agent again";
     Err(OpError::NotDone(why.into()))
 }
 

@@ -3,10 +3,9 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use crate::cli::config::StoreConfig;
-use crate::cli::passphrase::PassphraseArgs;
+use crate::cli::passphrase::IdentityArgs;
 use crate::cli::presets;
-use crate::cli::wire::{Opening, open_store, resolve};
+use crate::cli::wire::{Opening, open_store};
 use crate::cli::{Outcome, Session, can_ask};
 use crate::crypto::seal::Recipient;
 use crate::crypto::sign::VerifyingKey;
@@ -15,6 +14,11 @@ use crate::ops::init::{InitPlan, InitReceipt, init};
 use crate::ops::{Exit, OpError};
 use crate::store::StoreError;
 
+mod adopt;
+mod configuration;
+
+pub(in crate::cli) use configuration::write_whole;
+
 /// Arguments of `farkeep init`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -22,8 +26,17 @@ pub struct Args {
     #[arg(long, value_name = "URL")]
     store: Vec<String>,
     /// Write the operator's new identity here, and the root key beside it; carry both away
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["layout", "preset"])]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["layout", "preset", "adopt"])]
     identity_out: Option<PathBuf>,
+    /// Make no vault, but this machine the agent of the one that lies there: in place of a machine that is lost, or with new
+    /// keys. Needs --root and --identity
+    #[arg(long, conflicts_with_all = ["identity_out", "layout", "preset", "custodian", "no_passphrase"], requires_all = ["root", "identity"])]
+    adopt: bool,
+    /// With --adopt: the root's private key, the file .root that `init` wrote, brought here for the moment
+    #[arg(long, value_name = "FILE", requires = "adopt")]
+    root: Option<PathBuf>,
+    #[command(flatten)]
+    identity: IdentityArgs,
     /// Only make the directories of a vault below DIR, with DIR's own owner, group and mode: run on the server, for an account
     /// that cannot make any
     #[arg(long, value_name = "DIR", conflicts_with_all = ["store", "identity_out"])]
@@ -34,8 +47,6 @@ pub struct Args {
     /// Leave identity and root key without a passphrase
     #[arg(long, conflicts_with_all = ["passphrase_fd", "passphrase_file"])]
     no_passphrase: bool,
-    #[command(flatten)]
-    passphrase: PassphraseArgs,
     /// Private key for SSH
     #[arg(long, value_name = "FILE")]
     ssh_key: Option<PathBuf>,
@@ -55,6 +66,12 @@ pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
     if let Some(name) = &args.preset {
         return presets::add(name, session);
     }
+    if let (true, Some(root)) = (args.adopt, &args.root) {
+        return adopt::run(args, root, session);
+    }
+    if !args.identity.identity.is_empty() {
+        return Err(OpError::Usage("--identity: only --adopt opens a vault; --identity-out names the new identity".into()));
+    }
     let identity_out = match (&args.layout, &args.identity_out) {
         (Some(dir), _) => return layout(dir),
         (None, Some(file)) => file.clone(),
@@ -66,8 +83,9 @@ pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
             "{path}: names vault {vault} already; another vault needs another configuration"
         )));
     }
-    let stores = stores(args, session)?;
-    let passphrase = if args.no_passphrase { None } else { Some(args.passphrase.for_new("identity and root key")?) };
+    let stores = configuration::stores(args, session)?;
+    let passphrase =
+        if args.no_passphrase { None } else { Some(args.identity.passphrase.for_new("identity and root key")?) };
     let recipients = read_recipients(session)?;
     if !args.yes && can_ask() {
         session.progress.clear();
@@ -86,9 +104,10 @@ pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
     let plan = InitPlan { stores: opened, identity_out, passphrase, recipients, custodian };
     let receipt = init(&plan, &jobs, &session.env())?;
     write_recipient(session, &receipt)?;
-    write_config(session, &stores, &receipt)?;
+    configuration::write(session, &stores, &receipt.vault, &receipt.root, None)?;
     session.progress.clear();
-    Ok(Outcome::new(Exit::Done, render(session, &receipt, args.no_passphrase), &receipt))
+    let exit = if receipt.missed.is_empty() { Exit::Done } else { Exit::Findings };
+    Ok(Outcome::new(exit, render(session, &receipt, args.no_passphrase), &receipt))
 }
 
 fn read_custodian(path: &Path) -> Result<VerifyingKey, OpError> {
@@ -129,35 +148,6 @@ fn layout(dir: &Path) -> Result<Outcome, OpError> {
     Ok(Outcome::new(Exit::Done, text, &serde_json::json!({ "made": made })))
 }
 
-fn stores(args: &Args, session: &Session) -> Result<Vec<(String, StoreConfig)>, OpError> {
-    let mut stores = Vec::new();
-    for text in &args.store {
-        let (name, mut config) = resolve(session, text)?;
-        if let Some(key) = &args.ssh_key {
-            config.ssh_key = Some(std::path::absolute(key).map_err(|e| OpError::Usage(format!("{}: {e}", key.display())))?);
-        }
-        config.host_keys.extend(args.host_key.iter().cloned());
-        let named = session.config.stores.contains_key(&name);
-        stores.push((if named { name } else { new_name(&stores) }, config));
-    }
-    if stores.is_empty() {
-        stores.extend(session.config.stores.iter().map(|(name, config)| (name.clone(), config.clone())));
-    }
-    if stores.is_empty() {
-        return Err(OpError::Usage(
-            "no store: name one with --store URL, or write [store.NAME] into the configuration".into(),
-        ));
-    }
-    Ok(stores)
-}
-
-fn new_name(taken: &[(String, StoreConfig)]) -> String {
-    match taken.len() {
-        0 => "main".to_owned(),
-        n => format!("store{}", n + 1),
-    }
-}
-
 /// Public keys of other operators: one file each in `keys/recipients` beside the configuration.
 pub(super) fn read_recipients(session: &Session) -> Result<Vec<(String, Recipient)>, OpError> {
     let dir = session.config_dir().join("keys/recipients");
@@ -185,51 +175,13 @@ fn write_recipient(session: &Session, receipt: &InitReceipt) -> Result<(), OpErr
     std::fs::write(&path, text).map_err(|e| OpError::NotDone(format!("{}: {e}", path.display())))
 }
 
-/// Adds the vault, and stores that are new, at the end of the configuration; what stands there stays as it is.
-fn write_config(session: &Session, stores: &[(String, StoreConfig)], receipt: &InitReceipt) -> Result<(), OpError> {
-    let path = &session.config_path;
-    let mut text = std::fs::read_to_string(path).unwrap_or_default();
-    if !text.is_empty() && !text.ends_with('\n') {
-        text.push('\n');
-    }
-    if !text.is_empty() {
-        text.push('\n');
-    }
-    let _ = writeln!(text, "[vault]\nid   = \"{}\"\nroot = \"{}\"", receipt.vault, receipt.root);
-    for (name, config) in stores.iter().filter(|(name, _)| !session.config.stores.contains_key(name)) {
-        let Some(location) = &config.location else { continue };
-        let _ = writeln!(text, "\n[store.{name}]\nurl = {}", quoted(&location.to_string()));
-        if !config.host_keys.is_empty() {
-            let keys: Vec<String> = config.host_keys.iter().map(|key| quoted(key)).collect();
-            let _ = writeln!(text, "host_key = [{}]", keys.join(", "));
-        }
-        if let Some(key) = &config.ssh_key {
-            let _ = writeln!(text, "ssh_key = {}", quoted(&key.display().to_string()));
-        }
-    }
-    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-        std::fs::create_dir_all(dir).map_err(|e| OpError::NotDone(format!("{}: {e}", dir.display())))?;
-    }
-    write_whole(path, &text).map_err(|e| OpError::NotDone(format!("{}: {e}", path.display())))
-}
-
-/// A text as a TOML string.
-fn quoted(text: &str) -> String {
-    toml::Value::String(text.to_owned()).to_string()
-}
-
-pub(in crate::cli) fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    std::fs::write(&name, text)?;
-    std::fs::File::open(&name)?.sync_all()?;
-    std::fs::rename(&name, path)
-}
-
 fn render(session: &Session, receipt: &InitReceipt, no_passphrase: bool) -> String {
     let mut text = String::new();
     let InitReceipt { identity_file, root_file, root_public_file, .. } = receipt;
     let _ = writeln!(text, "vault {} is made in {}", receipt.vault, receipt.stores.join(", "));
+    for (name, why) in &receipt.missed {
+        let _ = writeln!(text, "{name}: no copy yet: {why}; `farkeep sync {name} --from` a store that has one makes it one");
+    }
     let _ = writeln!(text, "\ncarry these away from this machine, and keep them apart from it:");
     let _ = writeln!(text, "  {}   opens every backup", identity_file.display());
     let _ = writeln!(text, "  {}   decides whom to trust", root_file.display());

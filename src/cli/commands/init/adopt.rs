@@ -1,0 +1,76 @@
+//! `farkeep init --adopt`
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::{Args, configuration};
+use crate::cli::passphrase::identities;
+use crate::cli::wire::{Opening, open_store, pin};
+use crate::cli::{Outcome, Session};
+use crate::ledger::RootPin;
+use crate::ops::context::VaultPin;
+use crate::ops::keys::TrustPlan;
+use crate::ops::keys::adopt::{AdoptReceipt, adopt};
+use crate::ops::{Exit, OpError};
+
+/// Runs it.
+pub fn run(args: &Args, root: &Path, session: &Session) -> Result<Outcome, OpError> {
+    let files = args.identity.read()?;
+    let root = args.identity.passphrase.signing_key(root, "--root")?;
+    let is_pinned = session.config.root.is_some() || files.iter().any(|file| file.root.is_some());
+    let pin = match is_pinned {
+        true => pin(session, None, &files)?,
+        // Whoever holds the key says which it is.
+        false => VaultPin { vault: session.config.vault, root: RootPin::of(&root.verifier()) },
+    };
+    let stores = configuration::stores(args, session)?;
+    let mut opened = Vec::new();
+    for (name, config) in &stores {
+        opened.push(open_store(name, config, Opening::Existing)?);
+    }
+    let receipt = adopt(&TrustPlan { pin, stores: opened, root }, &identities(&files), &session.env())?;
+    let host = former_host(&receipt, session);
+    configuration::write(session, &stores, &receipt.vault, &receipt.root, host.as_deref())?;
+    session.progress.clear();
+    Ok(Outcome::new(Exit::Done, render(session, &receipt, host.as_deref()), &receipt))
+}
+
+/// What this machine must be called, so that its snapshots belong to the series of those before: where the configuration says
+/// nothing, and all of them are of one machine that was called otherwise.
+fn former_host(receipt: &AdoptReceipt, session: &Session) -> Option<String> {
+    let host = &receipt.series.first()?.host;
+    let is_one = receipt.series.iter().all(|series| series.host == *host);
+    (session.config.host.is_none() && is_one && *host != session.host).then(|| host.clone())
+}
+
+fn render(session: &Session, receipt: &AdoptReceipt, host: Option<&str>) -> String {
+    let mut text = format!("this machine is the agent of vault {} now: {}\n", receipt.vault, receipt.agent.fingerprint);
+    for before in &receipt.before {
+        let _ = match before.until {
+            None | Some(0) => writeln!(text, "{} never signed anything, and is trusted no longer", before.name),
+            Some(seq) => writeln!(text, "{} is retired: nothing after its record {seq} counts", before.name),
+        };
+    }
+    let _ = writeln!(text, "trust record {} lies in {}", receipt.record, receipt.stores.join(", "));
+    let packs = crate::cli::render::count(u64::from(receipt.packs), "pack");
+    let _ = writeln!(text, "{packs} are known here and will not be sent again");
+    if !receipt.series.is_empty() {
+        text.push_str("\npushed before, newest:\n");
+        for series in &receipt.series {
+            let _ = writeln!(text, "  {}  job {} of {}", series.newest, series.job, series.host);
+        }
+        text.push_str("a job of that name goes on with that series; one of another name begins a new one\n");
+    }
+    if let Some(host) = host {
+        let _ = writeln!(text, "the configuration says host = {host:?}, so that they go on");
+    }
+    if !receipt.others.is_empty() {
+        text.push_str("\nalso trusted; retire what was on a machine that is lost (`farkeep keys retire`):\n");
+        for writer in &receipt.others {
+            let _ = writeln!(text, "  {}  {}  {}", writer.name, writer.fingerprint, writer.kinds.join(", "));
+        }
+    }
+    text.push_str("\ntake root key and identity away from this machine again\n");
+    let _ = writeln!(text, "the configuration is {}; next: farkeep push", session.config_path.display());
+    text
+}
