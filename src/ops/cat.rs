@@ -3,15 +3,15 @@
 use std::io::Write;
 
 use super::custody::{Custody, Ending, Purpose};
-use super::reading::{Opened, ReadPlan};
+use super::reading::ReadPlan;
 use super::select::SnapshotQuery;
 use super::{Env, Exit, OpError};
 use crate::crypto::hash::StreamHasher;
+use crate::model::entry::Entry;
 use crate::model::path::EntryPath;
 use crate::vault::VaultError;
 use crate::vault::catalogue_reader::{RefStream, SnapshotReader};
 use crate::vault::fetch::{Ahead, Got, Order};
-use crate::vault::snapshots::Snapshot;
 
 /// Zeros that stand for a hole, written a stretch at a time.
 const ZEROS: &[u8; 64 * 1024] = &[0; 64 * 1024];
@@ -46,8 +46,13 @@ pub fn cat(plan: &CatPlan, output: &mut (dyn Write + Send), env: &Env<'_>) -> Re
         selection: vec![format!("/{}", plan.path)],
         target: "standard output".into(),
     };
-    let custody = Custody::begin(&purpose, snapshot.id, &opened.copy, &opened.context, &opened.records, env)?;
-    let outcome = run(plan, &opened, &snapshot, output, env);
+    let find = || {
+        let reader = opened.snapshot(&plan.read.identities, &snapshot)?;
+        let entry = reader.entry(&plan.path)?;
+        Ok((reader, entry))
+    };
+    let (custody, found) = Custody::begin_beside(&purpose, snapshot.id, &opened, env, find)?;
+    let outcome = found.and_then(|(reader, entry)| run(plan, &reader, &entry, output, env));
     let ending = match &outcome {
         Ok(bytes) => Ending { outcome: "done", entries: 1, bytes: *bytes, ..Ending::default() },
         Err(error) => Ending {
@@ -62,17 +67,15 @@ pub fn cat(plan: &CatPlan, output: &mut (dyn Write + Send), env: &Env<'_>) -> Re
 
 fn run(
     plan: &CatPlan,
-    opened: &Opened,
-    snapshot: &Snapshot,
+    reader: &SnapshotReader,
+    entry: &Entry,
     output: &mut (dyn Write + Send),
     env: &Env<'_>,
 ) -> Result<u64, OpError> {
-    let reader = opened.snapshot(&plan.read.identities, snapshot)?;
-    let entry = reader.entry(&plan.path)?;
     if let Some(crate::model::entry::Flaw::Unreadable(why)) = &entry.flaw {
         return Err(VaultError::NoEntry(format!("/{}: could not be read when it was backed up: {why}", plan.path)).into());
     }
-    let content = reader.content_of(&entry)?;
+    let content = reader.content_of(entry)?;
     let mut sink = Sink {
         output,
         hasher: StreamHasher::new(),
@@ -80,7 +83,7 @@ fn run(
         position: 0,
         left: 0,
     };
-    stream(&reader, &content, &mut sink, env)?;
+    stream(reader, &content, &mut sink, env)?;
     sink.hole_until(content.size)?;
     if sink.hasher.finish() != content.hash {
         return Err(VaultError::damaged(format!("/{}", plan.path), "its content is not what was backed up").into());

@@ -5,6 +5,7 @@
 
 use super::context::Context;
 use super::delivery::deliver_missing;
+use super::reading::Opened;
 use super::{Env, OpError};
 use crate::crypto::seal::seal;
 use crate::format::body::{RestoreDetail, RestoreIntentBody, RestoreOutcomeBody};
@@ -103,6 +104,27 @@ impl<'a> Custody<'a> {
         let mut custody = Self { scribe, intent: signed.head, copy, context, records, findings: Vec::new() };
         custody.deliver(&signed);
         Ok(custody)
+    }
+
+    /// As [`begin`](Self::begin), with `look` beside it, which brings no plaintext anywhere: both wait for the line, and not for
+    /// one another.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub fn begin_beside<T: Send>(
+        purpose: &Purpose,
+        snapshot: SnapshotId,
+        opened: &'a Opened,
+        env: &Env<'_>,
+        look: impl FnOnce() -> T + Send,
+    ) -> Result<(Self, T), OpError> {
+        let Opened { copy, context, records, .. } = opened;
+        std::thread::scope(|scope| {
+            let looking = scope.spawn(look);
+            let custody = Self::begin(purpose, snapshot, copy, context, records, env);
+            let seen = looking.join().map_err(|_| VaultError::internal("a thread failed"))?;
+            Ok((custody?, seen))
+        })
     }
 
     /// Signs the outcome.

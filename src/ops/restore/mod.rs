@@ -138,7 +138,8 @@ pub fn restore(plan: &RestorePlan, env: &Env<'_>) -> Result<RestoreReceipt, OpEr
     let suspicion = opened.suspicion_of(&snapshot);
     let suspicion = suspicion.map(|why| Finding::new(FindingKind::Notice, format!("snapshot {}", snapshot.id.short()), why));
     if plan.dry_run {
-        let mut receipt = run(plan, &opened, &snapshot, &target, env).map_err(|(_, error)| error)?;
+        let reader = opened.snapshot(&plan.read.identities, &snapshot)?;
+        let mut receipt = run(plan, &opened, &reader, &snapshot, &target, env).map_err(|(_, error)| error)?;
         receipt.findings.extend(suspicion);
         return Ok(receipt);
     }
@@ -149,8 +150,10 @@ pub fn restore(plan: &RestorePlan, env: &Env<'_>) -> Result<RestoreReceipt, OpEr
         selection: plan.selection.spelled().to_vec(),
         target: target.display().to_string(),
     };
-    let custody = Custody::begin(&purpose, snapshot.id, &opened.copy, &opened.context, &opened.records, env)?;
-    let outcome = run(plan, &opened, &snapshot, &target, env);
+    let open = || opened.snapshot(&plan.read.identities, &snapshot);
+    let (custody, reader) = Custody::begin_beside(&purpose, snapshot.id, &opened, env, open)?;
+    let reader = reader.map_err(|error| (Progressed::default(), error));
+    let outcome = reader.and_then(|reader| run(plan, &opened, &reader, &snapshot, &target, env));
     let ending = ending_of(&outcome);
     let undelivered = custody.end(&ending, env)?;
     let mut receipt = outcome.map_err(|(_, error)| error)?;
@@ -197,24 +200,13 @@ fn ending_of(outcome: &Result<RestoreReceipt, Failed>) -> Ending {
 fn run(
     plan: &RestorePlan,
     opened: &Opened,
+    reader: &SnapshotReader,
     snapshot: &Snapshot,
     target: &std::path::Path,
     env: &Env<'_>,
 ) -> Result<RestoreReceipt, Failed> {
     let mut progressed = Progressed::default();
-    run_inner(plan, opened, snapshot, target, env, &mut progressed).map_err(|error| (progressed, error))
-}
-
-fn run_inner(
-    plan: &RestorePlan,
-    opened: &Opened,
-    snapshot: &Snapshot,
-    target: &std::path::Path,
-    env: &Env<'_>,
-    progressed: &mut Progressed,
-) -> Result<RestoreReceipt, OpError> {
-    let reader = opened.snapshot(&plan.read.identities, snapshot)?;
-    write_out(plan, &reader, &opened.copy.name(), snapshot, target, env, progressed)
+    write_out(plan, reader, &opened.copy.name(), snapshot, target, env, &mut progressed).map_err(|error| (progressed, error))
 }
 
 /// Plans and writes what is selected, without a record: whoever calls it keeps that.
