@@ -1,5 +1,6 @@
-//! Many nights in a row: churn, faults on three nights of ten, a weekly copy, pruning, new epochs. In the end every snapshot
-//! that was kept comes back byte for byte, in both copies, and neither memory nor what lies around has grown with the nights.
+//! Many nights in a row: churn, faults on three nights of ten, a weekly copy, pruning, new epochs, machines that are lost and
+//! replaced. In the end every snapshot that was kept comes back byte for byte, in both copies, and neither memory nor what lies
+//! around has grown with the nights.
 //!
 //! `FARKEEP_SOAK_NIGHTS=400 cargo test --release --test retention soak -- --nocapture` is the long form.
 
@@ -138,6 +139,18 @@ impl Soak {
         }
     }
 
+    /// The machine is gone with all that it knew. Another one is made the agent, which is cut off on its way, and prunes too.
+    fn lose_the_machine(&mut self) {
+        let when = 1 + self.random.below(12);
+        let world = &self.world;
+        fs::remove_dir_all(&world.agent.state).unwrap();
+        let root = world.identity.with_extension("root");
+        let adopt = args!["init", "--adopt", "--root", &root, "--identity", &world.identity];
+        killed(world, adopt.clone(), "renameat2", when);
+        world.run(adopt).ok();
+        world.run(args!["keys", "enrol", "custodian", "--root", root]).ok();
+    }
+
     /// A push that must be done, with a look at its memory. What a fault left behind may be reported.
     fn push(&mut self) {
         let mut push = Running::start(&self.world.agent, args!["push", "nightly", "--json"]);
@@ -218,6 +231,9 @@ fn many_nights_with_faults_copies_prunes_and_epochs_lose_nothing_that_is_kept() 
     let mut sizes = Vec::new();
     for night in 0..nights {
         soak.churn(night);
+        if night % 30 == 9 {
+            soak.lose_the_machine();
+        }
         let fault = soak.fault();
         soak.suffer(fault);
         soak.push();
