@@ -165,7 +165,9 @@ fn greetings() {
 
 #[test]
 fn an_end_before_sftp_begins_is_noticed_at_once() {
-    for (end, why) in [(End::Refuse, "offers no SFTP"), (End::Close, "closed"), (End::HangUp, "closed")] {
+    for (end, why) in
+        [(End::Refuse, "offers no SFTP"), (End::Close, "closed"), (End::HangUp, "onnection"), (End::Flood, "not SFTP")]
+    {
         let started = Instant::now();
         let error = Liar::ending(end).connect().map(drop).unwrap_err().to_string();
         assert!(error.contains(why), "{end:?}: {error}");

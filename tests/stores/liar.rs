@@ -125,6 +125,8 @@ pub enum End {
     Close,
     /// The whole connection does.
     HangUp,
+    /// It sends and sends, and takes nothing.
+    Flood,
 }
 
 struct Teller {
@@ -157,6 +159,12 @@ impl Handler for Teller {
             Some(End::Refuse) => session.channel_failure(channel),
             Some(End::Close) => session.close(channel),
             Some(End::HangUp) => Err(russh::Error::Disconnect),
+            Some(End::Flood) => {
+                session.channel_success(channel)?;
+                let handle = session.handle();
+                tokio::spawn(async move { while handle.data(channel, vec![0; 1 << 16]).await.is_ok() {} });
+                Ok(())
+            }
         }
     }
 

@@ -13,6 +13,8 @@ use crate::store::StoreError;
 
 /// The longest reply that is a status, a handle or attributes: OpenSSH's are below 400 bytes; others send whole sentences.
 const SHORT_REPLY_MAX_BYTES: usize = 8 * 1024;
+/// What is held before the first packet was taken: it and the answer about limits, which may come together.
+const BEFORE_GREETING_MAX_BYTES: usize = 2 * (LENGTH_BYTES + SHORT_REPLY_MAX_BYTES);
 
 /// What a request in flight may be answered with.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +34,10 @@ pub struct Inbox {
     partial: BytesMut,
     /// Whether the first packet was taken, the only one without a number.
     greeted: bool,
+}
+
+fn no_sftp() -> StoreError {
+    StoreError::Protocol("what it sends is not SFTP (does the account's shell print something at log-in?)".into())
 }
 
 fn closed() -> StoreError {
@@ -86,6 +92,8 @@ impl Inbox {
                 self.partial.extend_from_slice(&data);
                 if self.greeted {
                     self.take_packets()?;
+                } else if self.partial.len() > BEFORE_GREETING_MAX_BYTES {
+                    return Err(no_sftp());
                 }
                 Ok(data.len())
             }
@@ -101,8 +109,7 @@ impl Inbox {
             if let Some(head) = self.partial.first_chunk::<LENGTH_BYTES>() {
                 let length = u32::from_be_bytes(*head) as usize;
                 if length > SHORT_REPLY_MAX_BYTES {
-                    let why = "what it sends is not SFTP (does the account's shell print something at log-in?)";
-                    return Err(StoreError::Protocol(why.into()));
+                    return Err(no_sftp());
                 }
                 if self.partial.len() >= LENGTH_BYTES + length {
                     self.partial.advance(LENGTH_BYTES);
