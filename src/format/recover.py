@@ -61,7 +61,9 @@ class Vault:
 
     def snapshots(self):
         """(time, number, id, writer, series, manifest, the rest in words) of each; nobody's signature is checked here."""
-        found, whole, torn, since = {}, set(), [], {}
+        found, whole, torn = {}, set(), []
+        trust = re.findall(r"(?<![^/])((\d+)-[0-9a-f]{64}\.rec(?:\.\d)?)(?![^/])", "/".join(os.listdir("trust")))
+        trust = sorted((int(number), open("trust/" + name, errors="replace").read(1 << 20)) for name, number in trust)
         record_name = r"(?<![^/])(([0-9a-f]{32})-(\d+)-([0-9a-f]{64})\.rec(?:\.\d)?)(?![^/])"
         for name, writer, seq, ident in re.findall(record_name, "/".join(sorted(os.listdir("ledger")))):
             try:
@@ -72,18 +74,16 @@ class Vault:
                 if (record["writer"], record["seq"]) != (writer, int(seq)): raise ValueError("its name says otherwise")
                 if record["kind"] != "snapshot": continue
                 body = record["body"]
-                numbers = record["time"], body["tally"]["files"], body["tally"]["source_bytes"], record["trust"]["seq"]
+                numbers = record["time"], body["tally"]["files"], body["tally"]["source_bytes"]
                 texts = body["state"], body["series"], body["manifest"]
                 known = re.fullmatch(r"[a-z]+ [0-9a-f]{32} manifests/[0-9a-f]{64}-\d+", " ".join(texts))
                 if not known or {int} != set(map(type, numbers)): raise ValueError("not what a snapshot says")
                 found[ident] = (numbers[0], int(seq), ident, writer, *texts[1:],
-                    "%d files %d bytes %s" % (*numbers[1:3], texts[0]))
-                since[writer] = min((int(seq), numbers[3]), since.get(writer, (2 ** 64, 0)))
+                    "%d files %d bytes %s" % (*numbers[1:], texts[0]))
             except BAD as error: report("ledger/%s: no record that this script can use: %s" % (name, error))
         for name, ident in torn:                                # sent again, it lies whole under another suffix
             if ident not in whole: report("ledger/%s: no record that this script can use: its statement was changed" % name)
-        # One machine pushes until another is put in its place: its chain is their order, whatever the clocks said.
-        return sorted(found.values(), key=lambda s: (since[s[3]][1], s[3], s[1], s[2]))
+        return sorted(found.values(), key=lambda s: (next((n for n, t in trust if s[3] in t), 2 ** 63), s[3], s[1], s[2]))
 
     def read_index(self, name):
         plain = run(["zstd", "-d", "-c"], self.open(name))

@@ -147,7 +147,8 @@ pub fn chain_findings(records: &[Checked]) -> Vec<Finding> {
 #[must_use]
 pub fn chain_findings_with(records: &[Checked], local: &[Checked]) -> Vec<Finding> {
     let mut chains: BTreeMap<WriterId, BTreeMap<u64, Vec<&Checked>>> = BTreeMap::new();
-    for record in records.iter().chain(local) {
+    let counts = |record: &&Checked| !matches!(record.standing, Standing::Void(_));
+    for record in records.iter().chain(local).filter(counts) {
         let here = chains.entry(record.statement.writer).or_default().entry(record.head.seq).or_default();
         if !here.iter().any(|other| other.head == record.head) {
             here.push(record);
@@ -200,9 +201,11 @@ fn withheld(records: &[Checked], chains: &BTreeMap<WriterId, BTreeMap<u64, Vec<&
             }
         }
     }
+    // One that counts no longer lies there all the same.
+    let void = |head: &Head| records.iter().any(|r| r.head == *head && matches!(r.standing, Standing::Void(_)));
     let absent = |writer: &WriterId, head: &Head| {
         let here = chains.get(writer).and_then(|chain| chain.get(&head.seq));
-        !here.is_some_and(|here| here.iter().any(|r| r.head == *head))
+        !here.is_some_and(|here| here.iter().any(|r| r.head == *head)) && !void(head)
     };
     newest
         .iter()

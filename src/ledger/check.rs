@@ -15,6 +15,9 @@ pub enum Standing {
     NotEnrolled,
     /// The root knows the writer and does not allow this.
     Refused(String),
+    /// The root has said where this writer ends, and this is not before it: as if it were not there. Whoever has the key can go on
+    /// making such, so that they must not stop anything.
+    Void(String),
 }
 
 /// A record whose hash, place and signature are right.
@@ -88,7 +91,7 @@ fn standing(trust: &Trust, statement: &Statement, head: Head, fingerprint: &str)
     } else if statement.seq < writer.from {
         refused(format!("{} counts from number {}", writer.name, writer.from))
     } else if writer.until.is_some_and(|until| head.seq > until.seq || (head.seq == until.seq && head.hash != until.hash)) {
-        refused(format!("{} was revoked before this record", writer.name))
+        Standing::Void(format!("does not count: {} was retired before it", writer.name))
     } else {
         Standing::Trusted
     };

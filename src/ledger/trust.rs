@@ -59,6 +59,8 @@ pub struct Trust {
     heads: Vec<Head>,
     newest: TrustBody,
     writers: BTreeMap<WriterId, (TrustedWriter, VerifyingKey)>,
+    /// The number of the record that first spoke of each writer.
+    since: BTreeMap<WriterId, u64>,
 }
 
 struct Link {
@@ -80,7 +82,9 @@ impl Trust {
         links.sort_by_key(|link| link.head.seq);
         // The pinned key signs somewhere; from there the chain holds forwards by signatures and backwards by hashes.
         let Some(start) = links.iter().position(|link| pin.fits(&link.signer)) else {
-            let found: Vec<String> = links.iter().map(|link| link.signer.fingerprint()).collect();
+            let mut found: Vec<String> = links.iter().map(|link| link.signer.fingerprint()).collect();
+            found.sort();
+            found.dedup();
             let broken = |name: &&String| !links.iter().any(|link| link.name == **name);
             let broken: Vec<&str> = records.iter().map(|(name, _)| name).filter(broken).map(String::as_str).collect();
             let mut hint = String::new();
@@ -117,7 +121,14 @@ impl Trust {
         }
         let newest = chain[chain.len() - 1];
         let heads = chain.iter().map(|link| link.head).collect();
-        Self::from_body(vault, heads, newest.body.clone(), &newest.name)
+        let mut since = BTreeMap::new();
+        for link in &chain {
+            for writer in link.body.writers.keys() {
+                since.entry(*writer).or_insert(link.head.seq);
+            }
+        }
+        let trust = Self::from_body(vault, heads, newest.body.clone(), &newest.name)?;
+        Ok(Self { since, ..trust })
     }
 
     fn from_body(vault: VaultId, heads: Vec<Head>, newest: TrustBody, name: &str) -> Result<Self, LedgerError> {
@@ -134,7 +145,7 @@ impl Trust {
         if newest.epochs.is_empty() || newest.epochs.windows(2).any(|pair| pair[0].n >= pair[1].n) {
             return Err(LedgerError::Misplaced { name: name.to_owned(), why: "epochs are missing or not in order".into() });
         }
-        Ok(Self { vault, heads, newest, writers })
+        Ok(Self { vault, heads, newest, writers, since: BTreeMap::new() })
     }
 
     /// The vault.
@@ -172,6 +183,12 @@ impl Trust {
         self.writers.get(id).map(|(writer, key)| (writer, key))
     }
 
+    /// The numbers of the records that first spoke of each writer: who was enrolled after whom.
+    #[must_use]
+    pub const fn since(&self) -> &BTreeMap<WriterId, u64> {
+        &self.since
+    }
+
     /// The epoch that is sealed to now.
     #[must_use]
     pub fn epoch(&self) -> &Epoch {
@@ -191,6 +208,12 @@ impl Trust {
     pub fn agent(&self) -> Option<WriterId> {
         let may = |w: &TrustedWriter| w.until.is_none() && w.kinds.contains(&RecordKind::Snapshot);
         self.newest.writers.iter().find(|(_, writer)| may(writer)).map(|(id, _)| *id)
+    }
+
+    /// Whether another machine was the agent before.
+    #[must_use]
+    pub fn has_former_agents(&self) -> bool {
+        self.newest.writers.values().any(|writer| writer.until.is_some() && writer.kinds.contains(&RecordKind::Snapshot))
     }
 }
 

@@ -86,6 +86,10 @@ impl Delivery<'_> {
         let mut letters = Letters::new();
         let mut open = Vec::new();
         for (record, bytes) in own_records(self.context, self.trust, held)? {
+            if matches!(record.standing, Standing::Void(_)) {
+                tracing::warn!(record = %record.name, "stays here: its writer was retired before");
+                continue;
+            }
             open.extend(needs(&record));
             letters.insert(record.name.clone(), Letter { record, bytes });
         }

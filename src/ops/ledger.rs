@@ -152,7 +152,7 @@ fn shown(
         standing: match &record.standing {
             Standing::Trusted => "trusted".into(),
             Standing::NotEnrolled => "not-enrolled".into(),
-            Standing::Refused(why) => why.clone(),
+            Standing::Refused(why) | Standing::Void(why) => why.clone(),
         },
         summary: summary(record, detail.as_ref(), restores),
         body: record.statement.body.clone(),

@@ -9,6 +9,7 @@ use super::reading::{Opened, ReadPlan};
 use super::suspicion::spoken_against;
 use super::verifications::{Place, Verification};
 use super::{Env, Event, Exit, OpError};
+use crate::crypto::sign::SigningKey;
 use crate::format::body::{FoundObject, VerifyBody};
 use crate::format::record::RecordKind;
 use crate::ledger::{Checked, Standing};
@@ -258,12 +259,18 @@ fn open_all(
 /// In whose name this machine says what it found: of an enrolled one where there is one, since only such a word counts.
 fn role_here(found: &Opened) -> Result<Role, OpError> {
     let keys = KeyDir::of(&found.context.state);
-    for role in [Role::Agent, Role::Custodian] {
-        if keys.writer(role)?.is_some() {
-            return Ok(role);
+    let retired = |key: &SigningKey| {
+        found.copy.trust.writer(&key.verifier().writer()).is_some_and(|(writer, _)| writer.until.is_some())
+    };
+    let mut had = None;
+    for role in [Role::Agent, Role::Custodian, Role::Station] {
+        match keys.writer(role)? {
+            Some(key) if retired(&key) => had = had.or(Some(role)),
+            Some(_) => return Ok(role),
+            None => {}
         }
     }
-    Ok(Role::Station)
+    Ok(had.unwrap_or(Role::Station))
 }
 
 /// Signs what was found, and delivers it if the copy takes it: the next push reads it.
@@ -291,7 +298,8 @@ fn record(plan: &VerifyPlan, found: &Opened, receipt: &mut VerifyReceipt, env: &
         if objects.is_empty() { vec![&[]] } else { objects.chunks(RECORD_OBJECTS_MAX).take(RECORDS_MAX).collect() };
     // What a retired key signs is an alarm to everybody and helps nobody.
     if found.copy.trust.writer(&scribe.writer()).is_some_and(|(writer, _)| writer.until.is_some()) {
-        let message = "not on record: the key of this machine was retired; `farkeep keys enrol` takes another one";
+        let message =
+            "not on record: the key of this machine was retired; `farkeep keys enrol station` gives it another one";
         receipt.findings.push(Finding::new(FindingKind::Notice, found.copy.name(), message));
         return Ok(false);
     }

@@ -40,6 +40,8 @@ pub struct Plan {
 pub struct Pruned {
     /// Plans, each writer's in order.
     pub plans: Vec<Plan>,
+    /// Planners that were retired since.
+    retired: BTreeSet<WriterId>,
     done: Vec<PruneDoneBody>,
     /// Snapshots that another copy dropped and of which this one has no inventory: it never had them, or was made after.
     /// A manifest proves nothing: pages that other snapshots share list it, and it lies wherever those lie.
@@ -69,7 +71,7 @@ impl Pruned {
     /// The prune records among `records` whose page lies in the copy of `presence`, which has inventories and manifests.
     #[must_use]
     pub fn of(records: &Records, presence: &Presence) -> Self {
-        let mut pruned = Self::default();
+        let mut pruned = Self { retired: records.retired.clone(), ..Self::default() };
         let mut elsewhere: Vec<DroppedElsewhere> = Vec::new();
         for record in records.checked.iter().filter(|record| record.standing == Standing::Trusted) {
             let statement = &record.statement;
@@ -180,15 +182,23 @@ impl Pruned {
         self.done(plan).is_some_and(|done| done.finished)
     }
 
+    /// Whether its planner was retired: a plan of a key that was stolen is not carried out, unless that was begun before.
+    #[must_use]
+    pub fn is_of_retired(&self, plan: &Plan) -> bool {
+        self.retired.contains(&plan.writer)
+    }
+
     /// Whether the same writer has a later plan for this copy.
     #[must_use]
     pub fn is_superseded(&self, plan: &Plan) -> bool {
         self.plans.iter().any(|other| other.writer == plan.writer && other.head.seq > plan.head.seq)
     }
 
-    /// Plans whose objects may go at any time: of each writer the newest, and every one that was begun, until all is gone.
+    /// Plans whose objects may go at any time: of each writer that was not retired the newest, and every one that was begun, until
+    /// all is gone.
     pub fn pending(&self) -> impl DoubleEndedIterator<Item = &Plan> + Clone {
-        self.plans.iter().filter(|plan| !self.is_finished(plan) && (self.done(plan).is_some() || !self.is_superseded(plan)))
+        let is_over = |plan: &Plan| self.is_superseded(plan) || self.is_of_retired(plan);
+        self.plans.iter().filter(move |plan| !self.is_finished(plan) && (self.done(plan).is_some() || !is_over(plan)))
     }
 
     /// Every object that a pending plan names. Nothing new may be built on one.

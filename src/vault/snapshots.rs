@@ -7,7 +7,7 @@ use crate::format::body::SnapshotBody;
 use crate::format::record::{Head, RecordKind};
 use crate::ledger::{Checked, Standing, Trust, check};
 use crate::model::finding::{Finding, FindingKind};
-use crate::model::ids::{SnapshotId, WriterId};
+use crate::model::ids::{ObjectHash, SnapshotId, WriterId};
 use crate::model::limits::{HEADS_MAX, RECORD_MAX_BYTES, SUFFIX_MAX};
 use crate::model::name::ObjectName;
 use crate::model::retention::{Dated, effective_times};
@@ -31,13 +31,20 @@ pub struct Snapshot {
     pub head: Head,
     /// When its push ended.
     pub time: Timestamp,
-    /// The number of the trust record that its writer's first snapshot knew.
+    /// The number of the trust record that first spoke of its writer.
     pub since: u64,
     /// What its record says.
     pub body: SnapshotBody,
 }
 
 impl Snapshot {
+    /// What orders snapshots, whatever any clock said: one machine pushes until the root puts another in its place, and each
+    /// has a chain.
+    #[must_use]
+    pub const fn place(&self) -> (u64, WriterId, u64) {
+        (self.since, self.writer, self.head.seq)
+    }
+
     /// The name of its record.
     #[must_use]
     pub const fn record_name(&self) -> ObjectName {
@@ -56,20 +63,17 @@ pub struct Records {
     pub unfit: Vec<String>,
     /// When the store received each record, by its own clock, where it says.
     pub received: BTreeMap<ObjectName, Timestamp>,
+    /// The number of the trust record that first spoke of each writer.
+    since: BTreeMap<WriterId, u64>,
+    /// Writers that were retired.
+    pub retired: BTreeSet<WriterId>,
 }
 
 impl Records {
     /// The snapshots, oldest first.
     #[must_use]
     pub fn snapshots(&self) -> Vec<Snapshot> {
-        let mut found: Vec<Snapshot> = self.checked.iter().filter_map(snapshot_of).collect();
-        found.sort_by_key(|snapshot| (snapshot.writer, snapshot.head.seq));
-        let mut first: Option<(WriterId, u64)> = None;
-        for snapshot in &mut found {
-            let known = first.filter(|(writer, _)| *writer == snapshot.writer).map_or(snapshot.since, |(_, since)| since);
-            first = Some((snapshot.writer, known));
-            snapshot.since = known;
-        }
+        let mut found: Vec<Snapshot> = self.checked.iter().filter_map(|record| self.snapshot_of(record)).collect();
         sort_oldest_first(&mut found);
         found.dedup_by_key(|s| s.id);
         found
@@ -84,6 +88,47 @@ impl Records {
         let dated: Vec<Dated> =
             snapshots.iter().map(|snapshot| Dated { claimed: snapshot.time, received: received(snapshot) }).collect();
         snapshots.iter().map(|snapshot| snapshot.id).zip(effective_times(&dated)).collect()
+    }
+
+    fn snapshot_of(&self, record: &Checked) -> Option<Snapshot> {
+        if record.standing != Standing::Trusted || record.statement.kind != RecordKind::Snapshot {
+            return None;
+        }
+        let body: SnapshotBody = record.statement.body_as().ok()?;
+        Some(Snapshot {
+            id: record.head.hash,
+            writer: record.statement.writer,
+            head: record.head,
+            time: record.statement.time,
+            since: self.since.get(&record.statement.writer).copied().unwrap_or(u64::MAX),
+            body,
+        })
+    }
+
+    /// Of a writer that was retired the records count that lead to the one that was its last, and no others with their numbers:
+    /// whoever has its key could still make any number of those. Where a record is missing the way ends, and what lies before
+    /// it counts.
+    fn void_beside_retired(&mut self, trust: &Trust) {
+        for (id, writer) in &trust.body().writers {
+            let Some(until) = writer.until else { continue };
+            let own = self.checked.iter().filter(|record| record.statement.writer == *id);
+            let links: BTreeMap<ObjectHash, (u64, Option<ObjectHash>)> =
+                own.map(|record| (record.head.hash, (record.head.seq, record.statement.prev))).collect();
+            let (mut way, mut lowest, mut next) = (BTreeSet::new(), u64::MAX, Some(until.hash));
+            while let Some((hash, (seq, prev))) = next.and_then(|hash| Some((hash, *links.get(&hash)?))) {
+                (lowest, next) = (seq, prev);
+                way.insert(hash);
+            }
+            for record in self.checked.iter_mut().filter(|record| record.statement.writer == *id) {
+                let beside = record.head.seq >= lowest && !way.contains(&record.head.hash);
+                if beside && record.standing == Standing::Trusted {
+                    let why =
+                        format!("does not count: {} was retired, and it is not of the chain that it had then", writer.name);
+                    record.standing = Standing::Void(why);
+                    self.findings.extend(standing_finding(record));
+                }
+            }
+        }
     }
 
     /// A file that is no record while the record itself lies beside it, under a suffix, is what a broken upload left.
@@ -148,25 +193,9 @@ impl Records {
     }
 }
 
-/// Sorts snapshots, oldest first, whatever any clock said. One machine pushes until the root puts another in its place: those
-/// of one writer go by its chain, and a writer that began later knew a later record of the root's when it did.
+/// Sorts snapshots, oldest first.
 pub fn sort_oldest_first(snapshots: &mut [Snapshot]) {
-    snapshots.sort_by_key(|s| (s.since, s.writer, s.head.seq, s.id));
-}
-
-fn snapshot_of(record: &Checked) -> Option<Snapshot> {
-    if record.standing != Standing::Trusted || record.statement.kind != RecordKind::Snapshot {
-        return None;
-    }
-    let body: SnapshotBody = record.statement.body_as().ok()?;
-    Some(Snapshot {
-        id: record.head.hash,
-        writer: record.statement.writer,
-        head: record.head,
-        time: record.statement.time,
-        since: record.statement.trust.map_or(0, |head| head.seq),
-        body,
-    })
+    snapshots.sort_by_key(|snapshot| (snapshot.place(), snapshot.id));
 }
 
 /// Reads records from a copy, from a local folder where it can: they never change.
@@ -197,15 +226,9 @@ impl RecordReader {
     /// When the store is out of reach.
     pub fn read_all(&self, copy: &Copy) -> Result<Records, VaultError> {
         let names: Vec<String> = copy.book.names().map(str::to_owned).collect();
-        self.read(copy, &names)
-    }
-
-    /// Reads and checks some records, given by their stored names.
-    ///
-    /// # Errors
-    /// When the store is out of reach.
-    pub fn read(&self, copy: &Copy, names: &[String]) -> Result<Records, VaultError> {
-        let mut records = Records::default();
+        let writers = copy.trust.body().writers.iter();
+        let retired = writers.filter(|(_, writer)| writer.until.is_some()).map(|(id, _)| *id).collect();
+        let mut records = Records { since: copy.trust.since().clone(), retired, ..Records::default() };
         for batch in names.chunks(BATCH) {
             for (name, result) in batch.iter().zip(self.fetch(copy, batch)?) {
                 let checked = match result {
@@ -234,6 +257,7 @@ impl RecordReader {
                 }
             }
         }
+        records.void_beside_retired(&copy.trust);
         records.pardon_debris();
         records.tell_of_strangers();
         Ok(records)
@@ -316,6 +340,7 @@ fn standing_finding(checked: &Checked) -> Option<Finding> {
     match &checked.standing {
         Standing::Trusted => None,
         Standing::Refused(why) => Some(Finding::new(FindingKind::Trust, &checked.name, why)),
+        Standing::Void(why) => Some(Finding::new(FindingKind::Notice, &checked.name, why)),
         Standing::NotEnrolled if is_harmless_stranger(checked) => None,
         Standing::NotEnrolled => {
             let (kind, writer) = (&checked.statement.kind, &checked.writer_name);

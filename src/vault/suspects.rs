@@ -12,8 +12,8 @@ use crate::vault::snapshots::{Records, Snapshot};
 /// What persons have said of suspect snapshots, and which nobody has spoken of.
 #[derive(Debug, Clone, Default)]
 pub struct Suspects {
-    /// By series and writer: the number of the newest snapshot that somebody cleared.
-    cleared: BTreeMap<(Token, WriterId), u64>,
+    /// By series: the place of the newest snapshot that somebody cleared.
+    cleared: BTreeMap<Token, (u64, WriterId, u64)>,
     /// By series: the newest suspect snapshot that nobody cleared.
     standing: BTreeMap<Token, Snapshot>,
 }
@@ -32,8 +32,8 @@ impl Suspects {
             let Some(of) = body.and_then(|body| snapshots.iter().find(|snapshot| snapshot.id == body.snapshot)) else {
                 continue;
             };
-            let slot = suspects.cleared.entry((of.body.series, of.writer)).or_insert(0);
-            *slot = (*slot).max(of.head.seq);
+            let slot = suspects.cleared.entry(of.body.series).or_insert_with(|| of.place());
+            *slot = of.place().max(*slot);
         }
         for snapshot in snapshots {
             if snapshot.body.state == SnapshotState::Suspect && !suspects.is_cleared(&snapshot) {
@@ -43,10 +43,10 @@ impl Suspects {
         suspects
     }
 
-    /// Whether somebody has cleared this snapshot, or a later one of its chain and series.
+    /// Whether somebody has cleared this snapshot, or a later one of its series.
     #[must_use]
     pub fn is_cleared(&self, snapshot: &Snapshot) -> bool {
-        self.cleared.get(&(snapshot.body.series, snapshot.writer)).is_some_and(|seq| snapshot.head.seq <= *seq)
+        self.cleared.get(&snapshot.body.series).is_some_and(|place| snapshot.place() <= *place)
     }
 
     /// What counts for retention.

@@ -8,8 +8,8 @@ use crate::crypto::secret::VaultSecret;
 use crate::crypto::sign::{SigningKey, VerifyingKey, signer};
 use crate::format::body::TrustBody;
 use crate::format::record::{Head, split};
-use crate::ledger::Trust;
 use crate::ledger::trust::sign_trust;
+use crate::ledger::{Checked, Standing, Trust};
 use crate::model::ids::{VaultId, WriterId};
 use crate::model::name::ObjectName;
 use crate::ops::context::{Context, Locking, open_pinned};
@@ -29,6 +29,8 @@ pub(super) struct Opened {
     pub records: Vec<Records>,
     /// The copy that knows the root's chain furthest.
     pub newest: usize,
+    /// The copies that hold what was signed.
+    pub told: BTreeSet<String>,
 }
 
 impl Opened {
@@ -52,7 +54,7 @@ impl Opened {
             copies.push(copy);
         }
         let newest = (0..copies.len()).max_by_key(|place| copies[*place].trust.head().seq).unwrap_or(0);
-        let opened = Self { context, copies, records, newest };
+        let opened = Self { context, copies, records, newest, told: BTreeSet::new() };
         let root = plan.root.verifier();
         if !opened.trust().body().roots.contains(&root.to_openssh()) {
             return Err(OpError::Usage(format!("{} is no root key of this vault: nothing was signed", root.fingerprint())));
@@ -64,11 +66,37 @@ impl Opened {
         &self.copies[self.newest].trust
     }
 
-    /// The newest record of a writer that lies in any copy.
+    /// The newest record of a writer: that lies in any copy, that anybody trusted has seen, or this machine. It may lie in a
+    /// copy that was not named.
     pub fn last_of(&self, writer: &WriterId) -> Option<Head> {
+        let records = || self.records.iter().flat_map(|records| &records.checked);
+        let own = records().filter(|record| record.statement.writer == *writer).map(|record| record.head);
+        let trusted = records().filter(|record| record.standing == Standing::Trusted);
+        let cited = trusted.filter_map(|record| record.statement.heads.get(writer).copied());
+        let seen = self.context.ratchet.seen().heads.get(writer).copied();
+        own.chain(cited).chain(seen).max_by_key(|head| head.seq)
+    }
+
+    /// The record of this number on the chain of a writer that ends in `end`, or that grew from it.
+    pub fn on_chain(&self, writer: &WriterId, end: Head, seq: u64) -> Option<Head> {
         let records = self.records.iter().flat_map(|records| &records.checked);
-        let own = records.filter(|record| record.statement.writer == *writer);
-        own.map(|record| record.head).max_by_key(|head| head.seq)
+        let own: Vec<&Checked> = records.filter(|record| record.statement.writer == *writer).collect();
+        let before = |head: Head| {
+            let record = own.iter().find(|record| record.head == head)?;
+            Some(Head { seq: head.seq.checked_sub(1)?, hash: record.statement.prev? })
+        };
+        let reaches = |from: Head, seq: u64| {
+            let mut at = Some(from);
+            while let Some(head) = at.filter(|head| head.seq > seq) {
+                at = before(head);
+            }
+            at
+        };
+        if seq <= end.seq {
+            return reaches(end, seq).filter(|head| own.iter().any(|record| record.head == *head));
+        }
+        let later = own.iter().map(|record| record.head).filter(|head| head.seq == seq);
+        later.into_iter().find(|head| reaches(*head, end.seq) == Some(end))
     }
 
     /// The key that is meant.
@@ -78,7 +106,9 @@ impl Opened {
             Candidate::Here => {
                 let role = if office == Office::Station { Role::Station } else { Role::Custodian };
                 let keys = KeyDir::of(&self.context.state);
-                if let Some(key) = keys.writer(role)? {
+                // One that was retired is of no more use.
+                let retired = |id: &WriterId| self.trust().writer(id).is_some_and(|(writer, _)| writer.until.is_some());
+                if let Some(key) = keys.writer(role)?.filter(|key| !retired(&key.verifier().writer())) {
                     return Ok(key.verifier());
                 }
                 let comment = format!("{}@{} {}", env.user, env.host, office.word());
@@ -138,12 +168,12 @@ impl Opened {
             }
             let after = self.context.open_copy(Arc::clone(&copy.store), &plan.pin)?;
             after.advance_ratchet(&mut self.context.ratchet, &self.context.state, &BTreeMap::new())?;
+            self.told.insert(copy.name());
         }
-        let stores: BTreeSet<String> = self.copies.iter().map(Copy::name).collect();
         Ok(TrustReceipt {
             record: signed.name.to_string(),
             seq: signed.head.seq,
-            stores: stores.into_iter().collect(),
+            stores: self.told.iter().cloned().collect(),
             writer: None,
             epoch: None,
         })

@@ -127,6 +127,8 @@ pub struct OwnKey {
     pub public: String,
     /// Whether the root trusts it now.
     pub enrolled: bool,
+    /// Whether the root trusted it before.
+    pub retired: bool,
 }
 
 /// Which keys there are.
@@ -159,8 +161,9 @@ pub fn print(pin: &VaultPin, store: &NamedStore, env: &Env<'_>) -> Result<KeysRe
     let mut here = Vec::new();
     for (role, word) in [(Role::Agent, "agent"), (Role::Station, "station"), (Role::Custodian, "custodian")] {
         let Some(key) = keys.writer(role)?.map(|key| key.verifier()) else { continue };
-        let enrolled = copy.trust.writer(&key.writer()).is_some_and(|(writer, _)| writer.until.is_none());
-        here.push(OwnKey { role: word, fingerprint: key.fingerprint(), public: key.to_openssh(), enrolled });
+        let known = copy.trust.writer(&key.writer()).map(|(writer, _)| writer.until.is_some());
+        let (enrolled, retired) = (known == Some(false), known == Some(true));
+        here.push(OwnKey { role: word, fingerprint: key.fingerprint(), public: key.to_openssh(), enrolled, retired });
     }
     Ok(KeysReceipt {
         seq: copy.trust.head().seq,
@@ -204,11 +207,12 @@ pub fn enrol(
     Ok(receipt)
 }
 
-/// Retires a key: what it has signed until now counts, nothing later does.
+/// Retires a key: what it has signed until now counts, nothing later does; or what it has signed until a number. Of a key that
+/// was retired before, another number is the last: when more of it turns up that is true, or when it was stolen before that.
 ///
 /// # Errors
 /// When there is no such key, or it is the agent's: another takes its place with [`adopt`](adopt::adopt).
-pub fn retire(plan: &TrustPlan, who: &str, env: &Env<'_>) -> Result<TrustReceipt, OpError> {
+pub fn retire(plan: &TrustPlan, who: &str, until: Option<u64>, env: &Env<'_>) -> Result<TrustReceipt, OpError> {
     let mut opened = Opened::open(plan, env)?;
     let mut body = opened.trust().body().clone();
     let is_meant = |(id, writer): &(&WriterId, &TrustedWriter)| {
@@ -225,11 +229,21 @@ pub fn retire(plan: &TrustPlan, who: &str, env: &Env<'_>) -> Result<TrustReceipt
         let way_out = "`farkeep init --adopt`, on the machine that is to be the agent, puts another key in its place";
         return Err(OpError::Usage(format!("{who}: is the agent, without which nothing is backed up; {way_out}")));
     }
-    let last = opened.last_of(&id);
+    let known = opened.last_of(&id);
     let Some(writer) = body.writers.get_mut(&id) else { return Err(VaultError::internal("a key went away").into()) };
-    if writer.until.is_some() {
-        return Err(OpError::Usage(format!("{who}: was retired before")));
+    if writer.until.is_some() && until.is_none() {
+        let why = "was retired before; --until NUMBER makes another record the last that counts";
+        return Err(OpError::Usage(format!("{who}: {why}")));
     }
+    let end = writer.until.or(known);
+    let last = match (until, end) {
+        (Some(seq), Some(end)) => Some(opened.on_chain(&id, end, seq).ok_or_else(|| {
+            let why = "no such record of its chain lies in any of these copies";
+            OpError::Usage(format!("{who} --until {seq}: {why}, of which {} is the last known", end.seq))
+        })?),
+        (Some(_), None) => return Err(OpError::Usage(format!("{who}: never signed anything"))),
+        (None, known) => known,
+    };
     writer.until = last;
     let shown = ShownWriter { until: Some(last.map_or(0, |head| head.seq)), ..shown(id, writer) };
     if last.is_none() {

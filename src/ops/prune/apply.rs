@@ -181,6 +181,10 @@ fn choose(pruned: &Pruned, wanted: Option<&str>, ruled: bool, copy: &str) -> Res
     if pruned.is_superseded(plan) && pruned.done(plan).is_none() {
         return Err(OpError::Usage(format!("{wanted}: a later plan of the same custodian has replaced it")));
     }
+    if pruned.is_of_retired(plan) && pruned.done(plan).is_none() {
+        let why = "its custodian was retired since, and it was not begun: plan again (`farkeep prune plan`)";
+        return Err(OpError::Usage(format!("{wanted}: {why}")));
+    }
     Ok(Some(plan.clone()))
 }
 
