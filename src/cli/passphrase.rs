@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use clap::Args;
 
@@ -23,6 +24,9 @@ pub struct PassphraseArgs {
     /// Read the passphrase from the first line of this file
     #[arg(long, value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
+    /// What was handed in: a pipe gives it once, and two files may need it
+    #[arg(skip)]
+    read: OnceLock<Passphrase>,
 }
 
 /// Which identities open the vault.
@@ -38,6 +42,14 @@ pub struct IdentityArgs {
 impl PassphraseArgs {
     /// The passphrase that was handed in, if one was.
     pub fn given(&self) -> Result<Option<Passphrase>, OpError> {
+        if let Some(read) = self.read.get() {
+            return Ok(Some(read.clone()));
+        }
+        let given = self.read()?;
+        Ok(given.map(|given| self.read.get_or_init(|| given).clone()))
+    }
+
+    fn read(&self) -> Result<Option<Passphrase>, OpError> {
         let read = |mut reader: &mut dyn Read, what: String| {
             let mut text = zeroize::Zeroizing::new(String::new());
             let read = Read::take(&mut reader, FILE_MAX_BYTES).read_to_string(&mut text);

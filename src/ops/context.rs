@@ -117,19 +117,12 @@ impl Context {
             (None, Role::Agent) => return Err(VaultError::NoVault("this machine is not the agent of the vault".into())),
             (None, Role::Custodian) => {
                 let why = "this machine holds no custodian's key of the vault: snapshots are held and pruned where one is \
-                           (`farkeep init` makes one here, or takes another machine's with --custodian)";
+                           (`farkeep init` makes one where it runs, or takes another machine's with --custodian; `farkeep keys \
+                           enrol custodian` makes one here)";
                 return Err(VaultError::NoVault(why.into()));
             }
         };
         Ok(Scribe::open(&self.state, vault, key)?)
-    }
-
-    /// Whether this machine is the agent of the vault.
-    ///
-    /// # Errors
-    /// When the state cannot be read.
-    pub fn is_agent(&self) -> Result<bool, VaultError> {
-        Ok(KeyDir::of(&self.state).writer(Role::Agent)?.is_some())
     }
 
     /// Everyone who signs on this machine.

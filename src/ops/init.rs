@@ -76,7 +76,10 @@ pub fn init(plan: &InitPlan, jobs: &[String], env: &Env<'_>) -> Result<InitRecei
     let root_public_file = with_suffix(&plan.identity_out, ".root.pub");
     for file in [&plan.identity_out, &root_file, &root_public_file] {
         if file.symlink_metadata().is_ok() {
-            return Err(OpError::Usage(format!("{}: exists already and is not overwritten", file.display())));
+            return Err(OpError::Usage(format!(
+                "{}: exists already and is not overwritten: give another --identity-out",
+                file.display()
+            )));
         }
     }
     for named in &plan.stores {
@@ -247,7 +250,7 @@ fn upload_headers(plan: &InitPlan, made: &NewVault, pin: &RootPin) -> Result<Vec
     Err(OpError::NotDone(format!(
         "{}: it is not known whether the vault was made. Where a {name} lies, it was: then {} and the two files beside it are its \
          keys, and [vault] with id = \"{}\" and root = \"{pin}\" belongs into the configuration. Where none does, remove the \
-         three files and begin again",
+         three files and begin again (what of it lies in the state directory opens nothing)",
         why.join("; "),
         plan.identity_out.display(),
         made.vault

@@ -69,7 +69,8 @@ impl KeyDir {
         let Some((path, text)) = self.read(role.file())? else { return Ok(None) };
         let way_out = match role {
             Role::Agent => {
-                "put it back from a copy of the state directory; without it this machine cannot push to this vault"
+                "put it back from a copy of the state directory, or take new keys (`farkeep init --adopt`); without it this \
+                 machine cannot push to this vault"
             }
             Role::Station => "put it back from a copy, or move it away: a new one is made, and enrolled like the first",
             Role::Custodian => {
@@ -88,6 +89,30 @@ impl KeyDir {
         let path = self.dir.join(role.file());
         let text = key.to_openssh().map_err(|e| bad(&path, &e))?;
         write_durably(&path, text.as_bytes())
+    }
+
+    /// Makes ready what a new agent has, beside the keys of the one before, which stay until
+    /// [`take_next_agent`](Self::take_next_agent).
+    ///
+    /// # Errors
+    /// When the files cannot be written.
+    pub fn keep_next_agent(&self, key: &SigningKey, index: &Identity) -> Result<(), StateError> {
+        let path = self.dir.join(next(AGENT_FILE));
+        let text = key.to_openssh().map_err(|e| bad(&path, &e))?;
+        write_durably(&path, text.as_bytes())?;
+        write_durably(&self.dir.join(next(INDEX_FILE)), index.to_text().as_bytes())
+    }
+
+    /// Puts the keys that were made ready in their place.
+    ///
+    /// # Errors
+    /// When the files cannot be renamed.
+    pub fn take_next_agent(&self) -> Result<(), StateError> {
+        for name in [INDEX_FILE, AGENT_FILE] {
+            let path = self.dir.join(name);
+            std::fs::rename(self.dir.join(next(name)), &path).map_err(StateError::io(&path))?;
+        }
+        std::fs::File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(StateError::io(&self.dir))
     }
 
     /// The identity that opens index objects and nothing else.
@@ -133,6 +158,10 @@ impl KeyDir {
         text.push_str(&format!("{sum}\n"));
         write_durably(&self.dir.join(format!("secret-{generation}")), text.as_bytes())
     }
+}
+
+fn next(name: &str) -> String {
+    format!("{name}.next")
 }
 
 fn bad(path: &Path, error: &CryptoError) -> StateError {

@@ -1,69 +1,18 @@
 //! Making a vault, broken off: until the header lies somewhere there is none, and no key stays that would open nothing.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use farkeep::model::time::SystemClock;
-use farkeep::ops::context::NamedStore;
 use farkeep::ops::init::{InitPlan, InitReceipt, init};
 use farkeep::ops::{Env, OpError, Silent};
-use farkeep::store::directory::DirectoryStore;
-use farkeep::store::{Durability, Listed, Location, Store, StoreError, WriteOnceStore};
 
+use crate::refusing::{NOTHING, Refuses, TRUST, refusing};
 use crate::world::{World, args, files_below};
 
-/// A directory that does not take some objects.
-struct Refusing {
-    inner: DirectoryStore,
-    refuses: fn(&str) -> bool,
-}
-
-impl Store for Refusing {
-    fn location(&self) -> &Location {
-        self.inner.location()
-    }
-    fn list(&self, dirs: &[String], each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {
-        self.inner.list(dirs, each)
-    }
-    fn stat(&self, name: &str) -> Result<Option<u64>, StoreError> {
-        self.inner.stat(name)
-    }
-    fn get(&self, name: &str, offset: u64, bytes: u64) -> Result<Vec<u8>, StoreError> {
-        self.inner.get(name, offset, bytes)
-    }
-    fn room(&self) -> Result<Option<u64>, StoreError> {
-        self.inner.room()
-    }
-    fn parallel(&self) -> usize {
-        1
-    }
-    fn identity(&self) -> String {
-        self.inner.identity()
-    }
-}
-
-impl WriteOnceStore for Refusing {
-    fn make_dirs(&self, dirs: &[String]) -> Result<(), StoreError> {
-        self.inner.make_dirs(dirs)
-    }
-    fn put(&self, name: &str, bytes: &[u8]) -> Result<Durability, StoreError> {
-        if (self.refuses)(name) {
-            return Err(StoreError::Io { name: name.into(), why: "disk on fire".into() });
-        }
-        self.inner.put(name, bytes)
-    }
-    fn sweep(&self, dirs: &[String]) -> Result<u64, StoreError> {
-        self.inner.sweep(dirs)
-    }
-}
-
 /// What each of the two stores of a vault does not take.
-fn init_into(world: &World, refuses: [fn(&str) -> bool; 2]) -> Result<InitReceipt, OpError> {
-    let store = |name: &str, refuses| NamedStore {
-        name: name.into(),
-        store: Arc::new(Refusing { inner: DirectoryStore::create(&world.path(name)).unwrap(), refuses }),
-    };
+fn init_into(world: &World, refuses: [Refuses; 2]) -> Result<InitReceipt, OpError> {
+    let store = |name: &str, refuses| refusing(name, &world.path(name), refuses);
     static CANCEL: AtomicBool = AtomicBool::new(false);
     let env = Env {
         clock: &SystemClock,
@@ -83,9 +32,7 @@ fn init_into(world: &World, refuses: [fn(&str) -> bool; 2]) -> Result<InitReceip
     init(&plan, &[], &env)
 }
 
-const NOTHING: fn(&str) -> bool = |_| false;
-const HEADER: fn(&str) -> bool = |name| name == "farkeep-vault.json";
-const TRUST: fn(&str) -> bool = |name| name.starts_with("trust/");
+const HEADER: Refuses = |name| name == "farkeep-vault.json";
 
 fn files(dir: &Path) -> usize {
     if dir.exists() { files_below(dir).len() } else { 0 }

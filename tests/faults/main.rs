@@ -10,12 +10,14 @@
     reason = "tests"
 )]
 
+mod adopt;
 mod bombs;
 mod canaries;
 mod chains;
 mod forge;
 mod hostile;
 mod init;
+mod refusing;
 mod root;
 mod rot;
 mod standards;

@@ -41,7 +41,7 @@ fn new_bytes(receipt: &Value) -> u64 {
 
 #[test]
 fn another_machine_goes_on_where_the_lost_one_stopped() {
-    needs!("rsync");
+    needs!("rsync", "python3", "b3sum", "age", "zstd");
     let (world, tree) = two_nights();
     let lost = world.agent.state.with_extension("lost");
     fs::rename(&world.agent.state, &lost).unwrap();
@@ -73,6 +73,15 @@ fn another_machine_goes_on_where_the_lost_one_stopped() {
     let into = world.path("back");
     new.run(args!["restore", "latest", "--into", &into, "--identity", &world.identity]).ok();
     assert_same(&tree.root, &tree.below(&into));
+
+    // Without farkeep they come in the same order.
+    let mut list = std::process::Command::new("python3");
+    list.args(["recover.py", "list", "--identity"]).arg(&world.identity).current_dir(&world.vault);
+    let output = list.output().unwrap();
+    let listed = String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr);
+    let ids: Vec<&str> = listed.lines().filter_map(|line| line.split(' ').next()).collect();
+    let same = snapshots.iter().zip(&ids).all(|(snapshot, id)| snapshot["id"].as_str().unwrap().starts_with(id));
+    assert!(ids.len() == 4 && same, "{listed}");
 
     // The lost machine turns up again, and is not the agent any more.
     fs::rename(&lost, &world.agent.state).unwrap();

@@ -115,6 +115,10 @@ fn a_passphrase_comes_from_a_file_or_a_descriptor_and_never_from_an_argument() {
     assert_eq!(from_descriptor(&world.agent, &cat, "correct horse").ok().out, "content");
     from_descriptor(&world.agent, &cat, "battery staple\n").exits(1).says("wrong passphrase");
     from_descriptor(&world.agent, &cat, "\n").exits(2).says("empty");
+    // A pipe gives it once, and two files need it.
+    let root = world.identity.with_extension("root");
+    let adopt = args!["init", "--adopt", "--store", &world.vault, "--root", root, "--identity", &world.identity];
+    from_descriptor(&world.machine("new"), &adopt, "correct horse\n").ok();
 }
 
 /// Runs a command with the passphrase on descriptor 3, as a service manager or a script hands it over.

@@ -16,19 +16,21 @@ use crate::crypto::sign::SigningKey;
 use crate::format::body::TrustedWriter;
 use crate::format::record::RecordKind;
 use crate::ledger::RootPin;
+use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::Token;
 use crate::model::name::{ObjectName, Sealed};
 use crate::model::time::Timestamp;
 use crate::ops::{Env, OpError};
+use crate::state::StateError;
 use crate::state::index::ChunkIndex;
 use crate::state::journal::Journal;
-use crate::state::keys::{KeyDir, Role};
-use crate::state::{StateDir, StateError};
+use crate::state::keys::KeyDir;
 use crate::vault::VaultError;
 use crate::vault::catalogue_reader::read_manifest;
+use crate::vault::copy::Copy;
 use crate::vault::create::AGENT_KINDS;
 use crate::vault::index_sync::take_over;
-use crate::vault::inventory::{PageCache, each_line};
+use crate::vault::inventory::{PageCache, page_names};
 use crate::vault::snapshots::{Snapshot, sort_oldest_first};
 use crate::vault::unlock::{Unlocked, shut, unlock};
 
@@ -64,25 +66,24 @@ pub struct AdoptReceipt {
     pub packs: u32,
     /// What was pushed before.
     pub series: Vec<ShownSeries>,
+    /// What could not be taken in.
+    pub findings: Vec<Finding>,
 }
 
 /// Makes this machine the agent.
 ///
 /// # Errors
 /// When the root's key is another one, the identities do not open the vault, or a copy cannot be reached. Then everything is as
-/// it was, or the command may be given again.
+/// it was, but for what is cached here; when some copies have heard of the new key, the message says so.
 pub fn adopt(plan: &TrustPlan, identities: &[Identity], env: &Env<'_>) -> Result<AdoptReceipt, OpError> {
     let mut opened = Opened::open(plan, env)?;
-    let copy = &opened.copies[opened.newest];
-    let unlocked = unlock(copy, identities)?;
-    let epoch = opened.trust().epoch();
-    if !unlocked.secrets.contains_key(&epoch.generation) {
-        return Err(shut(copy, epoch.n).into());
-    }
-    let snapshots = newest_of_each_series(&opened);
-    let series = snapshots.iter().filter_map(|snapshot| shown_series(&opened, snapshot, &unlocked)).collect();
+    let unlocked = unlock_any(&opened, identities)?;
+    let mut findings = Vec::new();
+    let all = all_snapshots(&opened);
+    let newest = newest_of_each_series(&all);
+    let series = newest.iter().filter_map(|snapshot| shown_series(&opened, snapshot, &unlocked, &mut findings)).collect();
     env.step("taking in what is known of the packs");
-    let packs = take_in(&opened, &snapshots, &unlocked)?;
+    let packs = take_in(&opened, &all, &newest, &unlocked, &mut findings)?;
 
     let key = SigningKey::generate(&format!("agent@{}", env.host)).map_err(VaultError::internal)?;
     let mut body = opened.trust().body().clone();
@@ -108,9 +109,27 @@ pub fn adopt(plan: &TrustPlan, identities: &[Identity], env: &Env<'_>) -> Result
     };
     let shown_agent = shown(key.verifier().writer(), &agent);
     body.writers.insert(key.verifier().writer(), agent);
-    let receipt = opened.extend(plan, &body, &[], env)?;
-    // Not before: a machine that was the agent still is, when a copy could not be told.
-    keep_keys(&opened.context.state, &key, &unlocked)?;
+    // All that this machine must hold is on its disk before anybody hears of it, beside the keys of an agent that it may be.
+    let state = opened.context.state.clone();
+    let keys = KeyDir::of(&state);
+    for (generation, secret) in &unlocked.secrets {
+        keys.keep_secret(*generation, secret)?;
+    }
+    keys.keep_next_agent(&key, &Identity::generate())?;
+    let told = |error: &dyn std::fmt::Display, told: &BTreeSet<String>| {
+        let told: Vec<&str> = told.iter().map(String::as_str).collect();
+        OpError::NotDone(format!(
+            "{error}; the new key is known already in {}: give the same command again, for until then no machine is the agent there",
+            told.join(", ")
+        ))
+    };
+    let receipt = match opened.extend(plan, &body, &[], env) {
+        Err(error) if !opened.told.is_empty() => return Err(told(&error, &opened.told)),
+        outcome => outcome?,
+    };
+    // What an agent before it on this machine left of a push that died is of no use to the new one.
+    let taken = keys.take_next_agent().and_then(|()| Journal::open(&state)?.0.clear());
+    taken.map_err(|error| told(&error, &opened.told))?;
     Ok(AdoptReceipt {
         vault: opened.trust().vault().to_string(),
         root: RootPin::of(&plan.root.verifier()).to_string(),
@@ -121,27 +140,62 @@ pub fn adopt(plan: &TrustPlan, identities: &[Identity], env: &Env<'_>) -> Result
         others,
         packs,
         series,
+        findings,
     })
 }
 
-/// The newest snapshot of each series that lies in any copy.
-fn newest_of_each_series(opened: &Opened) -> Vec<Snapshot> {
+/// Every snapshot that lies in any copy, oldest first.
+fn all_snapshots(opened: &Opened) -> Vec<Snapshot> {
     let mut all: Vec<Snapshot> = opened.records.iter().flat_map(|records| records.snapshots()).collect();
     sort_oldest_first(&mut all);
-    let newest: BTreeMap<Token, Snapshot> = all.into_iter().map(|snapshot| (snapshot.body.series, snapshot)).collect();
+    all.dedup_by_key(|snapshot| snapshot.id);
+    all
+}
+
+fn newest_of_each_series(all: &[Snapshot]) -> Vec<&Snapshot> {
+    let newest: BTreeMap<Token, &Snapshot> = all.iter().map(|snapshot| (snapshot.body.series, snapshot)).collect();
     newest.into_values().collect()
 }
 
-/// Host and job as the manifest has them; none when no copy can give it.
-fn shown_series(opened: &Opened, snapshot: &Snapshot, unlocked: &Unlocked) -> Option<ShownSeries> {
-    let read = |store: &dyn crate::store::Store| read_manifest(store, &snapshot.body.manifest, &unlocked.epochs).ok();
-    let manifest = opened.copies.iter().find_map(|copy| read(copy.store.as_ref()))?;
-    Some(ShownSeries { host: manifest.host, job: manifest.job, newest: snapshot.time })
+/// What the identities open, by the key files of whichever copy has them undamaged.
+fn unlock_any(opened: &Opened, identities: &[Identity]) -> Result<Unlocked, OpError> {
+    let epoch = opened.trust().epoch();
+    let unlocked = first_that_works(opened, |copy| unlock(copy, identities))?;
+    match unlocked {
+        Ok(unlocked) if unlocked.by_epoch.contains_key(&epoch.n) && unlocked.secrets.contains_key(&epoch.generation) => {
+            Ok(unlocked)
+        }
+        Ok(_) => Err(shut(&opened.copies[opened.newest], epoch.n).into()),
+        Err(damage) => Err(damage.into()),
+    }
 }
 
-/// Makes the index anew from the index objects of these snapshots. One that no copy can give is left out: its packs are sent
-/// again.
-fn take_in(opened: &Opened, snapshots: &[Snapshot], unlocked: &Unlocked) -> Result<u32, OpError> {
+/// Host and job as the manifest has them.
+fn shown_series(
+    opened: &Opened,
+    snapshot: &Snapshot,
+    unlocked: &Unlocked,
+    findings: &mut Vec<Finding>,
+) -> Option<ShownSeries> {
+    let read = |copy: &Copy| read_manifest(copy.store.as_ref(), &snapshot.body.manifest, &unlocked.epochs);
+    match first_that_works(opened, read).and_then(|outcome| outcome) {
+        Ok(manifest) => Some(ShownSeries { host: manifest.host, job: manifest.job, newest: snapshot.time }),
+        Err(error) => {
+            findings.push(Finding::new(FindingKind::Damage, format!("snapshot {}", snapshot.id.short()), error));
+            None
+        }
+    }
+}
+
+/// Makes the index anew from the index objects of all snapshots: the last one may be of a night on which everything was lost. One
+/// that no copy can give is left out: its packs are sent again.
+fn take_in(
+    opened: &Opened,
+    all: &[Snapshot],
+    newest: &[&Snapshot],
+    unlocked: &Unlocked,
+    findings: &mut Vec<Finding>,
+) -> Result<u32, OpError> {
     let cache = opened.context.state.cache();
     let dir = cache.join("index");
     // What an index of this machine lists for its old index identity must be listed again for the new one.
@@ -151,45 +205,53 @@ fn take_in(opened: &Opened, snapshots: &[Snapshot], unlocked: &Unlocked) -> Resu
     }
     let mut index = ChunkIndex::open(&dir)?;
     let pages = PageCache::open(&cache.join("inventories"))?;
-    let mut objects: BTreeSet<Sealed> = BTreeSet::new();
-    for snapshot in snapshots {
-        let mut note = |line: &crate::format::inventory::Line| {
-            if let ObjectName::Index(object) = &line.name {
-                objects.insert(*object);
+    let mut listed: BTreeSet<Sealed> = BTreeSet::new();
+    for snapshot in all {
+        match first_that_works(opened, |copy| page_names(&pages, copy.store.as_ref(), &snapshot.body.inventory))? {
+            Ok(names) => listed.extend(names),
+            Err(error) if newest.iter().any(|one| one.id == snapshot.id) => {
+                findings.push(Finding::new(FindingKind::Damage, &snapshot.body.inventory, error));
             }
-        };
-        first_that_works(opened, |store| each_line(&pages, store, &snapshot.body.inventory, &mut note))?;
+            // It was dropped, or is found by whoever verifies.
+            Err(_) => {}
+        }
+    }
+    let mut objects: BTreeSet<Sealed> = BTreeSet::new();
+    for page in listed {
+        match first_that_works(opened, |copy| pages.read(copy.store.as_ref(), &page))? {
+            Ok(lines) => objects.extend(lines.iter().filter_map(|line| match line.name {
+                ObjectName::Index(object) => Some(object),
+                _ => None,
+            })),
+            Err(error) => findings.push(Finding::new(FindingKind::Damage, ObjectName::Inventory(page), error)),
+        }
     }
     for object in objects {
-        first_that_works(opened, |store| take_over(&mut index, store, &object, &unlocked.epochs))?;
+        let taken = first_that_works(opened, |copy| take_over(&mut index, copy.store.as_ref(), &object, &unlocked.epochs))?;
+        match taken {
+            Err(error) if !error.is_missing() => {
+                findings.push(Finding::new(FindingKind::Damage, ObjectName::Index(object), error));
+            }
+            // Pages that are shared list what snapshots that were dropped needed.
+            _ => {}
+        }
     }
     index.flush()?;
     Ok(index.pack_count())
 }
 
-/// Does something with one copy after another until one has what is needed, undamaged.
-fn first_that_works(
+/// Does something with one copy after another until one has what is needed, undamaged; else gives the last one's damage.
+fn first_that_works<T>(
     opened: &Opened,
-    mut work: impl FnMut(&dyn crate::store::Store) -> Result<(), VaultError>,
-) -> Result<(), VaultError> {
+    mut work: impl FnMut(&Copy) -> Result<T, VaultError>,
+) -> Result<Result<T, VaultError>, VaultError> {
+    let mut damage = VaultError::internal("no copy");
     for copy in &opened.copies {
-        match work(copy.store.as_ref()) {
-            Ok(()) => return Ok(()),
-            Err(error @ VaultError::Damaged { .. }) => tracing::warn!(copy = copy.name(), %error, "not taken in"),
+        match work(copy) {
+            Ok(done) => return Ok(Ok(done)),
+            Err(error @ VaultError::Damaged { .. }) => damage = error,
             Err(error) => return Err(error),
         }
     }
-    Ok(())
-}
-
-/// What an agent has. What an agent before it on this machine left of a push that died is of no use to the new one.
-fn keep_keys(state: &StateDir, key: &SigningKey, unlocked: &Unlocked) -> Result<(), OpError> {
-    let keys = KeyDir::of(state);
-    for (generation, secret) in &unlocked.secrets {
-        keys.keep_secret(*generation, secret)?;
-    }
-    keys.keep_index_identity(&Identity::generate())?;
-    keys.keep_writer(Role::Agent, key)?;
-    Journal::open(state)?.0.clear()?;
-    Ok(())
+    Ok(Err(damage))
 }

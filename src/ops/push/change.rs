@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::PushPlan;
 use super::members::{Baseline, CapturedJob};
+use super::prepare::Prepared;
 use crate::format::manifest::Member;
 use crate::model::change::{Change, NIGHTS_KEPT, Night, judge};
 use crate::model::finding::{Finding, FindingKind};
@@ -29,12 +30,13 @@ pub struct Judged {
 }
 
 impl Judged {
-    /// Judges what was captured. All packs must be sealed.
+    /// Judges what was captured, where what is new can be told from what the vault has. All packs must be sealed.
     ///
     /// # Errors
     /// When the local state cannot be read.
     pub fn of(
         plan: &PushPlan,
+        prepared: &Prepared,
         captured: &CapturedJob,
         writer: &SnapshotWriter<'_>,
         state: &StateDir,
@@ -42,7 +44,7 @@ impl Judged {
         generation: u32,
     ) -> Result<Self, VaultError> {
         let (mut suspicions, mut nights) = (Vec::new(), None);
-        if plan.judge_change {
+        if plan.judge_change && !prepared.knows_not_all {
             let changes = captured.weigh(writer)?;
             suspicions = nights.insert(Nights::read(state, series, generation)?).add(&captured.members, &changes);
         }

@@ -271,7 +271,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
 
     env.step("writing index, manifest and inventory");
     writer.finish_packs()?;
-    let judged = Judged::of(plan, &captured, &writer, &context.state, &series, generation)?;
+    let judged = Judged::of(plan, &prepared, &captured, &writer, &context.state, &series, generation)?;
     let streams = CapturedStreams::new(std::mem::take(&mut captured.streams), &writer)?;
     let indexes = writer.write_indexes(&|object: &Sealed| prepared.may_refer_to(&ObjectName::Index(*object)))?;
     let finished = env.clock.now();
@@ -423,7 +423,8 @@ fn manifest(
 
 fn not_the_agent(plan: &PushPlan) -> OpError {
     OpError::NotDone(format!(
-        "this machine does not hold the agent's keys of vault {}: push runs where `farkeep init` ran, with its state directory",
+        "this machine does not hold the agent's keys of vault {}: push runs where `farkeep init` ran, with its state directory; \
+         `farkeep init --adopt` makes this machine the agent",
         plan.vault
     ))
 }

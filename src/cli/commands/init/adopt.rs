@@ -24,6 +24,13 @@ pub fn run(args: &Args, root: &Path, session: &Session) -> Result<Outcome, OpErr
         false => VaultPin { vault: session.config.vault, root: RootPin::of(&root.verifier()) },
     };
     let stores = configuration::stores(args, session)?;
+    let left_out = |name: &&String| !stores.iter().any(|(named, _)| named == *name);
+    if let Some(name) = session.config.stores.keys().find(left_out) {
+        return Err(OpError::Usage(format!(
+            "store {name} of the configuration is not among those named: every copy must hear of the new agent. Leave --store \
+             out; or take {name} out of the configuration, if that copy is gone for good"
+        )));
+    }
     let mut opened = Vec::new();
     for (name, config) in &stores {
         opened.push(open_store(name, config, Opening::Existing)?);
@@ -32,7 +39,7 @@ pub fn run(args: &Args, root: &Path, session: &Session) -> Result<Outcome, OpErr
     let host = former_host(&receipt, session);
     configuration::write(session, &stores, &receipt.vault, &receipt.root, host.as_deref())?;
     session.progress.clear();
-    Ok(Outcome::new(Exit::Done, render(session, &receipt, host.as_deref()), &receipt))
+    Ok(Outcome::new(Exit::of_findings(&receipt.findings), render(session, &receipt, host.as_deref()), &receipt))
 }
 
 /// What this machine must be called, so that its snapshots belong to the series of those before: where the configuration says
@@ -59,10 +66,22 @@ fn render(session: &Session, receipt: &AdoptReceipt, host: Option<&str>) -> Stri
         for series in &receipt.series {
             let _ = writeln!(text, "  {}  job {} of {}", series.newest, series.job, series.host);
         }
-        text.push_str("a job of that name goes on with that series; one of another name begins a new one\n");
+        let here = host.unwrap_or(&session.host);
+        let others: Vec<&str> =
+            receipt.series.iter().map(|series| series.host.as_str()).filter(|host| *host != here).collect();
+        let _ = writeln!(
+            text,
+            "this machine is called {here} in snapshots: its jobs go on with the series of that host and their name"
+        );
+        if let Some(other) = others.first() {
+            let _ = writeln!(text, "with host = {other:?} at the top of the configuration they go on with those of {other}");
+        }
     }
     if let Some(host) = host {
-        let _ = writeln!(text, "the configuration says host = {host:?}, so that they go on");
+        let _ = writeln!(text, "(host = {host:?} was written into the configuration)");
+    }
+    for finding in &receipt.findings {
+        let _ = writeln!(text, "{}: {}", finding.subject, finding.message);
     }
     if !receipt.others.is_empty() {
         text.push_str("\nalso trusted; retire what was on a machine that is lost (`farkeep keys retire`):\n");

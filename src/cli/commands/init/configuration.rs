@@ -86,6 +86,8 @@ fn quoted(text: &str) -> String {
 
 /// Writes a file whole or not at all.
 pub fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
+    // What is linked to is written, and the link stays.
+    let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     std::fs::write(&name, text)?;

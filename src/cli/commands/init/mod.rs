@@ -103,8 +103,17 @@ pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
     let custodian = args.custodian.as_deref().map(read_custodian).transpose()?;
     let plan = InitPlan { stores: opened, identity_out, passphrase, recipients, custodian };
     let receipt = init(&plan, &jobs, &session.env())?;
-    write_recipient(session, &receipt)?;
-    configuration::write(session, &stores, &receipt.vault, &receipt.root, None)?;
+    let written = write_recipient(session, &receipt)
+        .and_then(|()| configuration::write(session, &stores, &receipt.vault, &receipt.root, None));
+    written.map_err(|error| {
+        OpError::NotDone(format!(
+            "{error}; the vault is made, and {} and the two files beside it are its keys. Its [vault] is still to be written into \
+             the configuration: id = \"{}\", root = \"{}\"",
+            receipt.identity_file.display(),
+            receipt.vault,
+            receipt.root
+        ))
+    })?;
     session.progress.clear();
     let exit = if receipt.missed.is_empty() { Exit::Done } else { Exit::Findings };
     Ok(Outcome::new(exit, render(session, &receipt, args.no_passphrase), &receipt))
@@ -153,9 +162,17 @@ pub(super) fn read_recipients(session: &Session) -> Result<Vec<(String, Recipien
     let dir = session.config_dir().join("keys/recipients");
     let Ok(entries) = std::fs::read_dir(&dir) else { return Ok(Vec::new()) };
     let mut found = Vec::new();
-    for entry in entries.flatten().filter(|e| e.path().extension().is_some_and(|x| x == "txt")) {
+    for entry in entries.flatten() {
         let path = entry.path();
         let shown = path.display().to_string();
+        let name = entry.file_name();
+        if name.as_encoded_bytes().starts_with(b".") || name.as_encoded_bytes().starts_with(b"README") {
+            continue;
+        }
+        // Somebody is left out otherwise, and nobody is told.
+        if path.extension().is_none_or(|extension| extension != "txt") {
+            return Err(OpError::Usage(format!("{shown}: a recipient's file ends in .txt: rename it, or move it away")));
+        }
         let text = std::fs::read_to_string(&path).map_err(|e| OpError::Usage(format!("{shown}: {e}")))?;
         for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
             found.push((shown.clone(), line.parse().map_err(|e| OpError::Usage(format!("{shown}: {e}")))?));

@@ -1,6 +1,6 @@
 //! What this push may build on: packs that the index knows and every copy holds, pages of earlier inventories.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Prepared, PushPlan};
@@ -11,6 +11,7 @@ use crate::format::table::PackKind;
 use crate::ledger::{Standing, Trust};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::name::{ObjectName, Sealed};
+use crate::model::size::count;
 use crate::ops::OpError;
 use crate::ops::suspicion::spoken_against;
 use crate::ops::verifications::Verification;
@@ -70,21 +71,18 @@ pub fn refresh_index(
     identities: &[Identity],
 ) -> Result<(), OpError> {
     let store = Arc::clone(&prepared.sides[0].named.store);
-    let agent = prepared.trust().agent();
-    // Whether an agent before this one made the object.
-    let mut objects: BTreeMap<Sealed, bool> = BTreeMap::new();
+    let mut objects: BTreeSet<Sealed> = BTreeSet::new();
     for snapshot in prepared.newest_of_each_series() {
-        let is_old = Some(snapshot.writer) != agent;
         each_line(pages, store.as_ref(), &snapshot.body.inventory, &mut |line| {
             if let ObjectName::Index(object) = &line.name {
-                objects.entry(*object).and_modify(|old| *old &= is_old).or_insert(is_old);
+                objects.insert(*object);
             }
         })?;
     }
     for entry in journal {
         match entry {
             Entry::Index(object) => {
-                objects.insert(*object, false);
+                objects.insert(*object);
             }
             Entry::Pack(pack) if prepared.may_refer_to(&ObjectName::Pack(pack.pack)) => {
                 index.add_pack(pack)?;
@@ -92,18 +90,27 @@ pub fn refresh_index(
             Entry::Pack(_) => {}
         }
     }
-    objects.retain(|object, _| prepared.may_refer_to(&ObjectName::Index(*object)));
-    for (object, is_old) in objects {
+    objects.retain(|object| prepared.may_refer_to(&ObjectName::Index(*object)));
+    let follows = prepared.trust().has_former_agents();
+    let mut shut = 0_u64;
+    for object in objects {
         match import(index, store.as_ref(), &object, identities) {
-            // What was taken in when this machine became the agent is not here any more.
-            Err(VaultError::Crypto { source: CryptoError::NoIdentity, .. }) if is_old => {
+            // Sealed for an agent before this one, and what was taken in when this machine took its place is not here any more.
+            // Pages of inventories that are used again may list it long after.
+            Err(VaultError::Crypto { source: CryptoError::NoIdentity, .. }) if follows => {
                 index.set_object(&object, &[])?;
-                let message = "lists packs for the agent before this one only: what of them is not known here is sent again \
-                               (`farkeep init --adopt` takes them in)";
-                prepared.findings.push(Finding::new(FindingKind::Notice, ObjectName::Index(object), message));
+                shut += 1;
             }
             outcome => outcome?,
         }
+    }
+    if shut > 0 {
+        prepared.knows_not_all = true;
+        let message = format!(
+            "{} for an agent before this one only: what no other lists is sent again (`farkeep init --adopt` takes it in)",
+            count(shut, "index object")
+        );
+        prepared.findings.push(Finding::new(FindingKind::Notice, "chunk index", message));
     }
     index.flush()?;
     forget_gone(index, plan, prepared)

@@ -20,6 +20,9 @@ const ASKED_MAX: usize = 1024;
 impl Prepared {
     /// Whether a prune plan that came since this push began names an object that its snapshot needs: another push is then
     /// needed that knows of it.
+    ///
+    /// # Errors
+    /// When another machine has become the agent since.
     fn newly_doomed(
         &self,
         context: &mut Context,
@@ -35,12 +38,17 @@ impl Prepared {
                 Ok((ObjectName::Record { writer, seq, statement }, _)) => {
                     side.copy.book.has(&writer, &Head { seq, hash: statement })
                 }
+                Ok((ObjectName::Trust { seq, statement }, _)) => side.copy.trust.contains(&Head { seq, hash: statement }),
                 _ => true,
             };
             if listed.iter().all(|listed| known(&listed.name)) {
                 continue;
             }
             let Ok(mut copy) = context.open_copy(std::sync::Arc::clone(&side.named.store), &plan.pin) else { continue };
+            if copy.trust.agent() != self.trust().agent() {
+                let why = "another machine became the agent while this push ran: nothing was committed";
+                return Err(OpError::NotDone(why.into()));
+            }
             let records = context.read_records(&mut copy)?;
             let mut prune = records.checked.iter().filter(|record| is_prune(&record.statement.kind));
             if prune.all(|record| self.doomed.records.contains(&record.name)) {

@@ -1,0 +1,297 @@
+//! Another machine takes an agent's place, and something or somebody works against it.
+
+use std::fs;
+use std::sync::atomic::AtomicBool;
+
+use farkeep::cli::config::Config;
+use farkeep::crypto::identity::read_identity_file;
+use farkeep::crypto::sign::SigningKey;
+use farkeep::format::record::Head;
+use farkeep::model::ids::ObjectHash;
+use farkeep::model::time::SystemClock;
+use farkeep::ops::context::{NamedStore, VaultPin};
+use farkeep::ops::keys::TrustPlan;
+use farkeep::ops::keys::adopt::{AdoptReceipt, adopt};
+use farkeep::ops::{Env, OpError, Silent};
+
+use crate::forge::{Forge, entry, file};
+use crate::refusing::{NOTHING, TRUST, refusing};
+use crate::world::{Machine, Tree, World, args};
+
+/// So many nights, each with a file of its own that does not compress.
+fn nights(world: &World, machine: &Machine, nights: std::ops::Range<u64>) -> Tree {
+    let tree = world.tree("data");
+    for night in nights {
+        tree.noise(&format!("night{night}"), 100_000, night);
+        machine.run(args!["push", &tree.root]).ok();
+    }
+    tree
+}
+
+fn adopting(world: &World) -> Vec<std::ffi::OsString> {
+    let root = world.identity.with_extension("root");
+    args!["init", "--adopt", "--store", &world.vault, "--root", root, "--identity", &world.identity]
+}
+
+/// The same with stores of any kind, on the agent itself.
+fn adopt_with(world: &World, stores: Vec<NamedStore>) -> Result<AdoptReceipt, OpError> {
+    let config = Config::load(&world.agent.config).unwrap();
+    let pin = VaultPin { vault: config.vault, root: config.root.unwrap() };
+    let root = fs::read_to_string(world.identity.with_extension("root")).unwrap();
+    let identities = read_identity_file(&fs::read(&world.identity).unwrap(), None).unwrap().identities;
+    static CANCEL: AtomicBool = AtomicBool::new(false);
+    let env = Env {
+        clock: &SystemClock,
+        observer: &Silent,
+        cancel: &CANCEL,
+        host: "test",
+        user: "test",
+        state_root: &world.agent.state,
+    };
+    adopt(&TrustPlan { pin, stores, root: SigningKey::from_openssh(&root).unwrap() }, &identities, &env)
+}
+
+#[test]
+fn a_key_that_was_retired_makes_nothing_that_counts() {
+    let world = World::new();
+    nights(&world, &world.agent, 0..3);
+    let new = world.machine("new");
+    new.run(adopting(&world)).ok();
+    let tree = nights(&world, &new, 3..4);
+    let ids = |machine: &Machine| -> Vec<String> {
+        let listed: serde_json::Value = serde_json::from_str(&machine.run(args!["snapshots", "--json"]).out).unwrap();
+        let listed = listed["result"]["snapshots"].as_array().unwrap();
+        listed.iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let honest = ids(&new);
+    assert_eq!(honest.len(), 4);
+    // Whoever has the old keys signs what he likes with numbers that the old agent has used, and claims to have known what comes
+    // only later.
+    fs::remove_dir_all(world.agent.state.join("ledger")).unwrap();
+    let mut forge = Forge::new(&world);
+    forge.trust = Head { seq: 999, hash: ObjectHash([9; 32]) };
+    for number in 0..3 {
+        let content = format!("what the thief likes, {number}");
+        let lines = [entry("dir", "a"), file(&forge, "a/file", content.as_bytes())];
+        forge.snapshot(&lines, &[content.into_bytes()]);
+    }
+    assert_eq!(ids(&new), honest, "a forged one is listed, or the order is another");
+    // That somebody still signs with it is said, and stops nothing.
+    new.run(args!["snapshots"]).ok().says("does not count");
+    new.run(args!["verify"]).ok();
+    new.run(args!["ledger", "verify"]).ok().says("does not count");
+    let into = world.path("back");
+    new.run(args!["restore", "latest", "--into", &into, "--identity", &world.identity]);
+    crate::world::assert_same(&tree.root, &tree.below(&into));
+}
+
+#[test]
+fn index_objects_of_an_agent_before_it_stop_no_push() {
+    let world = World::new();
+    // So many packs that a page of the inventory is used again.
+    world.tree("data").noise("large", 210_000_000, 1);
+    nights(&world, &world.agent, 0..1);
+    let new = world.machine("new");
+    new.run(adopting(&world)).ok();
+    nights(&world, &new, 1..2);
+    // What the new agent made still lists, by such a page, what the old one alone can open.
+    for night in 2..4 {
+        fs::remove_dir_all(new.state.join("cache")).unwrap();
+        nights(&world, &new, night..night + 1);
+    }
+    new.run(args!["verify", "--depth", "opened", "--identity", &world.identity]).ok();
+}
+
+#[test]
+fn a_copy_that_was_not_told_leaves_the_way_to_go_on() {
+    let world = World::with_stores(&["a", "b"]);
+    let tree = nights(&world, &world.agent, 0..2);
+    let both = |refuses| vec![refusing("a", &world.path("a"), NOTHING), refusing("b", &world.path("b"), refuses)];
+    let error = adopt_with(&world, both(TRUST)).unwrap_err().to_string();
+    assert!(error.contains("disk on fire") && error.contains("give the same command again"), "{error}");
+    world.run(args!["push", &tree.root]).exits(1).says("--adopt");
+    let done = adopt_with(&world, both(NOTHING)).unwrap();
+    assert_eq!((done.stores.len(), done.before.len()), (2, 1));
+    nights(&world, &world.agent, 2..3);
+    world.verify("opened");
+}
+
+#[test]
+fn keys_that_cannot_be_kept_are_not_told_of() {
+    let world = World::new();
+    let tree = nights(&world, &world.agent, 0..2);
+    let trust = world.objects("trust");
+    let keys = world.agent.state.join("keys").join(Config::load(&world.agent.config).unwrap().vault.unwrap().to_string());
+    fs::create_dir(keys.join("agent-writer.next")).unwrap();
+    world.run(adopting(&world)).exits(1).says("agent-writer.next");
+    assert_eq!(world.objects("trust"), trust);
+    world.run(args!["push", &tree.root]).ok();
+    fs::remove_dir(keys.join("agent-writer.next")).unwrap();
+    world.run(adopting(&world)).ok();
+    world.run(args!["push", &tree.root]).ok();
+}
+
+#[test]
+fn every_copy_of_the_configuration_must_hear_and_what_was_seen_elsewhere_counts() {
+    let world = World::with_stores(&["a", "b"]);
+    nights(&world, &world.agent, 0..1);
+    let (a, away) = (world.path("a"), world.path("away"));
+    let away_while = |work: &dyn Fn()| {
+        fs::rename(&a, &away).unwrap();
+        work();
+        fs::rename(&away, &a).unwrap();
+    };
+    let push = |night: u64, code| {
+        let tree = world.tree("data");
+        tree.noise(&format!("night{night}"), 100_000, night);
+        world.run(args!["push", &tree.root]).exits(code);
+    };
+    // The second night lies in one copy alone.
+    away_while(&|| push(1, 3));
+    world.run(adopting(&world)).exits(2).says("store b of the configuration is not among those named");
+    let told: String = fs::read_to_string(&world.agent.config).unwrap();
+    let line = format!("[store.b]\nurl = \"{}\"", world.path("b").display());
+    assert!(told.contains(&line), "{told}");
+    world.agent.reconfigure(|text| text.replace(&line, ""));
+    // This machine has seen that night, wherever it lies.
+    let adopted = world.run([adopting(&world), args!["--json"]].concat()).ok().json();
+    assert_eq!(adopted["before"][0]["until"], 2);
+    world.agent.configure(&line);
+    world.run(args!["sync", "b", "--from", "a", "--plain-directory"]);
+    world.run(args!["sync", "a", "--from", "b", "--plain-directory"]).ok();
+    push(2, 0);
+    assert_eq!(world.snapshots().len(), 3);
+    world.verify("opened");
+}
+
+#[test]
+fn what_a_retired_agent_never_sent_stays_with_it() {
+    let world = World::new();
+    let tree = nights(&world, &world.agent, 0..2);
+    // Its third record is signed and reaches nobody, and it has not seen it arrive.
+    let (ratchet, kept) = (world.agent.state.join("ratchet"), world.path("ratchet"));
+    assert!(std::process::Command::new("cp").arg("-a").args([&ratchet, &kept]).status().unwrap().success());
+    let before = world.objects("ledger");
+    world.run(args!["push", &tree.root]).ok();
+    for record in world.objects("ledger").iter().filter(|record| !before.contains(record)) {
+        fs::remove_file(record).unwrap();
+    }
+    fs::remove_dir_all(&ratchet).unwrap();
+    fs::rename(&kept, &ratchet).unwrap();
+
+    let new = world.machine("new");
+    new.run(adopting(&world)).ok();
+    let into = world.path("back");
+    world.run(args!["restore", "latest", "--into", &into, "--identity", &world.identity]).ok();
+    new.run(args!["snapshots"]).ok();
+    new.run(args!["push", &tree.root]).ok();
+    new.run(args!["ledger", "verify"]).ok();
+}
+
+#[test]
+fn a_custodians_key_that_was_stolen_too_is_replaced() {
+    let world = World::new();
+    let tree = nights(&world, &world.agent, 0..3);
+    world.run(adopting(&world)).ok();
+    let root = world.identity.with_extension("root");
+    let printed = world.run(args!["keys", "print", "--json"]).ok().json();
+    let is_custodian = |writer: &&serde_json::Value| writer["name"].as_str().unwrap().starts_with("custodian");
+    let old = printed["writers"].as_array().unwrap().iter().find(is_custodian).unwrap()["name"].as_str().unwrap().to_owned();
+    let planned = world.run(args!["prune", "plan", "--store", &world.vault, "--keep-last", "1", "--json"]).ok().json();
+    world.run(args!["keys", "retire", &old, "--root", &root]).ok();
+    world.run(args!["prune", "plan", "--store", &world.vault, "--keep-last", "1"]).exits(1);
+    world.run(args!["keys", "enrol", "custodian", "--name", "new custodian", "--root", &root]).ok();
+    // What the thief may have planned is not carried out by whoever comes after him.
+    let plan = planned["record"].as_str().unwrap().rsplit('-').next().unwrap()[..8].to_owned();
+    world.run(args!["prune", "apply", plan, "--store", &world.vault, "--now"]).exits(2).says("was retired since");
+    world.run(args!["prune", "apply", "--store", &world.vault, "--now"]);
+    assert_eq!(world.snapshots().len(), 3);
+    world.run(args!["prune", "plan", "--store", &world.vault, "--keep-last", "1"]).ok();
+    world.run(args!["prune", "apply", "--store", &world.vault, "--now"]).ok();
+    assert_eq!(world.snapshots().len(), 1);
+    world.run(args!["push", &tree.root]).ok();
+    world.verify("opened");
+}
+
+#[test]
+fn where_a_retired_key_ends_can_be_moved_along_its_chain() {
+    let world = World::with_stores(&["a", "b"]);
+    nights(&world, &world.agent, 0..1);
+    let (a, b, away) = (world.path("a"), world.path("b"), world.path("away"));
+    fs::rename(&a, &away).unwrap();
+    let tree = world.tree("data");
+    tree.noise("night1", 100_000, 1);
+    world.run(args!["push", &tree.root]).exits(3);
+    fs::rename(&away, &a).unwrap();
+    // The new machine hears nothing of the second copy, in which alone the second night lies.
+    let new = world.machine("new");
+    new.run(adopting(&world)).ok();
+    nights(&world, &new, 2..3);
+    new.configure(&format!("[store.b]\nurl = \"{}\"", b.display()));
+    let count = |wanted: usize| {
+        let listed = new.run(args!["snapshots", "--from", &b, "--json"]).ok().json();
+        assert_eq!(listed["snapshots"].as_array().unwrap().len(), wanted, "{listed}");
+        listed
+    };
+    tree.noise("night3", 100_000, 3);
+    new.run(args!["push", &tree.root]).exits(3).says("is there again");
+    count(3);
+    let known = new.run(args!["keys", "print", "--json"]).ok().json();
+    let retired = known["writers"].as_array().unwrap().iter().find(|writer| writer["until"] == 1).unwrap();
+    let name = retired["fingerprint"].as_str().unwrap();
+    let root = world.identity.with_extension("root");
+    let until = |number: &str| new.run(args!["keys", "retire", name, "--until", number, "--root", &root]);
+    until("7").exits(2).says("no such record");
+    until("2").ok();
+    let second = count(4)["snapshots"][1]["id"].as_str().unwrap().to_owned();
+    let into = world.path("back");
+    new.run(args!["restore", second, "--from", &b, "--into", &into, "--identity", &world.identity]).ok();
+    nights(&world, &new, 4..5);
+    until("1").ok();
+    count(4);
+    new.run(args!["ledger", "verify", "--from", &b]).ok();
+}
+
+#[test]
+fn a_push_that_is_overtaken_commits_nothing() {
+    let world = World::new();
+    let new = world.machine("new");
+    let (config, state, program) = (new.config.display(), new.state.display(), crate::world::machine::FARKEEP);
+    let mut command = format!("FARKEEP_CONFIG={config} FARKEEP_STATE_DIR={state} {program}");
+    adopting(&world).iter().for_each(|word| command += &format!(" {}", word.to_str().unwrap()));
+    let source = format!("command = [\"sh\", \"-c\", \"{command} > /dev/null && echo rows\"]\nfilename = \"rows\"");
+    let job = format!("[job.nightly]\n[[job.nightly.source]]\nname = \"db\"\nkind = \"command\"\n{source}");
+    world.agent.configure(&job);
+    world.run(args!["push", "nightly"]).exits(1).says("another machine became the agent while this push ran");
+    assert!(new.run(args!["snapshots", "--json"]).ok().json()["snapshots"].as_array().unwrap().is_empty());
+    nights(&world, &new, 0..1);
+}
+
+#[test]
+fn what_is_sent_again_for_want_of_an_index_is_not_suspect() {
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.noise("large", 2_000_000, 7);
+    nights(&world, &world.agent, 0..7);
+    world.run(adopting(&world)).ok();
+    fs::remove_dir_all(world.agent.state.join("cache")).unwrap();
+    let pushed = world.push(&tree.root);
+    assert_eq!(pushed["state"], "good");
+    assert!(pushed["new_bytes"].as_u64().unwrap() > 2_000_000, "{pushed}");
+    nights(&world, &world.agent, 7..8);
+}
+
+#[test]
+fn all_that_the_vault_holds_is_known_after_a_night_that_lost_it() {
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.noise("large", 2_000_000, 7);
+    nights(&world, &world.agent, 0..2);
+    tree.noise("large", 2_000_000, 8);
+    world.run(args!["push", &tree.root]);
+    tree.noise("large", 2_000_000, 7);
+    let new = world.machine("new");
+    new.run(adopting(&world)).ok();
+    let pushed = new.run(args!["push", &tree.root, "--json"]).ok().json()["jobs"][0].clone();
+    assert!(pushed["new_bytes"].as_u64().unwrap() < 200_000, "{pushed}");
+}
