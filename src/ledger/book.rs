@@ -1,6 +1,6 @@
 //! The records that lie in one copy, by writer and number, from their names alone; and what is wrong with their chains.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::format::record::Head;
 use crate::ledger::{Checked, LedgerError, Standing};
@@ -137,15 +137,13 @@ impl Book {
 }
 
 /// What is wrong with the chains of checked records of one copy: gaps, forks, links that do not hold, heads that were seen
-/// by others and are not there.
+/// by others and are not there. Those that lie only on this machine, `local`, fill chains, and cite what lies elsewhere; what is
+/// `unread` lies there and could not be read, which is told of elsewhere.
 #[must_use]
-pub fn chain_findings(records: &[Checked]) -> Vec<Finding> {
-    chain_findings_with(records, &[])
-}
-
-/// As [`chain_findings`], with records that lie only on this machine: they fill chains, and cite what lies elsewhere.
-#[must_use]
-pub fn chain_findings_with(records: &[Checked], local: &[Checked]) -> Vec<Finding> {
+pub fn chain_findings(records: &[Checked], local: &[Checked], unread: &BTreeSet<ObjectName>) -> Vec<Finding> {
+    let is_unread = |writer: &WriterId, number: u64| {
+        unread.iter().any(|name| matches!(name, ObjectName::Record { writer: w, seq, .. } if w == writer && *seq == number))
+    };
     let mut chains: BTreeMap<WriterId, BTreeMap<u64, Vec<&Checked>>> = BTreeMap::new();
     let counts = |record: &&Checked| !matches!(record.standing, Standing::Void(_));
     for record in records.iter().chain(local).filter(counts) {
@@ -159,8 +157,15 @@ pub fn chain_findings_with(records: &[Checked], local: &[Checked]) -> Vec<Findin
         let mut expected = 1;
         let mut before: Option<&Checked> = None;
         for (seq, here) in chain {
-            if *seq > expected {
-                findings.push(missing(writer, expected, seq - 1));
+            let (mut first, mut last) = (expected, seq.saturating_sub(1));
+            while first <= last && is_unread(writer, first) {
+                first += 1;
+            }
+            while first <= last && is_unread(writer, last) {
+                last -= 1;
+            }
+            if first <= last {
+                findings.push(missing(writer, first, last));
             }
             if here.len() > 1 {
                 let names: Vec<String> = here.iter().map(|r| r.name.to_string()).collect();
@@ -177,7 +182,8 @@ pub fn chain_findings_with(records: &[Checked], local: &[Checked]) -> Vec<Findin
             expected = seq + 1;
         }
     }
-    findings.extend(withheld(records, &chains));
+    let is_there = |name: &ObjectName| !unread.contains(name);
+    findings.extend(withheld(records, &chains).into_iter().filter(|(name, _)| is_there(name)).map(|(_, finding)| finding));
     findings
 }
 
@@ -191,7 +197,7 @@ fn missing(writer: &WriterId, first: u64, last: u64) -> Finding {
 }
 
 /// Heads that a trusted record has seen and that lie nowhere.
-fn withheld(records: &[Checked], chains: &BTreeMap<WriterId, BTreeMap<u64, Vec<&Checked>>>) -> Vec<Finding> {
+fn withheld(records: &[Checked], chains: &BTreeMap<WriterId, BTreeMap<u64, Vec<&Checked>>>) -> Vec<(ObjectName, Finding)> {
     let mut newest: BTreeMap<WriterId, (Head, &Checked)> = BTreeMap::new();
     for record in records.iter().filter(|r| r.standing == Standing::Trusted) {
         for (writer, head) in &record.statement.heads {
@@ -212,7 +218,47 @@ fn withheld(records: &[Checked], chains: &BTreeMap<WriterId, BTreeMap<u64, Vec<&
         .filter(|(writer, (head, _))| absent(writer, head))
         .map(|(writer, (head, by))| {
             let name = ObjectName::Record { writer: *writer, seq: head.seq, statement: head.hash };
-            Finding::new(FindingKind::Trust, name, format!("record removed: {} had seen it", by.name))
+            let finding = Finding::new(FindingKind::Trust, &name, format!("record removed: {} had seen it", by.name));
+            (name, finding)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::record::{RecordKind, Statement};
+    use crate::model::ids::VaultId;
+
+    const WRITER: WriterId = WriterId([1; 16]);
+
+    fn record(seq: u8) -> Checked {
+        let head = |seq: u8| Head { seq: u64::from(seq), hash: ObjectHash([seq; 32]) };
+        let statement = Statement {
+            vault: VaultId([2; 16]),
+            writer: WRITER,
+            seq: u64::from(seq),
+            prev: (seq > 1).then(|| head(seq - 1).hash),
+            time: Timestamp(0),
+            kind: RecordKind::Heartbeat,
+            trust: None,
+            heads: BTreeMap::new(),
+            body: serde_json::Value::Null,
+        };
+        let name = ObjectName::Record { writer: WRITER, seq: u64::from(seq), statement: head(seq).hash };
+        Checked { name, head: head(seq), statement, standing: Standing::Trusted, writer_name: "w".into() }
+    }
+
+    #[test]
+    fn what_lies_there_and_cannot_be_read_was_not_removed() {
+        let records: Vec<Checked> = [1, 2, 5, 6].map(record).into();
+        let found = |unread: &[u8]| {
+            let unread = unread.iter().map(|seq| record(*seq).name).collect();
+            chain_findings(&records, &[], &unread).into_iter().map(|finding| finding.message).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&[]), ["record removed: numbers 3 to 4 of this writer is missing"]);
+        assert_eq!(found(&[3]), ["record removed: number 4 of this writer is missing"]);
+        assert_eq!(found(&[4]), ["record removed: number 3 of this writer is missing"]);
+        assert!(found(&[3, 4]).is_empty());
+    }
 }

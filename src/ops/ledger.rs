@@ -16,7 +16,6 @@ use crate::format::body::{
 use crate::format::drive::{DriveBody, DriveEvent, ExportBody};
 use crate::format::record::{Head, RecordKind};
 use crate::format::wire::from_base64;
-use crate::ledger::book::chain_findings_with;
 use crate::ledger::{Checked, Standing, check};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{ObjectHash, WriterId};
@@ -105,7 +104,7 @@ pub fn read(plan: &ReadPlan, env: &Env<'_>) -> Result<Ledger, OpError> {
             }
         }
     }
-    findings.extend(chain_findings_with(&checked, &local));
+    findings.extend(opened.records.chain_findings(&local));
     findings.extend(rolled_back.iter().map(|error| Finding::new(FindingKind::Trust, opened.copy.name(), error)));
     if !local.is_empty() {
         let message = format!("{} records lie only on this machine; the next `farkeep sync` delivers them", local.len());

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::format::body::SnapshotBody;
 use crate::format::record::{Head, RecordKind};
+use crate::ledger::book::chain_findings;
 use crate::ledger::{Checked, Standing, Trust, check};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{ObjectHash, SnapshotId, WriterId};
@@ -61,6 +62,8 @@ pub struct Records {
     pub findings: Vec<Finding>,
     /// Stored names of files that are no records, most often because an upload broke off.
     pub unfit: Vec<String>,
+    /// Records that lie there and could not be read.
+    unread: BTreeSet<ObjectName>,
     /// When the store received each record, by its own clock, where it says.
     pub received: BTreeMap<ObjectName, Timestamp>,
     /// The number of the trust record that first spoke of each writer.
@@ -77,6 +80,12 @@ impl Records {
         sort_oldest_first(&mut found);
         found.dedup_by_key(|s| s.id);
         found
+    }
+
+    /// What is wrong with the chains, with records that lie only on this machine.
+    #[must_use]
+    pub fn chain_findings(&self, local: &[Checked]) -> Vec<Finding> {
+        chain_findings(&self.checked, local, &self.unread)
     }
 
     /// When each snapshot was made, as far as that can be believed: by its chain and by the store's receive times.
@@ -234,6 +243,11 @@ impl RecordReader {
                 let checked = match result {
                     Ok(bytes) => check(&copy.trust, name, &bytes).map(|checked| (checked, bytes)),
                     Err(error) => {
+                        if let (Ok((name, _)), false) =
+                            (ObjectName::parse_stored(name), matches!(error, StoreError::NotFound(_)))
+                        {
+                            records.unread.insert(name);
+                        }
                         records.findings.push(Finding::new(FindingKind::Damage, name, error));
                         continue;
                     }

@@ -13,7 +13,6 @@ use super::verifications::{Place, Verification};
 use super::{Env, OpError};
 use crate::format::body::HeartbeatBody;
 use crate::format::record::{Head, RecordKind};
-use crate::ledger::book::chain_findings;
 use crate::ledger::{Checked, Scribe, Standing};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{Token, WriterId};
@@ -89,7 +88,7 @@ impl Site {
 
     /// A ledger with a gap, a fork or a forged record is no ground to remove anything on.
     fn check_ledger(&self) -> Result<(), OpError> {
-        let found = self.records.findings.iter().cloned().chain(chain_findings(&self.records.checked));
+        let found = self.records.findings.iter().cloned().chain(self.records.chain_findings(&[]));
         match found.into_iter().find(|finding| finding.kind.is_alarm()) {
             Some(finding) => {
                 let why = format!("{}; nothing is pruned while the ledger is in doubt", finding.message);

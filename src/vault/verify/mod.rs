@@ -164,7 +164,7 @@ pub struct Listed {
 pub fn list(copy: &Copy, records: &Records, cache: &PageCache, cancel: &AtomicBool) -> Result<Listed, VaultError> {
     let mut looked = Looked::default();
     looked.findings.extend(records.findings.iter().cloned());
-    looked.findings.extend(crate::ledger::book::chain_findings(&records.checked));
+    looked.findings.extend(records.chain_findings(&[]));
     let presence = Presence::read(copy.store.as_ref(), &AREAS)?;
     let pruned = Pruned::of(records, &presence);
     let mut snapshots = records.snapshots();
