@@ -115,4 +115,14 @@ mod tests {
         let both = of(&[found, verified(1, 2, 0, false, &[8])]);
         assert!(both.contains(&pack(7)) && both.contains(&pack(8)));
     }
+
+    #[test]
+    fn a_stranger_takes_back_nobodys_word() {
+        let (found, mut later) = (verified(1, 1, 0, true, &[7]), verified(2, 1, 1, true, &[]));
+        assert!(of(&[found.clone(), later.clone()]).is_empty());
+        for standing in [Standing::NotEnrolled, Standing::Void("retired".into())] {
+            later.standing = standing;
+            assert_eq!(of(&[found.clone(), later.clone()]), [pack(7)]);
+        }
+    }
 }
