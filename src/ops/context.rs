@@ -7,7 +7,7 @@ use super::Env;
 use crate::crypto::sign::SigningKey;
 use crate::format::record::Head;
 use crate::ledger::scribe::Context as RecordContext;
-use crate::ledger::{RootPin, Scribe};
+use crate::ledger::{RootPin, Scribe, Trust};
 use crate::model::ids::{VaultId, WriterId};
 use crate::state::keys::{KeyDir, Role};
 use crate::state::ratchet::Ratchet;
@@ -123,6 +123,30 @@ impl Context {
             }
         };
         Ok(Scribe::open(&self.state, vault, key)?)
+    }
+
+    /// Who signs restores and what is done with drives on this machine. A key that was retired gives way to a new one: what it
+    /// signed would reach no copy.
+    ///
+    /// # Errors
+    /// When the state cannot be read or written.
+    pub fn station(&self, env: &Env<'_>, trust: &Trust) -> Result<Scribe, VaultError> {
+        let keys = KeyDir::of(&self.state);
+        if let Some(key) = keys.writer(Role::Station)?
+            && trust.has_retired(&key.verifier().writer())
+        {
+            return self.new_station(env, trust.vault());
+        }
+        self.scribe(Role::Station, env, trust.vault())
+    }
+
+    /// The same with a new key; the one before is put aside.
+    ///
+    /// # Errors
+    /// As [`station`](Self::station).
+    pub fn new_station(&self, env: &Env<'_>, vault: VaultId) -> Result<Scribe, VaultError> {
+        KeyDir::of(&self.state).forget_station()?;
+        self.scribe(Role::Station, env, vault)
     }
 
     /// Everyone who signs on this machine.

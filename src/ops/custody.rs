@@ -11,10 +11,9 @@ use crate::crypto::seal::seal;
 use crate::format::body::{RestoreDetail, RestoreIntentBody, RestoreOutcomeBody};
 use crate::format::record::{Head, RecordKind};
 use crate::format::wire::to_base64;
-use crate::ledger::{Scribe, Signed};
+use crate::ledger::{Scribe, Signed, Standing};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::SnapshotId;
-use crate::state::keys::Role;
 use crate::vault::VaultError;
 use crate::vault::copy::Copy;
 use crate::vault::snapshots::Records;
@@ -78,8 +77,14 @@ impl<'a> Custody<'a> {
         records: &'a Records,
         env: &Env<'_>,
     ) -> Result<Self, OpError> {
-        let mut scribe = context.scribe(Role::Station, env, copy.vault())?;
-        adopt_own(&mut scribe, copy, records)?;
+        let mut scribe = context.station(env, &copy.trust)?;
+        let mut findings = Vec::new();
+        if let Err(error) = adopt_own(&mut scribe, copy, records) {
+            // Whoever else has this machine's key keeps no restore from being made, and from being on record.
+            let message = format!("{error}: somebody else signs with the key of this station; a new one signs from now on");
+            findings.push(Finding::new(FindingKind::Trust, copy.name(), message));
+            scribe = context.new_station(env, copy.vault())?;
+        }
         let detail = RestoreDetail {
             selection: purpose.selection.iter().take(PATHS_KEPT).cloned().collect(),
             target: purpose.target.clone(),
@@ -101,7 +106,7 @@ impl<'a> Custody<'a> {
             &body,
             context.record_context(env, copy.trust.head(), records.heads()),
         )?;
-        let mut custody = Self { scribe, intent: signed.head, copy, context, records, findings: Vec::new() };
+        let mut custody = Self { scribe, intent: signed.head, copy, context, records, findings };
         custody.deliver(&signed);
         Ok(custody)
     }
@@ -159,7 +164,7 @@ impl<'a> Custody<'a> {
     fn deliver(&mut self, signed: &Signed) {
         let outcome = deliver_missing(self.context, self.copy, &signed.name);
         if let Err(error) = outcome
-            && self.findings.is_empty()
+            && !self.findings.iter().any(|finding| finding.kind == FindingKind::Notice)
         {
             let message = format!("the record of this restore stays here until the next `farkeep sync`: {error}");
             self.findings.push(Finding::new(FindingKind::Notice, self.copy.name(), message));
@@ -177,6 +182,7 @@ pub(super) fn adopt_own(scribe: &mut Scribe, copy: &Copy, records: &Records) -> 
         .checked
         .iter()
         .filter(|record| record.statement.writer == scribe.writer() && record.head.seq > local)
+        .filter(|record| !matches!(record.standing, Standing::Void(_)))
         .collect();
     own.sort_by_key(|record| record.head.seq);
     own.dedup_by_key(|record| record.head);

@@ -106,9 +106,15 @@ pub fn read(plan: &ReadPlan, env: &Env<'_>) -> Result<Ledger, OpError> {
     }
     findings.extend(opened.records.chain_findings(&local));
     findings.extend(rolled_back.iter().map(|error| Finding::new(FindingKind::Trust, opened.copy.name(), error)));
-    if !local.is_empty() {
-        let message = format!("{} records lie only on this machine; the next `farkeep sync` delivers them", local.len());
-        findings.push(Finding::new(FindingKind::Notice, "ledger", message));
+    let (void, waiting): (Vec<&Checked>, Vec<&Checked>) =
+        local.iter().partition(|record| matches!(record.standing, Standing::Void(_)));
+    for (records, why) in
+        [(waiting, "the next `farkeep sync` delivers them"), (void, "their writer was retired, and they stay")]
+    {
+        if !records.is_empty() {
+            let message = format!("{} records lie only on this machine; {why}", records.len());
+            findings.push(Finding::new(FindingKind::Notice, "ledger", message));
+        }
     }
     let only_here: BTreeSet<ObjectName> = local.iter().map(|record| record.name.clone()).collect();
     checked.extend(local);

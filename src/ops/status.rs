@@ -354,8 +354,13 @@ fn series_status(job: String, newest: &Snapshot, count: u64, now: Timestamp) -> 
 fn undelivered(context: &Context, copy: &Copy) -> Result<u64, VaultError> {
     let mut count = 0;
     for scribe in context.scribes(copy.vault())? {
+        let until = copy.trust.writer(&scribe.writer()).and_then(|(writer, _)| writer.until);
         for name in scribe.names()? {
             let ObjectName::Record { writer, seq, statement } = &name else { continue };
+            // What was signed after its key was retired stays here.
+            if until.is_some_and(|until| *seq > until.seq) {
+                continue;
+            }
             count += u64::from(!copy.book.has(writer, &Head { seq: *seq, hash: *statement }));
         }
     }

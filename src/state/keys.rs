@@ -91,6 +91,15 @@ impl KeyDir {
         write_durably(&path, text.as_bytes())
     }
 
+    /// Puts a station's key aside that was retired.
+    ///
+    /// # Errors
+    /// When the file cannot be renamed.
+    pub fn forget_station(&self) -> Result<(), StateError> {
+        let path = self.dir.join(STATION_FILE);
+        std::fs::rename(&path, self.dir.join(format!("{STATION_FILE}.retired"))).map_err(StateError::io(&path))
+    }
+
     /// Makes ready what a new agent has, beside the keys of the one before, which stay until
     /// [`take_next_agent`](Self::take_next_agent).
     ///

@@ -20,7 +20,6 @@ use crate::model::drive::DriveName;
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::WriterId;
 use crate::model::name::ObjectName;
-use crate::state::keys::Role;
 use crate::store::directory::DirectoryStore;
 use crate::store::drive::{DriveError, Found, System, check_drive, look};
 use crate::vault::VaultError;
@@ -129,7 +128,7 @@ impl Opened {
     }
 
     fn write(&self, kind: RecordKind, body: &impl serde::Serialize, env: &Env<'_>) -> Result<Signed, OpError> {
-        let mut scribe = self.context.scribe(Role::Station, env, self.copy.vault())?;
+        let mut scribe = self.context.station(env, &self.copy.trust)?;
         adopt_own(&mut scribe, &self.copy, &self.records)?;
         let context = self.context.record_context(env, self.copy.trust.head(), self.records.heads());
         Ok(scribe.write(kind, body, context)?)
