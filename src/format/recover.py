@@ -12,8 +12,7 @@ BAD = (ValueError, OSError, LookupError, TypeError, AttributeError, RecursionErr
 NODES = {"fifo": stat.S_IFIFO, "chardev": stat.S_IFCHR, "blockdev": stat.S_IFBLK}
 
 def report(text):
-    damaged.append(text)
-    print("DAMAGED: " + text, file=sys.stderr)
+    damaged.append(text); print("DAMAGED: " + text, file=sys.stderr)
 def run(argv, data=b""):
     done = subprocess.run(argv, input=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     if done.returncode != 0: raise ValueError("%s: %s" % (argv[0], done.stderr.decode(errors="replace").strip()[:200]))
@@ -61,9 +60,10 @@ class Vault:
 
     def snapshots(self):
         """(time, number, id, writer, series, manifest, the rest in words) of each; nobody's signature is checked here."""
-        found, whole, torn = {}, set(), []
-        trust = re.findall(r"(?<![^/])((\d+)-[0-9a-f]{64}\.rec(?:\.\d)?)(?![^/])", "/".join(os.listdir("trust")))
-        trust = sorted((int(number), open("trust/" + name, errors="replace").read(1 << 20)) for name, number in trust)
+        found, whole, torn, trust = {}, set(), [], []
+        for name in glob.glob("trust/*.rec*"):                  # for the order of the list, and nothing else
+            try: trust.append((int(name[6:name.index("-")]), {*json.loads(open(name, "rb").readline())["body"]["writers"]}))
+            except BAD: continue
         record_name = r"(?<![^/])(([0-9a-f]{32})-(\d+)-([0-9a-f]{64})\.rec(?:\.\d)?)(?![^/])"
         for name, writer, seq, ident in re.findall(record_name, "/".join(sorted(os.listdir("ledger")))):
             try:
@@ -83,7 +83,7 @@ class Vault:
             except BAD as error: report("ledger/%s: no record that this script can use: %s" % (name, error))
         for name, ident in torn:                                # sent again, it lies whole under another suffix
             if ident not in whole: report("ledger/%s: no record that this script can use: its statement was changed" % name)
-        return sorted(found.values(), key=lambda s: (next((n for n, t in trust if s[3] in t), 2 ** 63), s[3], s[1], s[2]))
+        return sorted(found.values(), key=lambda s: (min([n for n, w in trust if s[3] in w] + [2 ** 63]), s[3], s[1], s[2]))
 
     def read_index(self, name):
         plain = run(["zstd", "-d", "-c"], self.open(name))
