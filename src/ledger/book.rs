@@ -138,9 +138,15 @@ impl Book {
 
 /// What is wrong with the chains of checked records of one copy: gaps, forks, links that do not hold, heads that were seen
 /// by others and are not there. Those that lie only on this machine, `local`, fill chains, and cite what lies elsewhere; what is
-/// `unread` lies there and could not be read, which is told of elsewhere.
+/// `unread` lies there and could not be read, which is told of elsewhere; of `retired` writers nothing is missed but what leads to
+/// their last record.
 #[must_use]
-pub fn chain_findings(records: &[Checked], local: &[Checked], unread: &BTreeSet<ObjectName>) -> Vec<Finding> {
+pub fn chain_findings(
+    records: &[Checked],
+    local: &[Checked],
+    unread: &BTreeSet<ObjectName>,
+    retired: &BTreeMap<WriterId, Head>,
+) -> Vec<Finding> {
     let is_unread = |writer: &WriterId, number: u64| {
         unread.iter().any(|name| matches!(name, ObjectName::Record { writer: w, seq, .. } if w == writer && *seq == number))
     };
@@ -183,7 +189,9 @@ pub fn chain_findings(records: &[Checked], local: &[Checked], unread: &BTreeSet<
         }
     }
     let is_there = |name: &ObjectName| !unread.contains(name);
-    findings.extend(withheld(records, &chains).into_iter().filter(|(name, _)| is_there(name)).map(|(_, finding)| finding));
+    findings.extend(
+        withheld(records, &chains, retired).into_iter().filter(|(name, _)| is_there(name)).map(|(_, finding)| finding),
+    );
     findings
 }
 
@@ -197,7 +205,11 @@ fn missing(writer: &WriterId, first: u64, last: u64) -> Finding {
 }
 
 /// Heads that a trusted record has seen and that lie nowhere.
-fn withheld(records: &[Checked], chains: &BTreeMap<WriterId, BTreeMap<u64, Vec<&Checked>>>) -> Vec<(ObjectName, Finding)> {
+fn withheld(
+    records: &[Checked],
+    chains: &BTreeMap<WriterId, BTreeMap<u64, Vec<&Checked>>>,
+    retired: &BTreeMap<WriterId, Head>,
+) -> Vec<(ObjectName, Finding)> {
     let mut newest: BTreeMap<WriterId, (Head, &Checked)> = BTreeMap::new();
     for record in records.iter().filter(|r| r.standing == Standing::Trusted) {
         for (writer, head) in &record.statement.heads {
@@ -207,11 +219,13 @@ fn withheld(records: &[Checked], chains: &BTreeMap<WriterId, BTreeMap<u64, Vec<&
             }
         }
     }
-    // One that counts no longer lies there all the same.
-    let void = |head: &Head| records.iter().any(|r| r.head == *head && matches!(r.standing, Standing::Void(_)));
     let absent = |writer: &WriterId, head: &Head| {
-        let here = chains.get(writer).and_then(|chain| chain.get(&head.seq));
-        !here.is_some_and(|here| here.iter().any(|r| r.head == *head)) && !void(head)
+        let chain = chains.get(writer);
+        match retired.get(writer) {
+            // Somebody may have seen another branch, or more than counts now, which lies not in every copy.
+            Some(last) => last.seq > 0 && !chain.is_some_and(|chain| chain.contains_key(&head.seq.min(last.seq))),
+            None => !chain.and_then(|chain| chain.get(&head.seq)).is_some_and(|here| here.iter().any(|r| r.head == *head)),
+        }
     };
     newest
         .iter()
@@ -254,7 +268,10 @@ mod tests {
         let records: Vec<Checked> = [1, 2, 5, 6].map(record).into();
         let found = |unread: &[u8]| {
             let unread = unread.iter().map(|seq| record(*seq).name).collect();
-            chain_findings(&records, &[], &unread).into_iter().map(|finding| finding.message).collect::<Vec<_>>()
+            chain_findings(&records, &[], &unread, &BTreeMap::new())
+                .into_iter()
+                .map(|finding| finding.message)
+                .collect::<Vec<_>>()
         };
         assert_eq!(found(&[]), ["record removed: numbers 3 to 4 of this writer is missing"]);
         assert_eq!(found(&[3]), ["record removed: number 4 of this writer is missing"]);

@@ -86,12 +86,14 @@ fn standing(trust: &Trust, statement: &Statement, head: Head, fingerprint: &str)
         return (Standing::NotEnrolled, fingerprint.to_owned());
     };
     let refused = |why: String| Standing::Refused(why);
-    let standing = if statement.kind == RecordKind::Trust || !writer.kinds.contains(&statement.kind) {
+    let is_beyond = |until: Head| head.seq > until.seq || (head.seq == until.seq && head.hash != until.hash);
+    // Before all else: whatever it says, it is as if it were not there.
+    let standing = if writer.until.is_some_and(is_beyond) {
+        Standing::Void(format!("does not count: {} was retired before it", writer.name))
+    } else if statement.kind == RecordKind::Trust || !writer.kinds.contains(&statement.kind) {
         refused(format!("{} may not sign {} records", writer.name, statement.kind))
     } else if statement.seq < writer.from {
         refused(format!("{} counts from number {}", writer.name, writer.from))
-    } else if writer.until.is_some_and(|until| head.seq > until.seq || (head.seq == until.seq && head.hash != until.hash)) {
-        Standing::Void(format!("does not count: {} was retired before it", writer.name))
     } else {
         Standing::Trusted
     };

@@ -189,6 +189,12 @@ impl Trust {
         &self.since
     }
 
+    /// Whether a writer's key is trusted no longer.
+    #[must_use]
+    pub fn has_retired(&self, id: &WriterId) -> bool {
+        self.newest.writers.get(id).is_some_and(|writer| writer.until.is_some())
+    }
+
     /// The epoch that is sealed to now.
     #[must_use]
     pub fn epoch(&self) -> &Epoch {

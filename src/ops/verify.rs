@@ -296,7 +296,7 @@ fn record(plan: &VerifyPlan, found: &Opened, receipt: &mut VerifyReceipt, env: &
     let objects: Vec<FoundObject> = objects.into_values().collect();
     let parts: Vec<&[FoundObject]> =
         if objects.is_empty() { vec![&[]] } else { objects.chunks(RECORD_OBJECTS_MAX).take(RECORDS_MAX).collect() };
-    // What a retired key signs is an alarm to everybody and helps nobody.
+    // What a retired key signs counts for nobody.
     if found.copy.trust.writer(&scribe.writer()).is_some_and(|(writer, _)| writer.until.is_some()) {
         let message =
             "not on record: the key of this machine was retired; `farkeep keys enrol station` gives it another one";

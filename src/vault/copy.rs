@@ -32,6 +32,8 @@ pub struct Copy {
     pub book: Book,
     /// The trust records that the chain is made of, as stored.
     trust_records: Vec<(ObjectName, Vec<u8>)>,
+    /// The names of all trust records that lie in it, of whatever chain.
+    trust_names: BTreeSet<ObjectName>,
     /// Those of them that do not lie in it.
     lost_trust: BTreeSet<ObjectName>,
     header_bytes: Vec<u8>,
@@ -75,7 +77,8 @@ impl Copy {
         let lies_there = |(name, bytes): &&(ObjectName, Vec<u8>)| trust_listed.contains(&(name.clone(), bytes.len() as u64));
         let lost = trust_records.iter().filter(|record| !lies_there(record));
         let lost_trust = lost.map(|(name, _)| name.clone()).collect();
-        let mut copy = Self { store, header, trust, book, trust_records, lost_trust, header_bytes };
+        let trust_names = trust_listed.iter().map(|(name, _)| name.clone()).collect();
+        let mut copy = Self { store, header, trust, book, trust_records, trust_names, lost_trust, header_bytes };
         copy.check_header()?;
         Ok(copy)
     }
@@ -128,6 +131,12 @@ impl Copy {
     /// The trust records of the chain that do not lie in this copy, or not with their size: this machine remembers them.
     pub fn lost_trust(&self) -> impl Iterator<Item = &(ObjectName, Vec<u8>)> {
         self.trust_records.iter().filter(|(name, _)| self.lost_trust.contains(name))
+    }
+
+    /// Whether a trust record of this name lay in it when it was opened, of whatever chain.
+    #[must_use]
+    pub fn knows_trust(&self, name: &ObjectName) -> bool {
+        self.trust_names.contains(name)
     }
 
     /// Lists its records again: those that came since it was opened are in no book yet.

@@ -71,7 +71,7 @@ impl Pruned {
     /// The prune records among `records` whose page lies in the copy of `presence`, which has inventories and manifests.
     #[must_use]
     pub fn of(records: &Records, presence: &Presence) -> Self {
-        let mut pruned = Self { retired: records.retired.clone(), ..Self::default() };
+        let mut pruned = Self { retired: records.retired.keys().copied().collect(), ..Self::default() };
         let mut elsewhere: Vec<DroppedElsewhere> = Vec::new();
         for record in records.checked.iter().filter(|record| record.standing == Standing::Trusted) {
             let statement = &record.statement;

@@ -68,8 +68,8 @@ pub struct Records {
     pub received: BTreeMap<ObjectName, Timestamp>,
     /// The number of the trust record that first spoke of each writer.
     since: BTreeMap<WriterId, u64>,
-    /// Writers that were retired.
-    pub retired: BTreeSet<WriterId>,
+    /// Writers that were retired, with their last records.
+    pub retired: BTreeMap<WriterId, Head>,
 }
 
 impl Records {
@@ -85,7 +85,7 @@ impl Records {
     /// What is wrong with the chains, with records that lie only on this machine.
     #[must_use]
     pub fn chain_findings(&self, local: &[Checked]) -> Vec<Finding> {
-        chain_findings(&self.checked, local, &self.unread)
+        chain_findings(&self.checked, local, &self.unread, &self.retired)
     }
 
     /// When each snapshot was made, as far as that can be believed: by its chain and by the store's receive times.
@@ -123,14 +123,26 @@ impl Records {
             let own = self.checked.iter().filter(|record| record.statement.writer == *id);
             let links: BTreeMap<ObjectHash, (u64, Option<ObjectHash>)> =
                 own.map(|record| (record.head.hash, (record.head.seq, record.statement.prev))).collect();
-            let (mut way, mut lowest, mut next) = (BTreeSet::new(), u64::MAX, Some(until.hash));
-            while let Some((hash, (seq, prev))) = next.and_then(|hash| Some((hash, *links.get(&hash)?))) {
-                (lowest, next) = (seq, prev);
-                way.insert(hash);
+            let (mut way, mut lowest, mut next) = (BTreeSet::new(), u64::MAX, Some(until));
+            while let Some(head) = next
+                && let Some((seq, prev)) = links.get(&head.hash).filter(|(seq, _)| *seq == head.seq)
+            {
+                way.insert(head.hash);
+                lowest = *seq;
+                next = prev.zip(seq.checked_sub(1)).map(|(hash, seq)| Head { seq, hash });
+            }
+            if way.is_empty() && until.seq > 0 && !links.is_empty() {
+                let message = format!(
+                    "this copy lacks it, the last record of {}: what else it holds of that writer cannot be held against it until \
+                     `farkeep sync` or a push brings it",
+                    writer.name
+                );
+                let name = ObjectName::Record { writer: *id, seq: until.seq, statement: until.hash };
+                self.findings.push(Finding::new(FindingKind::Behind, name, message));
             }
             for record in self.checked.iter_mut().filter(|record| record.statement.writer == *id) {
                 let beside = record.head.seq >= lowest && !way.contains(&record.head.hash);
-                if beside && record.standing == Standing::Trusted {
+                if beside && matches!(record.standing, Standing::Trusted | Standing::Refused(_)) {
                     let why =
                         format!("does not count: {} was retired, and it is not of the chain that it had then", writer.name);
                     record.standing = Standing::Void(why);
@@ -236,7 +248,7 @@ impl RecordReader {
     pub fn read_all(&self, copy: &Copy) -> Result<Records, VaultError> {
         let names: Vec<String> = copy.book.names().map(str::to_owned).collect();
         let writers = copy.trust.body().writers.iter();
-        let retired = writers.filter(|(_, writer)| writer.until.is_some()).map(|(id, _)| *id).collect();
+        let retired = writers.filter_map(|(id, writer)| Some((*id, writer.until?))).collect();
         let mut records = Records { since: copy.trust.since().clone(), retired, ..Records::default() };
         for batch in names.chunks(BATCH) {
             for (name, result) in batch.iter().zip(self.fetch(copy, batch)?) {

@@ -48,7 +48,7 @@ fn adopt_with(world: &World, stores: Vec<NamedStore>) -> Result<AdoptReceipt, Op
         user: "test",
         state_root: &world.agent.state,
     };
-    adopt(&TrustPlan { pin, stores, root: SigningKey::from_openssh(&root).unwrap() }, &identities, &env)
+    adopt(&TrustPlan { pin, stores, root: SigningKey::from_openssh(&root).unwrap() }, &identities, None, &env)
 }
 
 #[test]
@@ -154,11 +154,11 @@ fn every_copy_of_the_configuration_must_hear_and_what_was_seen_elsewhere_counts(
     assert!(told.contains(&line), "{told}");
     world.agent.reconfigure(|text| text.replace(&line, ""));
     // This machine has seen that night, wherever it lies.
-    let adopted = world.run([adopting(&world), args!["--json"]].concat()).ok().json();
-    assert_eq!(adopted["before"][0]["until"], 2);
+    world.run(adopting(&world)).exits(1).says("its record 2 was seen and lies in none of these copies");
     world.agent.configure(&line);
-    world.run(args!["sync", "b", "--from", "a", "--plain-directory"]);
-    world.run(args!["sync", "a", "--from", "b", "--plain-directory"]).ok();
+    let root = world.identity.with_extension("root");
+    let everywhere = args!["init", "--adopt", "--root", root, "--identity", &world.identity, "--json"];
+    assert_eq!(world.run(everywhere).ok().json()["before"][0]["until"], 2);
     push(2, 0);
     assert_eq!(world.snapshots().len(), 3);
     world.verify("opened");
@@ -241,7 +241,7 @@ fn where_a_retired_key_ends_can_be_moved_along_its_chain() {
     let name = retired["fingerprint"].as_str().unwrap();
     let root = world.identity.with_extension("root");
     let until = |number: &str| new.run(args!["keys", "retire", name, "--until", number, "--root", &root]);
-    until("7").exits(2).says("no such record");
+    until("7").exits(1).says("no such record");
     until("2").ok();
     let second = count(4)["snapshots"][1]["id"].as_str().unwrap().to_owned();
     let into = world.path("back");
@@ -249,6 +249,9 @@ fn where_a_retired_key_ends_can_be_moved_along_its_chain() {
     nights(&world, &new, 4..5);
     until("1").ok();
     count(4);
+    until("0").ok();
+    count(3);
+    until("1").ok();
     new.run(args!["ledger", "verify", "--from", &b]).ok();
 }
 
@@ -294,4 +297,176 @@ fn all_that_the_vault_holds_is_known_after_a_night_that_lost_it() {
     new.run(adopting(&world)).ok();
     let pushed = new.run(args!["push", &tree.root, "--json"]).ok().json()["jobs"][0].clone();
     assert!(pushed["new_bytes"].as_u64().unwrap() < 200_000, "{pushed}");
+}
+
+/// What a thief of the agent's keys signs: so many snapshots of his own, from the first number on, or after a number of his choice.
+fn steal_and_sign(world: &World, snapshots: usize, after: Option<u64>) {
+    let thief = world.machine("thief");
+    assert!(std::process::Command::new("cp").arg("-a").args([&world.agent.state, &thief.state]).status().unwrap().success());
+    fs::copy(&world.agent.config, &thief.config).unwrap();
+    let ledger = thief.state.join("ledger").join(Config::load(&thief.config).unwrap().vault.unwrap().to_string());
+    let own: Vec<_> = crate::world::files_below(&ledger);
+    let writer = own[0].file_name().unwrap().to_str().unwrap().split('-').next().unwrap().to_owned();
+    fs::remove_dir_all(&ledger).unwrap();
+    fs::create_dir(&ledger).unwrap();
+    if let Some(after) = after {
+        fs::write(ledger.join(format!("{writer}-{after}-{}.rec", "ab".repeat(32))), b"").unwrap();
+    }
+    let forge = Forge::of(&thief, &world.vault);
+    for number in 0..snapshots {
+        let content = format!("what the thief likes, {number}");
+        let lines = [entry("dir", "a"), file(&forge, "a/file", content.as_bytes())];
+        forge.snapshot(&lines, &[content.into_bytes()]);
+    }
+    fs::remove_dir_all(&thief.home).unwrap();
+}
+
+#[test]
+fn a_thief_does_not_decide_where_the_chain_of_the_agent_ends() {
+    for (snapshots, after) in [(5, None), (1, Some(999_999))] {
+        let world = World::new();
+        nights(&world, &world.agent, 0..3);
+        let last = world.snapshots()[2]["id"].as_str().unwrap()[..8].to_owned();
+        steal_and_sign(&world, snapshots, after);
+        let trust = world.objects("trust");
+        let new = world.machine("new");
+        let why = if after.is_some() { "not one chain" } else { "more than one holder of its key" };
+        new.run(adopting(&world)).exits(1).says(why).says(&format!("3-{last}"));
+        assert_eq!(world.objects("trust"), trust);
+        new.run([adopting(&world), args!["--until", format!("3-{last}")]].concat()).ok();
+        nights(&world, &new, 3..4);
+        let listed = new.run(args!["snapshots", "--json"]).ok().json()["snapshots"].as_array().unwrap().clone();
+        let forged = listed.iter().filter(|one| one["job"] == "forged").count();
+        assert_eq!((listed.len(), forged), (4, 0), "{listed:?}");
+        // He goes on, and nothing of it counts.
+        steal_and_sign(&world, 5, None);
+        let root = world.identity.with_extension("root");
+        new.run(args!["keys", "enrol", "custodian", "--root", root]).ok();
+        new.run(args!["prune", "plan", "--store", &world.vault, "--keep-last", "10"])
+            .ok()
+            .says("keys signed which were retired");
+        new.run(args!["prune", "apply", "--store", &world.vault, "--now"]).ok();
+        new.run(args!["verify", "--depth", "opened", "--identity", &world.identity]).ok();
+        assert_eq!(new.run(args!["snapshots", "--json"]).ok().json()["snapshots"].as_array().unwrap().len(), 4);
+        // A copy that is made now has none of it, and lacks nothing.
+        let copy = world.path("copy");
+        new.run(args!["sync", &copy, "--from", &world.vault, "--plain-directory"]).ok();
+        new.run(args!["ledger", "verify", "--from", &copy]).ok();
+        new.run(args!["verify", "--from", &copy, "--depth", "opened", "--identity", &world.identity]).ok();
+    }
+}
+
+#[test]
+fn a_copy_that_is_made_after_the_line_was_drawn_earlier_is_whole() {
+    let world = World::new();
+    nights(&world, &world.agent, 0..3);
+    let new = world.machine("new");
+    new.run(adopting(&world)).ok();
+    nights(&world, &new, 3..4);
+    let root = world.identity.with_extension("root");
+    let printed = new.run(args!["keys", "print", "--json"]).ok().json();
+    let retired = printed["writers"].as_array().unwrap().iter().find(|writer| writer["until"] == 3).unwrap();
+    new.run(args!["keys", "retire", retired["fingerprint"].as_str().unwrap(), "--until", "2", "--root", root]).ok();
+    let copy = world.path("copy");
+    new.run(args!["sync", &copy, "--from", &world.vault, "--plain-directory"]).ok();
+    for from in [&copy, &world.vault] {
+        new.run(args!["ledger", "verify", "--from", from]).ok();
+        new.run(args!["verify", "--from", from, "--depth", "opened", "--identity", &world.identity]).ok();
+        assert_eq!(
+            new.run(args!["snapshots", "--from", from, "--json"]).ok().json()["snapshots"].as_array().unwrap().len(),
+            3
+        );
+    }
+}
+
+#[test]
+fn restores_on_a_station_that_was_retired_are_on_record_all_the_same() {
+    let world = World::new();
+    nights(&world, &world.agent, 0..1);
+    let root = world.identity.with_extension("root");
+    let station = world.machine("station");
+    let restore = |into: &str| {
+        let into = world.path(into);
+        let trust = args!["--trust", world.root_key()];
+        let all = args!["restore", "latest", "--from", &world.vault, "--into", into, "--identity", &world.identity];
+        station.run([all, trust].concat()).ok();
+    };
+    restore("one");
+    let keys = |what: Vec<std::ffi::OsString>| {
+        let common = args!["--root", &root, "--store", &world.vault, "--trust", world.root_key()];
+        station.run([args!["keys"], what, common].concat()).ok();
+    };
+    keys(args!["enrol", "station", "--name", "desk"]);
+    keys(args!["retire", "desk"]);
+    let before = world.objects("ledger").len();
+    restore("two");
+    assert_eq!(world.objects("ledger").len(), before + 2, "intent and outcome");
+    world.run(args!["ledger", "verify"]).ok();
+}
+
+#[test]
+fn no_job_is_suspect_for_want_of_an_index() {
+    let world = World::new();
+    for job in ["one", "two"] {
+        let tree = world.tree(job);
+        tree.noise("large", 2_000_000, 7);
+        let source = format!("name = \"files\"\nkind = \"files\"\npaths = [\"{}\"]", tree.root.display());
+        world.agent.configure(&format!("[job.{job}]\n[[job.{job}.source]]\n{source}"));
+    }
+    for night in 0..8 {
+        world.tree("one").noise("small", 50_000, night);
+        world.tree("two").noise("small", 50_000, night);
+        world.run(args!["push"]).ok();
+    }
+    world.run(adopting(&world)).ok();
+    fs::remove_dir_all(world.agent.state.join("cache")).unwrap();
+    world.run(args!["push"]).ok().says("agent before this one");
+    world.run(args!["push"]).ok();
+}
+
+#[test]
+fn a_copy_that_lags_behind_an_epoch_may_be_named_first() {
+    let world = World::with_stores(&["a", "b"]);
+    nights(&world, &world.agent, 0..1);
+    let root = world.identity.with_extension("root");
+    let line = format!("[store.b]\nurl = \"{}\"", world.path("b").display());
+    world.agent.reconfigure(|text| text.replace(&line, ""));
+    world.run(args!["keys", "new-epoch", "--root", &root, "--identity", &world.identity]).ok();
+    nights(&world, &world.agent, 1..2);
+    let new = world.machine("new");
+    let stores = args!["--store", world.path("b"), "--store", world.path("a")];
+    let adopt = args!["init", "--adopt", "--root", &root, "--identity", &world.identity];
+    new.run([adopt, stores].concat()).ok();
+    let tree = world.tree("data");
+    new.run(args!["push", &tree.root]);
+    new.run(args!["push", &tree.root]).ok();
+}
+
+#[test]
+fn a_stolen_stations_key_keeps_no_restore_from_being_made() {
+    let world = World::new();
+    let tree = nights(&world, &world.agent, 0..1);
+    let restore = |into: &str| {
+        let into = world.path(into);
+        let run = world.run(args!["restore", "latest", "--into", &into, "--identity", &world.identity]);
+        crate::world::assert_same(&tree.root, &tree.below(&into));
+        run
+    };
+    restore("one").ok();
+    // The thief signs a record of the station with a number far ahead.
+    let thief = world.machine("thief");
+    assert!(std::process::Command::new("cp").arg("-a").args([&world.agent.state, &thief.state]).status().unwrap().success());
+    fs::copy(&world.agent.config, &thief.config).unwrap();
+    let vault = Config::load(&thief.config).unwrap().vault.unwrap().to_string();
+    let (keys, ledger) = (thief.state.join("keys").join(&vault), thief.state.join("ledger").join(&vault));
+    fs::rename(keys.join("station-writer"), keys.join("agent-writer")).unwrap();
+    let key =
+        farkeep::crypto::sign::SigningKey::from_openssh(&fs::read_to_string(keys.join("agent-writer")).unwrap()).unwrap();
+    fs::write(ledger.join(format!("{}-99-{}.rec", key.verifier().writer(), "ab".repeat(32))), b"").unwrap();
+    Forge::of(&thief, &world.vault).snapshot(&[entry("dir", "a")], &[]);
+
+    let before = world.objects("ledger").len();
+    restore("two").exits(4).says("a new one signs from now on");
+    assert_eq!(world.objects("ledger").len(), before + 2, "intent and outcome");
+    restore("three").ok();
 }

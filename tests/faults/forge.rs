@@ -1,7 +1,7 @@
 //! A hostile agent: it holds the keys that sign and seal, and writes what no honest program would.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use farkeep::cli::config::Config;
@@ -27,7 +27,7 @@ use farkeep::store::directory::DirectoryStore;
 use farkeep::vault::copy::Copy;
 use serde_json::{Value, json};
 
-use crate::world::World;
+use crate::world::{Machine, World};
 
 /// When everything happens.
 pub const NOW: i64 = 1_790_000_000;
@@ -53,16 +53,21 @@ pub struct Forge {
 impl Forge {
     /// With all that the agent of `world` holds.
     pub fn new(world: &World) -> Self {
-        let config = Config::load(&world.agent.config).unwrap();
+        Self::of(&world.agent, &world.vault)
+    }
+
+    /// With all that this machine holds.
+    pub fn of(machine: &Machine, at: &Path) -> Self {
+        let config = Config::load(&machine.config).unwrap();
         let vault = config.vault.unwrap();
-        let state = StateDir::open(&world.agent.state, vault).unwrap();
+        let state = StateDir::open(&machine.state, vault).unwrap();
         let keys = KeyDir::of(&state);
-        let store = Arc::new(DirectoryStore::open(&world.vault).unwrap());
+        let store = Arc::new(DirectoryStore::open(at).unwrap());
         let copy = Copy::open(store, &config.root.unwrap(), None).unwrap();
         let (epoch, trust) = (copy.trust.recipient().unwrap(), copy.trust.head());
         let index = keys.index_identity().unwrap().unwrap().recipient();
         let secret = keys.secret(1).unwrap().unwrap();
-        Self { at: world.vault.clone(), state, vault, trust, epoch, index, secret }
+        Self { at: at.to_owned(), state, vault, trust, epoch, index, secret }
     }
 
     /// Puts an object into the vault.

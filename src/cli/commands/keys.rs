@@ -10,6 +10,7 @@ use crate::cli::wire::{Opening, open_store, pin, reading_store, resolve};
 use crate::cli::{Outcome, Session};
 use crate::crypto::seal::Recipient;
 use crate::crypto::sign::VerifyingKey;
+use crate::ops::keys::end::Until;
 use crate::ops::keys::{Candidate, KeysReceipt, Office, OwnKey, TrustPlan, TrustReceipt, enrol, new_epoch, print, retire};
 use crate::ops::{Exit, OpError};
 
@@ -81,10 +82,10 @@ pub struct RetireArgs {
     /// Its name, its fingerprint, or the beginning of what the ledger calls it, as `keys print` shows them
     #[arg(value_name = "KEY")]
     key: String,
-    /// The number of its last record that counts: an earlier one when it was stolen before now; a later one when more of it has
-    /// turned up, and is true [default: the newest that is known]
-    #[arg(long, value_name = "NUMBER")]
-    until: Option<u64>,
+    /// Its last record that counts, by its number and the beginning of its hash: an earlier one when it was stolen before now; a
+    /// later one when more of it has turned up, and is true [default: the end of its chain, where that is beyond doubt]
+    #[arg(long, value_name = "NUMBER-HASH")]
+    until: Option<Until>,
     #[command(flatten)]
     root: RootArgs,
     #[command(flatten)]
@@ -122,7 +123,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
             let who = args.key.as_deref().map_or(Ok(Candidate::Here), candidate)?;
             enrol(&plan(&args.root, &args.passphrase, session)?, office, &who, args.name.as_deref(), &env)?
         }
-        Args::Retire(args) => retire(&plan(&args.root, &args.passphrase, session)?, &args.key, args.until, &env)?,
+        Args::Retire(args) => retire(&plan(&args.root, &args.passphrase, session)?, &args.key, args.until.as_ref(), &env)?,
         Args::NewEpoch(args) => {
             let recipients = recipients(args, session)?;
             let opened = identities(&args.identity.read()?);

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::change::Opened;
+use super::end::{Until, end_of};
 use super::{ShownWriter, TrustPlan, shown};
 use crate::crypto::identity::Identity;
 use crate::crypto::sign::SigningKey;
@@ -75,25 +76,37 @@ pub struct AdoptReceipt {
 /// # Errors
 /// When the root's key is another one, the identities do not open the vault, or a copy cannot be reached. Then everything is as
 /// it was, but for what is cached here; when some copies have heard of the new key, the message says so.
-pub fn adopt(plan: &TrustPlan, identities: &[Identity], env: &Env<'_>) -> Result<AdoptReceipt, OpError> {
+pub fn adopt(
+    plan: &TrustPlan,
+    identities: &[Identity],
+    until: Option<&Until>,
+    env: &Env<'_>,
+) -> Result<AdoptReceipt, OpError> {
     let mut opened = Opened::open(plan, env)?;
     let unlocked = unlock_any(&opened, identities)?;
+    let is_agent = |writer: &TrustedWriter| writer.until.is_none() && writer.kinds.contains(&RecordKind::Snapshot);
+    let mut ends = BTreeMap::new();
+    for (id, writer) in opened.trust().body().writers.iter().filter(|(_, writer)| is_agent(writer)) {
+        ends.insert(*id, end_of(&opened, id, &writer.name, until)?);
+    }
     let mut findings = Vec::new();
-    let all = all_snapshots(&opened);
+    // What a thief may have pushed after the line is not built on: his tables can say what his packs do not hold.
+    let is_before = |snapshot: &Snapshot| {
+        ends.get(&snapshot.writer).is_none_or(|end| end.is_some_and(|end| snapshot.head.seq <= end.seq))
+    };
+    let mut all = all_snapshots(&opened);
+    all.retain(is_before);
     let newest = newest_of_each_series(&all);
     let series = newest.iter().filter_map(|snapshot| shown_series(&opened, snapshot, &unlocked, &mut findings)).collect();
     env.step("taking in what is known of the packs");
-    let packs = take_in(&opened, &all, &newest, &unlocked, &mut findings)?;
+    let packs = take_in(&opened, &all, &newest, &unlocked, &mut findings, env)?;
 
     let key = SigningKey::generate(&format!("agent@{}", env.host)).map_err(VaultError::internal)?;
     let mut body = opened.trust().body().clone();
     let mut before = Vec::new();
-    let is_agent = |writer: &TrustedWriter| writer.until.is_none() && writer.kinds.contains(&RecordKind::Snapshot);
     body.writers.retain(|id, writer| {
-        if !is_agent(writer) {
-            return true;
-        }
-        writer.until = opened.last_of(id);
+        let Some(end) = ends.get(id) else { return true };
+        writer.until = *end;
         before.push(ShownWriter { until: Some(writer.until.map_or(0, |head| head.seq)), ..shown(*id, writer) });
         // One that never signed anything is as if it had never been.
         writer.until.is_some()
@@ -157,17 +170,22 @@ fn newest_of_each_series(all: &[Snapshot]) -> Vec<&Snapshot> {
     newest.into_values().collect()
 }
 
-/// What the identities open, by the key files of whichever copy has them undamaged.
+/// What the identities open, by the key files of whichever copy has those of the present epoch undamaged.
 fn unlock_any(opened: &Opened, identities: &[Identity]) -> Result<Unlocked, OpError> {
     let epoch = opened.trust().epoch();
-    let unlocked = first_that_works(opened, |copy| unlock(copy, identities))?;
-    match unlocked {
-        Ok(unlocked) if unlocked.by_epoch.contains_key(&epoch.n) && unlocked.secrets.contains_key(&epoch.generation) => {
-            Ok(unlocked)
+    let newest_first = std::iter::once(&opened.copies[opened.newest]).chain(&opened.copies);
+    let mut failed = None;
+    for copy in newest_first {
+        match unlock(copy, identities) {
+            Ok(unlocked) if unlocked.by_epoch.contains_key(&epoch.n) && unlocked.secrets.contains_key(&epoch.generation) => {
+                return Ok(unlocked);
+            }
+            Ok(_) => {}
+            Err(error @ VaultError::Store(_)) => return Err(error.into()),
+            Err(error) => failed = failed.or(Some(error)),
         }
-        Ok(_) => Err(shut(&opened.copies[opened.newest], epoch.n).into()),
-        Err(damage) => Err(damage.into()),
     }
+    Err(failed.unwrap_or_else(|| shut(&opened.copies[opened.newest], epoch.n)).into())
 }
 
 /// Host and job as the manifest has them.
@@ -195,6 +213,7 @@ fn take_in(
     newest: &[&Snapshot],
     unlocked: &Unlocked,
     findings: &mut Vec<Finding>,
+    env: &Env<'_>,
 ) -> Result<u32, OpError> {
     let cache = opened.context.state.cache();
     let dir = cache.join("index");
@@ -206,7 +225,11 @@ fn take_in(
     let mut index = ChunkIndex::open(&dir)?;
     let pages = PageCache::open(&cache.join("inventories"))?;
     let mut listed: BTreeSet<Sealed> = BTreeSet::new();
+    // One by one they would cost a round trip each.
+    let roots = all.iter().map(|snapshot| &snapshot.body.inventory);
+    pages.read_ahead(opened.copies[opened.newest].store.as_ref(), roots);
     for snapshot in all {
+        env.check_cancel()?;
         match first_that_works(opened, |copy| page_names(&pages, copy.store.as_ref(), &snapshot.body.inventory))? {
             Ok(names) => listed.extend(names),
             Err(error) if newest.iter().any(|one| one.id == snapshot.id) => {
@@ -227,6 +250,7 @@ fn take_in(
         }
     }
     for object in objects {
+        env.check_cancel()?;
         let taken = first_that_works(opened, |copy| take_over(&mut index, copy.store.as_ref(), &object, &unlocked.epochs))?;
         match taken {
             Err(error) if !error.is_missing() => {

@@ -8,9 +8,9 @@ use crate::crypto::secret::VaultSecret;
 use crate::crypto::sign::{SigningKey, VerifyingKey, signer};
 use crate::format::body::TrustBody;
 use crate::format::record::{Head, split};
+use crate::ledger::Trust;
 use crate::ledger::trust::sign_trust;
-use crate::ledger::{Checked, Standing, Trust};
-use crate::model::ids::{VaultId, WriterId};
+use crate::model::ids::VaultId;
 use crate::model::name::ObjectName;
 use crate::ops::context::{Context, Locking, open_pinned};
 use crate::ops::{Env, OpError};
@@ -66,39 +66,6 @@ impl Opened {
         &self.copies[self.newest].trust
     }
 
-    /// The newest record of a writer: that lies in any copy, that anybody trusted has seen, or this machine. It may lie in a
-    /// copy that was not named.
-    pub fn last_of(&self, writer: &WriterId) -> Option<Head> {
-        let records = || self.records.iter().flat_map(|records| &records.checked);
-        let own = records().filter(|record| record.statement.writer == *writer).map(|record| record.head);
-        let trusted = records().filter(|record| record.standing == Standing::Trusted);
-        let cited = trusted.filter_map(|record| record.statement.heads.get(writer).copied());
-        let seen = self.context.ratchet.seen().heads.get(writer).copied();
-        own.chain(cited).chain(seen).max_by_key(|head| head.seq)
-    }
-
-    /// The record of this number on the chain of a writer that ends in `end`, or that grew from it.
-    pub fn on_chain(&self, writer: &WriterId, end: Head, seq: u64) -> Option<Head> {
-        let records = self.records.iter().flat_map(|records| &records.checked);
-        let own: Vec<&Checked> = records.filter(|record| record.statement.writer == *writer).collect();
-        let before = |head: Head| {
-            let record = own.iter().find(|record| record.head == head)?;
-            Some(Head { seq: head.seq.checked_sub(1)?, hash: record.statement.prev? })
-        };
-        let reaches = |from: Head, seq: u64| {
-            let mut at = Some(from);
-            while let Some(head) = at.filter(|head| head.seq > seq) {
-                at = before(head);
-            }
-            at
-        };
-        if seq <= end.seq {
-            return reaches(end, seq).filter(|head| own.iter().any(|record| record.head == *head));
-        }
-        let later = own.iter().map(|record| record.head).filter(|head| head.seq == seq);
-        later.into_iter().find(|head| reaches(*head, end.seq) == Some(end))
-    }
-
     /// The key that is meant.
     pub fn key(&self, office: Office, who: &Candidate, env: &Env<'_>) -> Result<VerifyingKey, OpError> {
         match who {
@@ -107,8 +74,7 @@ impl Opened {
                 let role = if office == Office::Station { Role::Station } else { Role::Custodian };
                 let keys = KeyDir::of(&self.context.state);
                 // One that was retired is of no more use.
-                let retired = |id: &WriterId| self.trust().writer(id).is_some_and(|(writer, _)| writer.until.is_some());
-                if let Some(key) = keys.writer(role)?.filter(|key| !retired(&key.verifier().writer())) {
+                if let Some(key) = keys.writer(role)?.filter(|key| !self.trust().has_retired(&key.verifier().writer())) {
                     return Ok(key.verifier());
                 }
                 let comment = format!("{}@{} {}", env.user, env.host, office.word());

@@ -23,9 +23,11 @@ use crate::vault::VaultError;
 use crate::vault::create::{CUSTODIAN_KINDS, STATION_KINDS};
 use crate::vault::unlock::unlock;
 use change::Opened;
+use end::{Until, end_of};
 
 pub mod adopt;
 mod change;
+pub mod end;
 
 /// What every change of trust begins with.
 pub struct TrustPlan {
@@ -212,7 +214,7 @@ pub fn enrol(
 ///
 /// # Errors
 /// When there is no such key, or it is the agent's: another takes its place with [`adopt`](adopt::adopt).
-pub fn retire(plan: &TrustPlan, who: &str, until: Option<u64>, env: &Env<'_>) -> Result<TrustReceipt, OpError> {
+pub fn retire(plan: &TrustPlan, who: &str, until: Option<&Until>, env: &Env<'_>) -> Result<TrustReceipt, OpError> {
     let mut opened = Opened::open(plan, env)?;
     let mut body = opened.trust().body().clone();
     let is_meant = |(id, writer): &(&WriterId, &TrustedWriter)| {
@@ -229,21 +231,12 @@ pub fn retire(plan: &TrustPlan, who: &str, until: Option<u64>, env: &Env<'_>) ->
         let way_out = "`farkeep init --adopt`, on the machine that is to be the agent, puts another key in its place";
         return Err(OpError::Usage(format!("{who}: is the agent, without which nothing is backed up; {way_out}")));
     }
-    let known = opened.last_of(&id);
     let Some(writer) = body.writers.get_mut(&id) else { return Err(VaultError::internal("a key went away").into()) };
     if writer.until.is_some() && until.is_none() {
-        let why = "was retired before; --until NUMBER makes another record the last that counts";
+        let why = "was retired before; --until NUMBER-HASH makes another record the last that counts";
         return Err(OpError::Usage(format!("{who}: {why}")));
     }
-    let end = writer.until.or(known);
-    let last = match (until, end) {
-        (Some(seq), Some(end)) => Some(opened.on_chain(&id, end, seq).ok_or_else(|| {
-            let why = "no such record of its chain lies in any of these copies";
-            OpError::Usage(format!("{who} --until {seq}: {why}, of which {} is the last known", end.seq))
-        })?),
-        (Some(_), None) => return Err(OpError::Usage(format!("{who}: never signed anything"))),
-        (None, known) => known,
-    };
+    let last = end_of(&opened, &id, &writer.name, until)?;
     writer.until = last;
     let shown = ShownWriter { until: Some(last.map_or(0, |head| head.seq)), ..shown(id, writer) };
     if last.is_none() {

@@ -154,6 +154,17 @@ fn remove_list(store: &dyn PruneStore, site: &Site, plan: &Plan) {
     }
 }
 
+/// What to do about a plan that was begun in the name of a custodian who was retired since.
+pub(super) fn begun_by_retired(plan: &Plan) -> String {
+    let (hash, seq) = (plan.head.hash.short(), plan.head.seq);
+    let before = seq.saturating_sub(1);
+    format!(
+        "plan {hash} was begun, and its custodian was retired since. If the plan is true, `farkeep prune apply {hash}` ends it; if \
+         its key was stolen by then, `farkeep keys retire` draws the line before it (--until {before}, of writer {})",
+        plan.writer.short()
+    )
+}
+
 /// The plan that was named, else the newest that is pending. One that calls the copy by another name may have been brought
 /// here from another copy, to which other rules apply: it is applied where it is named, or as far as own rules agree.
 fn choose(pruned: &Pruned, wanted: Option<&str>, ruled: bool, copy: &str) -> Result<Option<Plan>, OpError> {
@@ -162,6 +173,10 @@ fn choose(pruned: &Pruned, wanted: Option<&str>, ruled: bool, copy: &str) -> Res
         let fits = |plan: &&Plan| plan.body.store == copy || ruled && pruned.done(plan).is_none();
         let mut own = pruned.pending().filter(fits);
         let begun = own.clone().find(|plan| pruned.done(plan).is_some());
+        // One signature of a stolen key is enough to begin a plan.
+        if let Some(begun) = begun.filter(|begun| pruned.is_of_retired(begun)) {
+            return Err(OpError::NotDone(begun_by_retired(begun)));
+        }
         let chosen = begun.or_else(|| own.next_back()).cloned();
         return match (chosen, pruned.pending().last()) {
             (None, Some(other)) if !ruled => {

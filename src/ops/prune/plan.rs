@@ -11,12 +11,13 @@ use crate::crypto::random;
 use crate::format::body::{PrunePlanBody, SnapshotRange};
 use crate::format::inventory::{Line, encode};
 use crate::format::record::{Head, RecordKind};
-use crate::ledger::Scribe;
-use crate::model::finding::Finding;
+use crate::ledger::{Checked, Scribe, Standing};
+use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{ObjectHash, SnapshotId, Token};
 use crate::model::limits::INVENTORY_PAGE_LINES;
 use crate::model::name::{ObjectName, Sealed};
 use crate::model::retention::{Candidate, Decision, Keep, Reason, decide};
+use crate::model::size;
 use crate::model::snapshot::SnapshotState;
 use crate::model::time::Timestamp;
 use crate::ops::context::{NamedStore, VaultPin};
@@ -152,6 +153,9 @@ pub fn plan(request: &PlanRequest, env: &Env<'_>) -> Result<PlanReceipt, OpError
     let here = site.copy.name();
     let unfinished = |plan: &&Plan| plan.body.store == here && site.pruned.done(plan).is_some();
     if let Some(begun) = site.pruned.pending().find(unfinished) {
+        if site.pruned.is_of_retired(begun) {
+            return Err(OpError::NotDone(super::apply::begun_by_retired(begun)));
+        }
         let plan = begun.head.hash.short();
         return Err(OpError::NotDone(format!(
             "plan {plan} was begun and not finished: `farkeep prune apply {plan}` ends it"
@@ -183,7 +187,7 @@ pub fn plan(request: &PlanRequest, env: &Env<'_>) -> Result<PlanReceipt, OpError
         objects,
         bytes_freed,
         wait_secs: request.wait_secs,
-        findings: frozen(&site.records, &here, &site.copy.name()),
+        findings: frozen(&site.records, &here, &site.copy.name()).into_iter().chain(voided(&site)).collect(),
     };
     if let Some(scribe) = &mut scribe
         && (objects > 0 || receipt.dropped > 0)
@@ -293,6 +297,19 @@ fn broken_snapshots(site: &Site, sweep: &Sweep, here: &[Snapshot], damage: Damag
         }
     }
     Ok(broken)
+}
+
+/// Says that snapshots of a retired key go, which a line drawn otherwise would bring back.
+fn voided(site: &Site) -> Option<Finding> {
+    let is_void =
+        |record: &&Checked| matches!(record.standing, Standing::Void(_)) && record.statement.kind == RecordKind::Snapshot;
+    let count = site.records.checked.iter().filter(is_void).count();
+    let message = format!(
+        "{} that keys signed which were retired before: objects that only those need go too, and `farkeep keys retire --until` \
+         brings none back after that",
+        size::count(count as u64, "snapshot")
+    );
+    (count > 0).then(|| Finding::new(FindingKind::Notice, "retired keys", message))
 }
 
 /// What the rules keep of the snapshots that lie in a copy about which nothing is doubtful.

@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 
 use super::PushPlan;
 use super::members::{Baseline, CapturedJob};
-use super::prepare::Prepared;
 use crate::format::manifest::Member;
 use crate::model::change::{Change, NIGHTS_KEPT, Night, judge};
 use crate::model::finding::{Finding, FindingKind};
@@ -30,13 +29,12 @@ pub struct Judged {
 }
 
 impl Judged {
-    /// Judges what was captured, where what is new can be told from what the vault has. All packs must be sealed.
+    /// Judges what was captured. All packs must be sealed.
     ///
     /// # Errors
     /// When the local state cannot be read.
     pub fn of(
         plan: &PushPlan,
-        prepared: &Prepared,
         captured: &CapturedJob,
         writer: &SnapshotWriter<'_>,
         state: &StateDir,
@@ -44,7 +42,7 @@ impl Judged {
         generation: u32,
     ) -> Result<Self, VaultError> {
         let (mut suspicions, mut nights) = (Vec::new(), None);
-        if plan.judge_change && !prepared.knows_not_all {
+        if plan.judge_change {
             let changes = captured.weigh(writer)?;
             suspicions = nights.insert(Nights::read(state, series, generation)?).add(&captured.members, &changes);
         }
@@ -140,6 +138,22 @@ impl Nights {
     }
 }
 
+const FILE_PREFIX: &str = "nights-";
+
 fn path(state: &StateDir, series: &Token) -> std::path::PathBuf {
-    state.ratchet().join(format!("nights-{series}"))
+    state.ratchet().join(format!("{FILE_PREFIX}{series}"))
+}
+
+/// Forgets the nights of every series: much that the vault holds will look new to this machine.
+///
+/// # Errors
+/// When the local state cannot be written.
+pub fn forget_nights(state: &StateDir) -> Result<(), StateError> {
+    let dir = state.ratchet();
+    for entry in std::fs::read_dir(&dir).map_err(StateError::io(&dir))?.flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(FILE_PREFIX.as_bytes()) {
+            std::fs::remove_file(entry.path()).map_err(StateError::io(&entry.path()))?;
+        }
+    }
+    Ok(())
 }

@@ -250,7 +250,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     let mut index = ChunkIndex::open(&context.state.cache().join("index"))?;
     let (mut journal, left) = Journal::open(&context.state)?;
     env.step("bringing the index up to date");
-    prepare::refresh_index(&mut index, plan, &mut prepared, &pages, &left, std::slice::from_ref(&index_identity))?;
+    prepare::refresh_index(&mut index, plan, context, &mut prepared, &pages, &left, &index_identity)?;
     let thin = ThinPacks::of(&context.state.cache(), &plan.job);
     let live = prepare::live_packs(&index, &prepared)?;
 
@@ -271,7 +271,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
 
     env.step("writing index, manifest and inventory");
     writer.finish_packs()?;
-    let judged = Judged::of(plan, &prepared, &captured, &writer, &context.state, &series, generation)?;
+    let judged = Judged::of(plan, &captured, &writer, &context.state, &series, generation)?;
     let streams = CapturedStreams::new(std::mem::take(&mut captured.streams), &writer)?;
     let indexes = writer.write_indexes(&|object: &Sealed| prepared.may_refer_to(&ObjectName::Index(*object)))?;
     let finished = env.clock.now();

@@ -35,7 +35,7 @@ pub fn run(args: &Args, root: &Path, session: &Session) -> Result<Outcome, OpErr
     for (name, config) in &stores {
         opened.push(open_store(name, config, Opening::Existing)?);
     }
-    let receipt = adopt(&TrustPlan { pin, stores: opened, root }, &identities(&files), &session.env())?;
+    let receipt = adopt(&TrustPlan { pin, stores: opened, root }, &identities(&files), args.until.as_ref(), &session.env())?;
     let host = former_host(&receipt, session);
     configuration::write(session, &stores, &receipt.vault, &receipt.root, host.as_deref())?;
     session.progress.clear();

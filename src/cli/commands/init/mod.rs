@@ -11,6 +11,7 @@ use crate::crypto::seal::Recipient;
 use crate::crypto::sign::VerifyingKey;
 use crate::model::name::Area;
 use crate::ops::init::{InitPlan, InitReceipt, init};
+use crate::ops::keys::end::Until;
 use crate::ops::{Exit, OpError};
 use crate::store::StoreError;
 
@@ -35,6 +36,9 @@ pub struct Args {
     /// With --adopt: the root's private key, the file .root that `init` wrote, brought here for the moment
     #[arg(long, value_name = "FILE", requires = "adopt")]
     root: Option<PathBuf>,
+    /// With --adopt: the last record of the agent before that counts, where that is not clear by itself
+    #[arg(long, value_name = "NUMBER-HASH", requires = "adopt")]
+    until: Option<Until>,
     #[command(flatten)]
     identity: IdentityArgs,
     /// Only make the directories of a vault below DIR, with DIR's own owner, group and mode: run on the server, for an account
@@ -173,9 +177,18 @@ pub(super) fn read_recipients(session: &Session) -> Result<Vec<(String, Recipien
         if path.extension().is_none_or(|extension| extension != "txt") {
             return Err(OpError::Usage(format!("{shown}: a recipient's file ends in .txt: rename it, or move it away")));
         }
+        if !path.is_file() {
+            return Err(OpError::Usage(format!("{shown}: is no file")));
+        }
         let text = std::fs::read_to_string(&path).map_err(|e| OpError::Usage(format!("{shown}: {e}")))?;
+        let before = found.len();
         for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
             found.push((shown.clone(), line.parse().map_err(|e| OpError::Usage(format!("{shown}: {e}")))?));
+        }
+        if found.len() == before {
+            return Err(OpError::Usage(format!(
+                "{shown}: names no recipient: move it away, or write the line age1... into it"
+            )));
         }
     }
     found.sort_by(|a, b| a.0.cmp(&b.0));

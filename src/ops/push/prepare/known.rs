@@ -13,6 +13,8 @@ use crate::model::finding::{Finding, FindingKind};
 use crate::model::name::{ObjectName, Sealed};
 use crate::model::size::count;
 use crate::ops::OpError;
+use crate::ops::context::Context;
+use crate::ops::push::change::forget_nights;
 use crate::ops::suspicion::spoken_against;
 use crate::ops::verifications::Verification;
 use crate::state::StateError;
@@ -65,10 +67,11 @@ impl Prepared {
 pub fn refresh_index(
     index: &mut ChunkIndex,
     plan: &PushPlan,
+    context: &Context,
     prepared: &mut Prepared,
     pages: &PageCache,
     journal: &[Entry],
-    identities: &[Identity],
+    identity: &Identity,
 ) -> Result<(), OpError> {
     let store = Arc::clone(&prepared.sides[0].named.store);
     let mut objects: BTreeSet<Sealed> = BTreeSet::new();
@@ -94,7 +97,7 @@ pub fn refresh_index(
     let follows = prepared.trust().has_former_agents();
     let mut shut = 0_u64;
     for object in objects {
-        match import(index, store.as_ref(), &object, identities) {
+        match import(index, store.as_ref(), &object, std::slice::from_ref(identity)) {
             // Sealed for an agent before this one, and what was taken in when this machine took its place is not here any more.
             // Pages of inventories that are used again may list it long after.
             Err(VaultError::Crypto { source: CryptoError::NoIdentity, .. }) if follows => {
@@ -105,7 +108,7 @@ pub fn refresh_index(
         }
     }
     if shut > 0 {
-        prepared.knows_not_all = true;
+        forget_nights(&context.state)?;
         let message = format!(
             "{} for an agent before this one only: what no other lists is sent again (`farkeep init --adopt` takes it in)",
             count(shut, "index object")

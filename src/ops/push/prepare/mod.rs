@@ -76,8 +76,6 @@ pub struct Prepared {
     pub snapshots: Vec<Snapshot>,
     /// What a pending prune plan of any copy names: it counts as absent.
     pub doomed: Doomed,
-    /// Whether packs lie there of which this machine cannot know what they hold: much may be new to it that the vault has.
-    pub knows_not_all: bool,
 }
 
 /// Objects that prune may remove at any time.
@@ -152,7 +150,6 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
         heads: BTreeMap::new(),
         snapshots: Vec::new(),
         doomed: Doomed::default(),
-        knows_not_all: false,
     };
     for (name, error) in &plan.missed {
         prepared.findings.push(missed(name, error));

@@ -38,7 +38,7 @@ impl Prepared {
                 Ok((ObjectName::Record { writer, seq, statement }, _)) => {
                     side.copy.book.has(&writer, &Head { seq, hash: statement })
                 }
-                Ok((ObjectName::Trust { seq, statement }, _)) => side.copy.trust.contains(&Head { seq, hash: statement }),
+                Ok((name @ ObjectName::Trust { .. }, _)) => side.copy.knows_trust(&name),
                 _ => true,
             };
             if listed.iter().all(|listed| known(&listed.name)) {
@@ -46,7 +46,8 @@ impl Prepared {
             }
             let Ok(mut copy) = context.open_copy(std::sync::Arc::clone(&side.named.store), &plan.pin) else { continue };
             if copy.trust.agent() != self.trust().agent() {
-                let why = "another machine became the agent while this push ran: nothing was committed";
+                let why = "another machine became the agent while this push ran, and nothing was committed; `farkeep init \
+                           --adopt` makes this one the agent again";
                 return Err(OpError::NotDone(why.into()));
             }
             let records = context.read_records(&mut copy)?;
