@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::change::Opened;
-use super::end::{Until, end_of};
+use super::end::{Until, end_of, leading_to};
 use super::{ShownWriter, TrustPlan, shown};
 use crate::crypto::identity::Identity;
 use crate::crypto::sign::SigningKey;
@@ -18,7 +18,7 @@ use crate::format::body::TrustedWriter;
 use crate::format::record::RecordKind;
 use crate::ledger::RootPin;
 use crate::model::finding::{Finding, FindingKind};
-use crate::model::ids::Token;
+use crate::model::ids::{ObjectHash, Token};
 use crate::model::name::{ObjectName, Sealed};
 use crate::model::time::Timestamp;
 use crate::ops::{Env, OpError};
@@ -90,12 +90,11 @@ pub fn adopt(
         ends.insert(*id, end_of(&opened, id, &writer.name, until)?);
     }
     let mut findings = Vec::new();
-    // What a thief may have pushed after the line is not built on: his tables can say what his packs do not hold.
-    let is_before = |snapshot: &Snapshot| {
-        ends.get(&snapshot.writer).is_none_or(|end| end.is_some_and(|end| snapshot.head.seq <= end.seq))
-    };
+    // What a thief may have pushed after the line, or beside it, is not built on: his tables can say what his packs do not hold.
+    let counting: BTreeSet<ObjectHash> =
+        ends.iter().filter_map(|(id, end)| Some(leading_to(&opened, id, (*end)?))).flatten().collect();
     let mut all = all_snapshots(&opened);
-    all.retain(is_before);
+    all.retain(|snapshot| !ends.contains_key(&snapshot.writer) || counting.contains(&snapshot.id));
     let newest = newest_of_each_series(&all);
     let series = newest.iter().filter_map(|snapshot| shown_series(&opened, snapshot, &unlocked, &mut findings)).collect();
     env.step("taking in what is known of the packs");

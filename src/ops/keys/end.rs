@@ -86,6 +86,22 @@ pub(super) fn end_of(
     }
 }
 
+/// The records of a writer that lead to this one, as far as they lie in any copy.
+pub(super) fn leading_to(opened: &Opened, writer: &WriterId, end: Head) -> BTreeSet<ObjectHash> {
+    let records = opened.records.iter().flat_map(|records| &records.checked);
+    let own: BTreeMap<ObjectHash, &Checked> =
+        records.filter(|record| record.statement.writer == *writer).map(|record| (record.head.hash, record)).collect();
+    let (mut way, mut next) = (BTreeSet::new(), Some(end));
+    while let Some(head) = next
+        && let Some(record) = own.get(&head.hash).filter(|record| record.head == head)
+    {
+        way.insert(head.hash);
+        let before = record.statement.prev.zip(head.seq.checked_sub(1));
+        next = before.map(|(hash, seq)| Head { seq, hash });
+    }
+    way
+}
+
 /// Records that no other one follows, in the order of their numbers.
 fn ends<'a>(own: &BTreeMap<ObjectHash, &'a Checked>) -> Vec<&'a Checked> {
     let followed: BTreeSet<ObjectHash> = own.values().filter_map(|record| record.statement.prev).collect();
