@@ -294,8 +294,11 @@ fn floors(good: &[usize], ages: &[u64], keep: &Keep, days: &[Option<Date>], reas
     for place in firsts.values().rev().take(if floor > 1 { floor } else { 0 }) {
         reasons[*place].insert(Reason::MinSnapshots(keep.min_snapshots));
     }
-    // With fewer days than that, several of a day count, the oldest first: a flood displaces none of them.
-    let kept = good.iter().filter(|place| !reasons[**place].is_empty()).count();
+    // With fewer days than that, several of a day count, the oldest first: a flood displaces none of them. So the newest counts
+    // only as what else it is: whoever adds two tonight has the first of a day and the newest.
+    let newest_alone = BTreeSet::from([Reason::Newest]);
+    let counts = |place: &&usize| !reasons[**place].is_empty() && (floor <= 1 || reasons[**place] != newest_alone);
+    let kept = good.iter().filter(counts).count();
     let more: Vec<usize> = good.iter().filter(|place| reasons[**place].is_empty()).copied().collect();
     for place in more.into_iter().take(floor.saturating_sub(kept)) {
         reasons[place].insert(Reason::MinSnapshots(keep.min_snapshots));

@@ -142,6 +142,17 @@ fn one_night_with_a_wrong_clock_makes_nothing_old() {
     }
 }
 
+#[test]
+fn two_forged_tonight_fill_no_more_of_the_floor_than_one() {
+    let rules = keep(0, 0, 3);
+    let of =
+        |times: &[i64]| -> Vec<Candidate> { times.iter().enumerate().map(|(n, time)| candidate(n, START + time)).collect() };
+    let hours = |hours: i64| hours * 3600;
+    let honest = [hours(1), hours(2), hours(3), hours(4)];
+    assert_eq!(kept(&of(&[&honest[..], &[DAY]].concat()), &rules), [0, 1, 4]);
+    assert_eq!(kept(&of(&[&honest[..], &[DAY, DAY]].concat()), &rules), [0, 1, 4, 5]);
+}
+
 prop_compose! {
     /// An honest history, then a flood by whoever has the agent's key: any dates, any state, within one night.
     fn taken_over()(
