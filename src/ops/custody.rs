@@ -3,6 +3,8 @@
 //! Both are durable on this machine before anything goes on; they go to the copy too, if it takes them, and are delivered by
 //! the next `farkeep sync` if not.
 
+use std::collections::BTreeMap;
+
 use super::context::Context;
 use super::delivery::deliver_missing;
 use super::reading::Opened;
@@ -11,9 +13,10 @@ use crate::crypto::seal::seal;
 use crate::format::body::{RestoreDetail, RestoreIntentBody, RestoreOutcomeBody};
 use crate::format::record::{Head, RecordKind};
 use crate::format::wire::to_base64;
-use crate::ledger::{Scribe, Signed, Standing};
+use crate::ledger::{LedgerError, Scribe, Signed, Standing};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::SnapshotId;
+use crate::model::name::ObjectName;
 use crate::vault::VaultError;
 use crate::vault::copy::Copy;
 use crate::vault::snapshots::Records;
@@ -79,7 +82,7 @@ impl<'a> Custody<'a> {
     ) -> Result<Self, OpError> {
         let mut scribe = context.station(env, &copy.trust)?;
         let mut findings = Vec::new();
-        if let Err(error) = adopt_own(&mut scribe, copy, records) {
+        if let Err(error) = refuse_fork(&scribe, records).and_then(|()| adopt_own(&mut scribe, copy, records)) {
             // Whoever else has this machine's key keeps no restore from being made, and from being on record.
             let message = format!("{error}: somebody else signs with the key of this station; a new one signs from now on");
             findings.push(Finding::new(FindingKind::Trust, copy.name(), message));
@@ -168,6 +171,26 @@ impl<'a> Custody<'a> {
         {
             let message = format!("the record of this restore stays here until the next `farkeep sync`: {error}");
             self.findings.push(Finding::new(FindingKind::Notice, self.copy.name(), message));
+        }
+    }
+}
+
+/// A record in the copy that has the number of one that this machine has signed, and is another one.
+fn refuse_fork(scribe: &Scribe, records: &Records) -> Result<(), OpError> {
+    let own: BTreeMap<u64, ObjectName> = scribe
+        .names()
+        .map_err(VaultError::from)?
+        .into_iter()
+        .filter_map(|name| if let ObjectName::Record { seq, .. } = name { Some((seq, name)) } else { None })
+        .collect();
+    let theirs = records.checked.iter().filter(|record| record.statement.writer == scribe.writer());
+    let mut counting = theirs.filter(|record| !matches!(record.standing, Standing::Void(_)));
+    match counting.find(|record| own.get(&record.head.seq).is_some_and(|name| *name != record.name)) {
+        None => Ok(()),
+        Some(record) => {
+            let (writer, seq) = (scribe.writer(), record.head.seq);
+            let (first, second) = (own[&seq].to_string(), record.name.to_string());
+            Err(VaultError::from(LedgerError::Fork { writer, seq, first, second }).into())
         }
     }
 }

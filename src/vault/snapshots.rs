@@ -82,6 +82,15 @@ impl Records {
         found
     }
 
+    /// Whose records lie there and cannot be used, with their places: damaged, or out of reach, or never whole.
+    pub fn unusable(&self) -> impl Iterator<Item = (WriterId, Head)> + '_ {
+        let unfit = self.unfit.iter().filter_map(|stored| ObjectName::parse_stored(stored).ok()).map(|(name, _)| name);
+        unfit.chain(self.unread.iter().cloned()).filter_map(|name| match name {
+            ObjectName::Record { writer, seq, statement } => Some((writer, Head { seq, hash: statement })),
+            _ => None,
+        })
+    }
+
     /// What is wrong with the chains, with records that lie only on this machine.
     #[must_use]
     pub fn chain_findings(&self, local: &[Checked]) -> Vec<Finding> {

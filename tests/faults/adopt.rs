@@ -154,7 +154,7 @@ fn every_copy_of_the_configuration_must_hear_and_what_was_seen_elsewhere_counts(
     assert!(told.contains(&line), "{told}");
     world.agent.reconfigure(|text| text.replace(&line, ""));
     // This machine has seen that night, wherever it lies.
-    world.run(adopting(&world)).exits(1).says("its record 2 was seen and lies in none of these copies");
+    world.run(adopting(&world)).exits(1).says("was seen, and does not lie on the chain");
     world.agent.configure(&line);
     let root = world.identity.with_extension("root");
     let everywhere = args!["init", "--adopt", "--root", root, "--identity", &world.identity, "--json"];
@@ -469,4 +469,59 @@ fn a_stolen_stations_key_keeps_no_restore_from_being_made() {
     restore("two").exits(4).says("a new one signs from now on");
     assert_eq!(world.objects("ledger").len(), before + 2, "intent and outcome");
     restore("three").ok();
+}
+
+#[test]
+fn a_branch_as_long_as_what_was_seen_is_not_taken_for_it() {
+    let world = World::new();
+    nights(&world, &world.agent, 0..3);
+    let honest = world.objects("ledger");
+    // A custodian has signed what it saw.
+    let last = world.snapshots()[2]["id"].as_str().unwrap().to_owned();
+    world.run(args!["hold", last, "--until", "2099-01-01"]).ok();
+    steal_and_sign(&world, 3, None);
+    // And the store's administrator takes the honest records away.
+    honest.iter().for_each(|record| fs::remove_file(record).unwrap());
+    world.machine("new").run(adopting(&world)).exits(1).says("was seen, and does not lie on the chain");
+    // The machine itself has its own.
+    world.run(adopting(&world)).exits(4).says("rolled back");
+}
+
+#[test]
+fn a_record_that_is_damaged_is_not_taken_for_none() {
+    let world = World::new();
+    nights(&world, &world.agent, 0..3);
+    let newest = world.objects("ledger").into_iter().find(|path| path.to_str().unwrap().contains("-3-")).unwrap();
+    crate::world::flip(&newest, 20);
+    let new = world.machine("new");
+    new.run(adopting(&world)).exits(1).says("calls itself its record 3").says("go on without it");
+    new.run([adopting(&world), args!["--until", "2"]].concat()).ok();
+    crate::world::flip(&newest, 20);
+    nights(&world, &new, 3..4);
+    let root = world.identity.with_extension("root");
+    let printed = new.run(args!["keys", "print", "--json"]).ok().json();
+    let retired = printed["writers"].as_array().unwrap().iter().find(|writer| writer["until"] == 2).unwrap();
+    new.run(args!["keys", "retire", retired["fingerprint"].as_str().unwrap(), "--until", "3", "--root", root]).ok();
+    assert_eq!(new.run(args!["snapshots", "--json"]).ok().json()["snapshots"].as_array().unwrap().len(), 4);
+}
+
+#[test]
+fn a_fork_of_the_stations_own_chain_makes_a_new_key() {
+    let world = World::new();
+    nights(&world, &world.agent, 0..1);
+    let copy = world.path("copy");
+    world.run(args!["sync", &copy, "--from", &world.vault, "--plain-directory"]).ok();
+    let restore = |machine: &Machine, from: &std::path::Path, into: &str| {
+        let into = world.path(into);
+        let all = args!["restore", "latest", "--from", from, "--into", into, "--identity", &world.identity];
+        machine.run(all)
+    };
+    restore(&world.agent, &world.vault, "one").ok();
+    let thief = world.machine("thief");
+    assert!(std::process::Command::new("cp").arg("-a").args([&world.agent.state, &thief.state]).status().unwrap().success());
+    fs::copy(&world.agent.config, &thief.config).unwrap();
+    restore(&thief, &world.vault, "two").ok();
+    restore(&world.agent, &copy, "three").ok();
+    restore(&world.agent, &world.vault, "four").exits(4).says("a new one signs from now on");
+    restore(&world.agent, &world.vault, "five").ok();
 }

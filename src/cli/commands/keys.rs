@@ -193,7 +193,7 @@ fn describe_change(receipt: &TrustReceipt) -> String {
         let (name, fingerprint) = (&writer.name, &writer.fingerprint);
         let _ = match writer.until {
             None => writeln!(text, "{name} ({fingerprint}) may sign {}", writer.kinds.join(", ")),
-            Some(0) => writeln!(text, "{name} ({fingerprint}) is retired; it never signed anything"),
+            Some(0) => writeln!(text, "{name} ({fingerprint}) is retired: nothing that it has signed counts"),
             Some(seq) => writeln!(text, "{name} ({fingerprint}) is retired: nothing after its record {seq} counts"),
         };
     }

@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::change::Opened;
 use crate::format::record::Head;
-use crate::ledger::{Checked, Standing};
+use crate::ledger::{Checked, Scribe, Standing};
 use crate::model::ids::{ObjectHash, WriterId};
 use crate::ops::OpError;
+use crate::vault::snapshots::Records;
 
 /// Ends that a message lists.
 const LISTED_MAX: usize = 12;
@@ -61,6 +62,15 @@ pub(super) fn end_of(
             _ => Err(unclear(name, &format!("several records have number {seq}: name one with its hash"), &own)),
         };
     }
+    let unusable =
+        opened.records.iter().flat_map(Records::unusable).find(|(of, head)| of == writer && !own.contains_key(&head.hash));
+    if let Some((_, head)) = unusable {
+        let why = format!(
+            "what calls itself its record {} lies in a copy and is damaged. Name a copy that has it whole, too, or go on without it",
+            head.seq
+        );
+        return Err(unclear(name, &why, &own));
+    }
     let ends = ends(&own);
     let end = match ends[..] {
         [] => None,
@@ -70,19 +80,22 @@ pub(super) fn end_of(
     };
     // What it says of itself proves nothing.
     let others = records().filter(|record| record.standing == Standing::Trusted && record.statement.writer != *writer);
-    let cited = others.filter_map(|record| record.statement.heads.get(writer));
-    let seen = cited.chain(opened.context.ratchet.seen().heads.get(writer)).map(|head| head.seq);
-    let here = opened.context.scribes(opened.trust().vault())?.into_iter().filter(|scribe| scribe.writer() == *writer);
-    let here = here.filter_map(|scribe| scribe.head().map(|head| head.seq));
-    match seen.chain(here).max() {
-        Some(seen) if end.is_none_or(|end| end.seq < seen) => {
+    let cited = others.filter_map(|record| record.statement.heads.get(writer).copied());
+    let seen = opened.context.ratchet.seen().heads.get(writer).copied();
+    let scribes = opened.context.scribes(opened.trust().vault())?;
+    let here = scribes.iter().filter(|scribe| scribe.writer() == *writer).filter_map(Scribe::head);
+    let way = end.map(|end| leading_to(opened, writer, end)).unwrap_or_default();
+    match cited.chain(seen).chain(here).find(|head| !way.contains(&head.hash)) {
+        None => Ok(end),
+        Some(head) => {
             let why = format!(
-                "its record {seen} was seen and lies in none of these copies. Name the copy that has it too; if only this machine \
-                 has it, push or sync first; if it is gone for good, go on without it"
+                "its record {}-{} was seen, and does not lie on the chain that these copies hold. Name the copy that has it too; if \
+                 only this machine has it, push or sync first; if it is gone for good, go on without it",
+                head.seq,
+                head.hash.short()
             );
             Err(unclear(name, &why, &own))
         }
-        _ => Ok(end),
     }
 }
 
@@ -132,7 +145,7 @@ fn unclear(name: &str, why: &str, own: &BTreeMap<ObjectHash, &Checked>) -> OpErr
     let shown: Vec<String> = shown.collect();
     let shown = if shown.is_empty() { "none".to_owned() } else { shown.join(", ") };
     OpError::NotDone(format!(
-        "{name}: {why}. Look at `farkeep ledger show`, and say with --until NUMBER-HASH which record is the last that counts; chains \
+        "{name}: {why}. To go on, look at `farkeep ledger show` and say with --until NUMBER-HASH which record is the last that counts; chains \
          end in: {shown}"
     ))
 }

@@ -54,7 +54,7 @@ fn render(session: &Session, receipt: &AdoptReceipt, host: Option<&str>) -> Stri
     let mut text = format!("this machine is the agent of vault {} now: {}\n", receipt.vault, receipt.agent.fingerprint);
     for before in &receipt.before {
         let _ = match before.until {
-            None | Some(0) => writeln!(text, "{} never signed anything, and is trusted no longer", before.name),
+            None | Some(0) => writeln!(text, "{} is retired: nothing that it has signed counts", before.name),
             Some(seq) => writeln!(text, "{} is retired: nothing after its record {seq} counts", before.name),
         };
     }
