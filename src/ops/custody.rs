@@ -82,11 +82,15 @@ impl<'a> Custody<'a> {
     ) -> Result<Self, OpError> {
         let mut scribe = context.station(env, &copy.trust)?;
         let mut findings = Vec::new();
-        if let Err(error) = refuse_fork(&scribe, records).and_then(|()| adopt_own(&mut scribe, copy, records)) {
+        match refuse_fork(&scribe, records).and_then(|()| adopt_own(&mut scribe, copy, records)) {
             // Whoever else has this machine's key keeps no restore from being made, and from being on record.
-            let message = format!("{error}: somebody else signs with the key of this station; a new one signs from now on");
-            findings.push(Finding::new(FindingKind::Trust, copy.name(), message));
-            scribe = context.new_station(env, copy.vault())?;
+            Err(OpError::Vault(error @ VaultError::Ledger(_))) => {
+                let message =
+                    format!("{error}: somebody else signs with the key of this station; a new one signs from now on");
+                findings.push(Finding::new(FindingKind::Trust, copy.name(), message));
+                scribe = context.new_station(env, copy.vault())?;
+            }
+            outcome => outcome?,
         }
         let detail = RestoreDetail {
             selection: purpose.selection.iter().take(PATHS_KEPT).cloned().collect(),
