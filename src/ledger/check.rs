@@ -36,6 +36,12 @@ pub struct Checked {
 }
 
 impl Checked {
+    /// Whether it is as if it were not there.
+    #[must_use]
+    pub const fn is_void(&self) -> bool {
+        matches!(self.standing, Standing::Void(_))
+    }
+
     /// Whether this was signed by somebody who had seen `earlier`. Clocks are not asked.
     #[must_use]
     pub fn knew(&self, earlier: &Self) -> bool {

@@ -8,6 +8,7 @@ use crate::format::record::Head;
 use crate::model::ids::WriterId;
 
 pub mod book;
+pub mod chain;
 pub mod check;
 pub mod scribe;
 pub mod trust;

@@ -13,7 +13,7 @@ use crate::crypto::seal::seal;
 use crate::format::body::{RestoreDetail, RestoreIntentBody, RestoreOutcomeBody};
 use crate::format::record::{Head, RecordKind};
 use crate::format::wire::to_base64;
-use crate::ledger::{LedgerError, Scribe, Signed, Standing};
+use crate::ledger::{LedgerError, Scribe, Signed};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::SnapshotId;
 use crate::model::name::ObjectName;
@@ -188,8 +188,10 @@ fn refuse_fork(scribe: &Scribe, records: &Records) -> Result<(), OpError> {
         .filter_map(|name| if let ObjectName::Record { seq, .. } = name { Some((seq, name)) } else { None })
         .collect();
     let theirs = records.checked.iter().filter(|record| record.statement.writer == scribe.writer());
-    let mut counting = theirs.filter(|record| !matches!(record.standing, Standing::Void(_)));
-    match counting.find(|record| own.get(&record.head.seq).is_some_and(|name| *name != record.name)) {
+    match theirs
+        .filter(|record| !record.is_void())
+        .find(|record| own.get(&record.head.seq).is_some_and(|name| *name != record.name))
+    {
         None => Ok(()),
         Some(record) => {
             let (writer, seq) = (scribe.writer(), record.head.seq);
@@ -209,7 +211,7 @@ pub(super) fn adopt_own(scribe: &mut Scribe, copy: &Copy, records: &Records) -> 
         .checked
         .iter()
         .filter(|record| record.statement.writer == scribe.writer() && record.head.seq > local)
-        .filter(|record| !matches!(record.standing, Standing::Void(_)))
+        .filter(|record| !record.is_void())
         .collect();
     own.sort_by_key(|record| record.head.seq);
     own.dedup_by_key(|record| record.head);

@@ -86,7 +86,7 @@ impl Delivery<'_> {
         let mut letters = Letters::new();
         let mut open = Vec::new();
         for (record, bytes) in own_records(self.context, self.trust, held)? {
-            if matches!(record.standing, Standing::Void(_)) {
+            if record.is_void() {
                 tracing::warn!(record = %record.name, "stays here: its writer was retired before");
                 continue;
             }

@@ -106,8 +106,7 @@ pub fn read(plan: &ReadPlan, env: &Env<'_>) -> Result<Ledger, OpError> {
     }
     findings.extend(opened.records.chain_findings(&local));
     findings.extend(rolled_back.iter().map(|error| Finding::new(FindingKind::Trust, opened.copy.name(), error)));
-    let (void, waiting): (Vec<&Checked>, Vec<&Checked>) =
-        local.iter().partition(|record| matches!(record.standing, Standing::Void(_)));
+    let (void, waiting): (Vec<&Checked>, Vec<&Checked>) = local.iter().partition(|record| record.is_void());
     for (records, why) in
         [(waiting, "the next `farkeep sync` delivers them"), (void, "their writer was retired, and they stay")]
     {

@@ -15,7 +15,7 @@ use super::{Env, Event, OpError};
 use crate::crypto::hash::hash;
 use crate::format::header::Header;
 use crate::format::inventory::Line;
-use crate::ledger::{Checked, LedgerError, Standing, check};
+use crate::ledger::{Checked, LedgerError, check};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::limits::RECORD_MAX_BYTES;
 use crate::model::name::{Area, ObjectName};
@@ -374,8 +374,8 @@ impl Transfer<'_> {
             Some(copy) if everything => torn_records(copy)?,
             _ => BTreeSet::new(),
         };
-        let is_void = |record: &&Checked| matches!(record.standing, Standing::Void(_));
-        let void: BTreeSet<&ObjectName> = self.records.checked.iter().filter(is_void).map(|record| &record.name).collect();
+        let void: BTreeSet<&ObjectName> =
+            self.records.checked.iter().filter(|record| record.is_void()).map(|record| &record.name).collect();
         let mut names = Vec::new();
         for stored in self.from.book.names() {
             if let Ok((name @ ObjectName::Record { .. }, _)) = ObjectName::parse_stored(stored)

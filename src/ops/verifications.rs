@@ -74,7 +74,7 @@ impl<'a> Verification<'a> {
     #[must_use]
     pub fn is_over(&self, trust: &Trust) -> bool {
         let Place::Directory(writer, _) = &self.place else { return false };
-        trust.writer(writer).is_some_and(|(writer, _)| writer.until.is_some())
+        trust.has_retired(writer)
     }
 
     /// Whether stored bytes were read, not names and sizes alone.

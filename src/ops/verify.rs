@@ -9,7 +9,6 @@ use super::reading::{Opened, ReadPlan};
 use super::suspicion::spoken_against;
 use super::verifications::{Place, Verification};
 use super::{Env, Event, Exit, OpError};
-use crate::crypto::sign::SigningKey;
 use crate::format::body::{FoundObject, VerifyBody};
 use crate::format::record::RecordKind;
 use crate::ledger::{Checked, Standing};
@@ -259,13 +258,10 @@ fn open_all(
 /// In whose name this machine says what it found: of an enrolled one where there is one, since only such a word counts.
 fn role_here(found: &Opened) -> Result<Role, OpError> {
     let keys = KeyDir::of(&found.context.state);
-    let retired = |key: &SigningKey| {
-        found.copy.trust.writer(&key.verifier().writer()).is_some_and(|(writer, _)| writer.until.is_some())
-    };
     let mut had = None;
     for role in [Role::Agent, Role::Custodian, Role::Station] {
         match keys.writer(role)? {
-            Some(key) if retired(&key) => had = had.or(Some(role)),
+            Some(key) if found.copy.trust.has_retired(&key.verifier().writer()) => had = had.or(Some(role)),
             Some(_) => return Ok(role),
             None => {}
         }
@@ -297,7 +293,7 @@ fn record(plan: &VerifyPlan, found: &Opened, receipt: &mut VerifyReceipt, env: &
     let parts: Vec<&[FoundObject]> =
         if objects.is_empty() { vec![&[]] } else { objects.chunks(RECORD_OBJECTS_MAX).take(RECORDS_MAX).collect() };
     // What a retired key signs counts for nobody.
-    if found.copy.trust.writer(&scribe.writer()).is_some_and(|(writer, _)| writer.until.is_some()) {
+    if found.copy.trust.has_retired(&scribe.writer()) {
         let message =
             "not on record: the key of this machine was retired; `farkeep keys enrol station` gives it another one";
         receipt.findings.push(Finding::new(FindingKind::Notice, found.copy.name(), message));

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use crate::format::body::SnapshotBody;
 use crate::format::record::{Head, RecordKind};
-use crate::ledger::book::chain_findings;
+use crate::ledger::chain::{chain_findings, leading_to};
 use crate::ledger::{Checked, Standing, Trust, check};
 use crate::model::finding::{Finding, FindingKind};
-use crate::model::ids::{ObjectHash, SnapshotId, WriterId};
+use crate::model::ids::{SnapshotId, WriterId};
 use crate::model::limits::{HEADS_MAX, RECORD_MAX_BYTES, SUFFIX_MAX};
 use crate::model::name::ObjectName;
 use crate::model::retention::{Dated, effective_times};
@@ -129,18 +129,10 @@ impl Records {
     fn void_beside_retired(&mut self, trust: &Trust) {
         for (id, writer) in &trust.body().writers {
             let Some(until) = writer.until else { continue };
-            let own = self.checked.iter().filter(|record| record.statement.writer == *id);
-            let links: BTreeMap<ObjectHash, (u64, Option<ObjectHash>)> =
-                own.map(|record| (record.head.hash, (record.head.seq, record.statement.prev))).collect();
-            let (mut way, mut lowest, mut next) = (BTreeSet::new(), u64::MAX, Some(until));
-            while let Some(head) = next
-                && let Some((seq, prev)) = links.get(&head.hash).filter(|(seq, _)| *seq == head.seq)
-            {
-                way.insert(head.hash);
-                lowest = *seq;
-                next = prev.zip(seq.checked_sub(1)).map(|(hash, seq)| Head { seq, hash });
-            }
-            if way.is_empty() && until.seq > 0 && !links.is_empty() {
+            let way = leading_to(&self.checked, id, until);
+            let lowest = if way.is_empty() { u64::MAX } else { until.seq + 1 - way.len() as u64 };
+            let is_known = self.checked.iter().any(|record| record.statement.writer == *id);
+            if way.is_empty() && until.seq > 0 && is_known {
                 let message = format!(
                     "this copy lacks it, the last record of {}: what else it holds of that writer cannot be held against it until \
                      `farkeep sync` or a push brings it",

@@ -10,13 +10,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::change::Opened;
-use super::end::{Until, end_of, leading_to};
+use super::end::{Until, end_of};
 use super::{ShownWriter, TrustPlan, shown};
 use crate::crypto::identity::Identity;
 use crate::crypto::sign::SigningKey;
 use crate::format::body::TrustedWriter;
 use crate::format::record::RecordKind;
 use crate::ledger::RootPin;
+use crate::ledger::chain::leading_to;
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{ObjectHash, Token};
 use crate::model::name::{ObjectName, Sealed};
@@ -91,8 +92,9 @@ pub fn adopt(
     }
     let mut findings = Vec::new();
     // What a thief may have pushed after the line, or beside it, is not built on: his tables can say what his packs do not hold.
+    let records = || opened.records.iter().flat_map(|records| &records.checked);
     let counting: BTreeSet<ObjectHash> =
-        ends.iter().filter_map(|(id, end)| Some(leading_to(&opened, id, (*end)?))).flatten().collect();
+        ends.iter().filter_map(|(id, end)| Some(leading_to(records(), id, (*end)?))).flatten().collect();
     let mut all = all_snapshots(&opened);
     all.retain(|snapshot| !ends.contains_key(&snapshot.writer) || counting.contains(&snapshot.id));
     let newest = newest_of_each_series(&all);

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::change::Opened;
 use crate::format::record::Head;
+use crate::ledger::chain::leading_to;
 use crate::ledger::{Checked, Scribe, Standing};
 use crate::model::ids::{ObjectHash, WriterId};
 use crate::ops::OpError;
@@ -84,7 +85,7 @@ pub(super) fn end_of(
     let seen = opened.context.ratchet.seen().heads.get(writer).copied();
     let scribes = opened.context.scribes(opened.trust().vault())?;
     let here = scribes.iter().filter(|scribe| scribe.writer() == *writer).filter_map(Scribe::head);
-    let way = end.map(|end| leading_to(opened, writer, end)).unwrap_or_default();
+    let way = end.map(|end| leading_to(own.values().copied(), writer, end)).unwrap_or_default();
     match cited.chain(seen).chain(here).find(|head| !way.contains(&head.hash)) {
         None => Ok(end),
         Some(head) => {
@@ -99,22 +100,6 @@ pub(super) fn end_of(
     }
 }
 
-/// The records of a writer that lead to this one, as far as they lie in any copy.
-pub(super) fn leading_to(opened: &Opened, writer: &WriterId, end: Head) -> BTreeSet<ObjectHash> {
-    let records = opened.records.iter().flat_map(|records| &records.checked);
-    let own: BTreeMap<ObjectHash, &Checked> =
-        records.filter(|record| record.statement.writer == *writer).map(|record| (record.head.hash, record)).collect();
-    let (mut way, mut next) = (BTreeSet::new(), Some(end));
-    while let Some(head) = next
-        && let Some(record) = own.get(&head.hash).filter(|record| record.head == head)
-    {
-        way.insert(head.hash);
-        let before = record.statement.prev.zip(head.seq.checked_sub(1));
-        next = before.map(|(hash, seq)| Head { seq, hash });
-    }
-    way
-}
-
 /// Records that no other one follows, in the order of their numbers.
 fn ends<'a>(own: &BTreeMap<ObjectHash, &'a Checked>) -> Vec<&'a Checked> {
     let followed: BTreeSet<ObjectHash> = own.values().filter_map(|record| record.statement.prev).collect();
@@ -123,16 +108,9 @@ fn ends<'a>(own: &BTreeMap<ObjectHash, &'a Checked>) -> Vec<&'a Checked> {
     ends
 }
 
-/// Whether its chain lies there down to the first record, each with the number before the next one's.
+/// Whether its chain lies there down to the first record.
 fn is_unbroken(end: &Checked, own: &BTreeMap<ObjectHash, &Checked>) -> bool {
-    let mut at = end;
-    while at.head.seq > 1 {
-        match at.statement.prev.and_then(|prev| own.get(&prev)) {
-            Some(before) if before.head.seq + 1 == at.head.seq => at = before,
-            _ => return false,
-        }
-    }
-    at.statement.prev.is_none()
+    leading_to(own.values().copied(), &end.statement.writer, end.head).len() as u64 == end.head.seq
 }
 
 fn unclear(name: &str, why: &str, own: &BTreeMap<ObjectHash, &Checked>) -> OpError {

@@ -11,7 +11,7 @@ use crate::crypto::random;
 use crate::format::body::{PrunePlanBody, SnapshotRange};
 use crate::format::inventory::{Line, encode};
 use crate::format::record::{Head, RecordKind};
-use crate::ledger::{Checked, Scribe, Standing};
+use crate::ledger::{Checked, Scribe};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{ObjectHash, SnapshotId, Token};
 use crate::model::limits::INVENTORY_PAGE_LINES;
@@ -301,9 +301,8 @@ fn broken_snapshots(site: &Site, sweep: &Sweep, here: &[Snapshot], damage: Damag
 
 /// Says that snapshots of a retired key go, which a line drawn otherwise would bring back.
 fn voided(site: &Site) -> Option<Finding> {
-    let is_void =
-        |record: &&Checked| matches!(record.standing, Standing::Void(_)) && record.statement.kind == RecordKind::Snapshot;
-    let count = site.records.checked.iter().filter(is_void).count();
+    let is_one = |record: &&Checked| record.is_void() && record.statement.kind == RecordKind::Snapshot;
+    let count = site.records.checked.iter().filter(is_one).count();
     let message = format!(
         "{} that keys signed which were retired before: objects that only those need go too, and `farkeep keys retire --until` \
          brings none back after that",

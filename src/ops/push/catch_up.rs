@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::missed_finding;
 use super::prepare::{Prepared, Side, drop_side};
 use crate::format::inventory::Line;
-use crate::ledger::{Checked, Standing};
 use crate::model::name::{ObjectName, Sealed};
 use crate::ops::context::Context;
 use crate::ops::delivery::in_order;
@@ -119,8 +118,7 @@ fn catch_up_from(
 ) -> Result<u64, VaultError> {
     let (from, to) = (&prepared.sides[source], &prepared.sides[target]);
     let held: BTreeSet<&ObjectName> = to.records.checked.iter().map(|record| &record.name).collect();
-    let is_void = |record: &&Checked| matches!(record.standing, Standing::Void(_));
-    let records = from.records.checked.iter().filter(|record| !held.contains(&record.name) && !is_void(record)).cloned();
+    let records = from.records.checked.iter().filter(|record| !held.contains(&record.name) && !record.is_void()).cloned();
     let records = in_order(records.collect());
     let has_trust = |name: &ObjectName| to.copy.trust.names().any(|n| n == *name);
     let trust: Vec<ObjectName> = from.copy.trust.names().filter(|name| !has_trust(name)).collect();
