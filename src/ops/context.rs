@@ -145,23 +145,21 @@ impl Context {
     /// # Errors
     /// As [`station`](Self::station).
     pub fn new_station(&self, env: &Env<'_>, vault: VaultId) -> Result<Scribe, VaultError> {
-        KeyDir::of(&self.state).forget_station()?;
+        KeyDir::of(&self.state).put_station_aside()?;
         self.scribe(Role::Station, env, vault)
     }
 
-    /// Everyone who signs on this machine.
+    /// Everyone who signs on this machine, or did as its station.
     ///
     /// # Errors
     /// When the state cannot be read.
     pub fn scribes(&self, vault: VaultId) -> Result<Vec<Scribe>, VaultError> {
         let keys = KeyDir::of(&self.state);
-        let mut scribes = Vec::new();
+        let mut signers = keys.former_stations()?;
         for role in [Role::Agent, Role::Station, Role::Custodian] {
-            if let Some(key) = keys.writer(role)? {
-                scribes.push(Scribe::open(&self.state, vault, key)?);
-            }
+            signers.extend(keys.writer(role)?);
         }
-        Ok(scribes)
+        Ok(signers.into_iter().map(|key| Scribe::open(&self.state, vault, key)).collect::<Result<_, _>>()?)
     }
 
     /// What a record of now carries.

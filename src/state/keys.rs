@@ -15,6 +15,7 @@ use crate::state::{StateDir, StateError, read_if_there, write_durably};
 
 const AGENT_FILE: &str = "agent-writer";
 const STATION_FILE: &str = "station-writer";
+const FORMER_STATION: &str = "station-writer.former-";
 const CUSTODIAN_FILE: &str = "custodian-writer";
 const INDEX_FILE: &str = "index-identity";
 /// No key file comes near this.
@@ -91,13 +92,27 @@ impl KeyDir {
         write_durably(&path, text.as_bytes())
     }
 
-    /// Puts a station's key aside that was retired.
+    /// Puts the station's key aside: it signs nothing more, and what it has signed is still to be delivered.
     ///
     /// # Errors
     /// When the file cannot be renamed.
-    pub fn forget_station(&self) -> Result<(), StateError> {
+    pub fn put_station_aside(&self) -> Result<(), StateError> {
         let path = self.dir.join(STATION_FILE);
-        std::fs::rename(&path, self.dir.join(format!("{STATION_FILE}.retired"))).map_err(StateError::io(&path))
+        let taken = self.former_stations()?.len();
+        std::fs::rename(&path, self.dir.join(format!("{FORMER_STATION}{}", taken + 1))).map_err(StateError::io(&path))
+    }
+
+    /// The keys that signed as this machine's station before.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn former_stations(&self) -> Result<Vec<SigningKey>, StateError> {
+        let mut found = Vec::new();
+        for number in 1.. {
+            let Some((path, text)) = self.read(&format!("{FORMER_STATION}{number}"))? else { break };
+            found.push(SigningKey::from_openssh(&text).map_err(|e| bad(&path, &e))?);
+        }
+        Ok(found)
     }
 
     /// Makes ready what a new agent has, beside the keys of the one before, which stay until
