@@ -1,27 +1,17 @@
 //! Making a vault, broken off: until the header lies somewhere there is none, and no key stays that would open nothing.
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
-use farkeep::model::time::SystemClock;
+use farkeep::ops::OpError;
 use farkeep::ops::init::{InitPlan, InitReceipt, init};
-use farkeep::ops::{Env, OpError, Silent};
 
 use crate::refusing::{NOTHING, Refuses, TRUST, refusing};
+use crate::world::inside::env;
 use crate::world::{World, args, files_below};
 
 /// What each of the two stores of a vault does not take.
 fn init_into(world: &World, refuses: [Refuses; 2]) -> Result<InitReceipt, OpError> {
     let store = |name: &str, refuses| refusing(name, &world.path(name), refuses);
-    static CANCEL: AtomicBool = AtomicBool::new(false);
-    let env = Env {
-        clock: &SystemClock,
-        observer: &Silent,
-        cancel: &CANCEL,
-        host: "test",
-        user: "test",
-        state_root: &world.agent.state,
-    };
     let plan = InitPlan {
         stores: vec![store("a", refuses[0]), store("b", refuses[1])],
         identity_out: world.identity.clone(),
@@ -29,7 +19,7 @@ fn init_into(world: &World, refuses: [Refuses; 2]) -> Result<InitReceipt, OpErro
         recipients: Vec::new(),
         custodian: None,
     };
-    init(&plan, &[], &env)
+    init(&plan, &[], &env(&world.agent.state))
 }
 
 const HEADER: Refuses = |name| name == "farkeep-vault.json";

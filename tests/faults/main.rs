@@ -22,6 +22,7 @@ mod root;
 mod rot;
 mod standards;
 mod state;
+mod thief;
 #[path = "../world/mod.rs"]
 mod world;
 

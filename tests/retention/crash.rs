@@ -3,96 +3,39 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use farkeep::cli::config::Config;
-use farkeep::model::time::SystemClock;
+use farkeep::ops::OpError;
 use farkeep::ops::context::VaultPin;
 use farkeep::ops::prune::apply::{ApplyReceipt, ApplyRequest, Waiting, apply};
-use farkeep::ops::{Env, OpError, Silent};
+use farkeep::store::StoreError;
 use farkeep::store::directory::DirectoryStore;
-use farkeep::store::{Durability, Listed, Location, PruneStore, Store, StoreError, WriteOnceStore};
 
 use super::history::{History, plan};
 use super::world::background::until;
+use super::world::inside::{Meddled, env};
 use super::world::tools::must;
 use super::world::{Running, World, args};
 
 /// A directory that dies after so many changes: as a process that is killed, it changes nothing from then on.
-struct Dying {
-    inner: DirectoryStore,
-    changes_left: AtomicI64,
-}
-
-impl Dying {
-    fn change(&self) -> Result<(), StoreError> {
-        if self.changes_left.fetch_sub(1, Ordering::SeqCst) > 0 {
+fn dying(vault: &Path, changes: i64) -> Meddled {
+    let changes_left = AtomicI64::new(changes);
+    Meddled::new(DirectoryStore::open(vault).unwrap(), move |_| {
+        if changes_left.fetch_sub(1, Ordering::SeqCst) > 0 {
             return Ok(());
         }
         Err(StoreError::Io { name: "the store".into(), why: "killed".into() })
-    }
-}
-
-impl Store for Dying {
-    fn location(&self) -> &Location {
-        self.inner.location()
-    }
-    fn list(&self, dirs: &[String], each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {
-        self.inner.list(dirs, each)
-    }
-    fn stat(&self, name: &str) -> Result<Option<u64>, StoreError> {
-        self.inner.stat(name)
-    }
-    fn get(&self, name: &str, offset: u64, bytes: u64) -> Result<Vec<u8>, StoreError> {
-        self.inner.get(name, offset, bytes)
-    }
-    fn room(&self) -> Result<Option<u64>, StoreError> {
-        self.inner.room()
-    }
-    fn parallel(&self) -> usize {
-        1
-    }
-    fn identity(&self) -> String {
-        self.inner.identity()
-    }
-}
-
-impl WriteOnceStore for Dying {
-    fn make_dirs(&self, dirs: &[String]) -> Result<(), StoreError> {
-        self.inner.make_dirs(dirs)
-    }
-    fn put(&self, name: &str, bytes: &[u8]) -> Result<Durability, StoreError> {
-        self.change()?;
-        self.inner.put(name, bytes)
-    }
-    fn sweep(&self, dirs: &[String]) -> Result<u64, StoreError> {
-        self.inner.sweep(dirs)
-    }
-}
-
-impl PruneStore for Dying {
-    fn remove(&self, name: &str) -> Result<(), StoreError> {
-        self.change()?;
-        self.inner.remove(name)
-    }
+    })
 }
 
 fn apply_with(world: &World, vault: &Path, changes: i64) -> Result<ApplyReceipt, OpError> {
     let config = Config::load(&world.agent.config).unwrap();
     let pin = VaultPin { vault: config.vault, root: config.root.unwrap() };
-    let store = Dying { inner: DirectoryStore::open(vault).unwrap(), changes_left: AtomicI64::new(changes) };
-    static CANCEL: AtomicBool = AtomicBool::new(false);
-    let env = Env {
-        clock: &SystemClock,
-        observer: &Silent,
-        cancel: &CANCEL,
-        host: "test",
-        user: "test",
-        state_root: &world.agent.state,
-    };
+    let store = dying(vault, changes);
     let name = "vault".to_owned();
     let request = ApplyRequest { pin, name, store: Arc::new(store), plan: None, waiting: Waiting::Skip, rules: None };
-    apply(&request, &env)
+    apply(&request, &env(&world.agent.state))
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use farkeep::cli::config::Config;
 use farkeep::crypto::hash::hash;
@@ -13,17 +12,17 @@ use farkeep::format::inventory::{Line, encode};
 use farkeep::format::record::{Head, RECORD_NAMESPACE, RecordKind, Statement, join, split};
 use farkeep::model::name::{ObjectName, Sealed};
 use farkeep::model::retention::{Keep, Periods};
-use farkeep::model::time::{SystemClock, Timestamp};
+use farkeep::model::time::Timestamp;
 use farkeep::ops::context::{NamedStore, VaultPin};
 use farkeep::ops::prune::plan::{Damage, PlanRequest, Rule, Rules, plan};
 use farkeep::ops::select::Names;
-use farkeep::ops::{Env, Silent};
 use farkeep::state::StateDir;
 use farkeep::state::keys::{KeyDir, Role};
 use farkeep::store::directory::DirectoryStore;
 use farkeep::store::{Durability, Listed, Location, Store, StoreError, WriteOnceStore};
 
 use super::world::World;
+use super::world::inside::env;
 
 /// A tenth of it where our own code is not optimised.
 const TENTH: u32 = if cfg!(debug_assertions) { 10 } else { 1 };
@@ -174,17 +173,8 @@ fn plan_a_million() {
         damage: Damage::Refuse,
         dry_run: true,
     };
-    static CANCEL: AtomicBool = AtomicBool::new(false);
-    let env = Env {
-        clock: &SystemClock,
-        observer: &Silent,
-        cancel: &CANCEL,
-        host: "test",
-        user: "test",
-        state_root: &world.agent.state,
-    };
     let started = std::time::Instant::now();
-    let receipt = plan(&request, &env).unwrap();
+    let receipt = plan(&request, &env(&world.agent.state)).unwrap();
     println!(
         "{} snapshots, {} kept, {} objects to remove, planned in {:.1} s",
         receipt.snapshots.len(),

@@ -11,6 +11,7 @@ pub mod clock;
 pub mod compare;
 pub mod deployment;
 pub mod drive;
+pub mod inside;
 pub mod machine;
 pub mod random;
 pub mod server;
