@@ -125,11 +125,12 @@ impl Soak {
             }
             Fault::NoCache => fs::remove_dir_all(world.agent.state.join("cache")).unwrap(),
             Fault::Rot => {
-                let files = files_below(&world.agent.state.join("cache"));
-                let file = self.random.pick(&files);
-                let bytes = fs::metadata(file).unwrap().len();
-                if bytes > 0 {
-                    super::world::flip(file, self.random.below(bytes));
+                // A machine that was made the agent tonight has none yet.
+                let mut files = files_below(&world.agent.state.join("cache"));
+                files.retain(|file| fs::metadata(file).unwrap().len() > 0);
+                if !files.is_empty() {
+                    let file = self.random.pick(&files);
+                    super::world::flip(file, self.random.below(fs::metadata(file).unwrap().len()));
                 }
             }
             Fault::Torn => {
