@@ -28,6 +28,7 @@ use crate::vault::destination::Destination;
 use crate::vault::examine::{Examined, examine};
 use crate::vault::inventory::{PageCache, each_line};
 use crate::vault::objects::{read_fitting, read_hashed};
+use crate::vault::parity::mend;
 use crate::vault::presence::Presence;
 use crate::vault::pruned::Pruned;
 use crate::vault::replicate::{Replicated, copy_objects, copy_records, read_record};
@@ -81,6 +82,8 @@ pub struct Transferred {
     pub read_back: u64,
     /// Whether all of them came from the device.
     pub past_cache: bool,
+    /// Objects of the target that stood under suspicion.
+    pub doubted: BTreeSet<ObjectName>,
     /// Something reads back wrong after it was written: no records were sent.
     not_kept: bool,
     /// What was found.
@@ -135,11 +138,13 @@ impl Transfer<'_> {
         let missing: Vec<Line> =
             wanted.iter().filter(|line| !presence.has(&line.name) || damaged.contains(line)).cloned().collect();
         done.wanted = wanted;
+        done.doubted = doubts.spoken_against;
         self.check_room(&missing)?;
         self.send_objects(&to, &missing, &damaged, &mut done, env)?;
         if done.not_kept {
             return Ok(done);
         }
+        self.mend_parity(&mut done, env)?;
 
         env.step("sending records");
         self.send_records(target.as_ref(), &presence, context, doubts.everything, &mut done)?;
@@ -273,7 +278,7 @@ impl Transfer<'_> {
         // wrong can be part of a snapshot that was right once.
         let doubtful = |line: &&Line| everything || !sound.contains(&line.name) || noted.contains(&line.name);
         let to_read = wanted.iter().filter(|line| presence.has(&line.name)).filter(doubtful).cloned().collect();
-        Ok(Doubts { to_read, everything })
+        Ok(Doubts { to_read, everything, spoken_against })
     }
 
     /// Objects of the target that stand under suspicion, also where that word could not be left there.
@@ -349,6 +354,25 @@ impl Transfer<'_> {
             to.notes.wrong(&line.name).map_err(VaultError::from)?;
             let message = format!("reads back wrong after it was written: {why}");
             done.findings.push(Finding::new(FindingKind::Damage, &line.name, message));
+        }
+        Ok(())
+    }
+
+    /// No other copy has the parity of a drive: what is damaged of it is made anew from what it covers, which is whole by now.
+    fn mend_parity(&self, done: &mut Transferred, env: &Env<'_>) -> Result<(), OpError> {
+        let to = self.to.store.as_ref();
+        let mut damaged = BTreeMap::new();
+        for name in done.doubted.iter().filter(|name| matches!(name, ObjectName::Parity(_))) {
+            if let Some(hash) = name.content_hash()
+                && matches!(read_hashed(to, name, hash), Err(VaultError::Damaged { .. }))
+            {
+                damaged.insert(name.clone(), hash);
+            }
+        }
+        if !damaged.is_empty() {
+            env.step("mending parity");
+            let mended = mend(to, &damaged, env.cancel)?;
+            done.healed.extend(mended.objects.keys().map(ToString::to_string));
         }
         Ok(())
     }
@@ -430,6 +454,7 @@ struct Doubts {
     to_read: Vec<Line>,
     /// Something is amiss there: records are read too.
     everything: bool,
+    spoken_against: BTreeSet<ObjectName>,
 }
 
 /// Records of a copy of which no file holds the statement that their name promises, truly signed.

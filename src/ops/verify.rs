@@ -204,7 +204,8 @@ fn repair(found: &Opened, receipt: &mut VerifyReceipt, env: &Env<'_>) -> Result<
         !ObjectName::parse_stored(&finding.subject).is_ok_and(|(name, _)| mended.objects.contains_key(&name))
     });
     for (name, shards) in &mended.objects {
-        let message = format!("was damaged ({shards} pieces of 4 KiB) and is mended by parity");
+        let by = if matches!(name, ObjectName::Parity(_)) { "made anew from what it covers" } else { "mended by parity" };
+        let message = format!("was damaged ({shards} pieces of 4 KiB) and is {by}");
         receipt.findings.push(Finding::new(FindingKind::Mended, name, message));
     }
     for finding in receipt.findings.iter_mut().filter(|finding| finding.kind == FindingKind::Damage) {

@@ -95,6 +95,28 @@ fn more_damage_than_parity_can_mend_is_said_and_heals_from_the_server() {
 }
 
 #[test]
+fn parity_that_would_mend_nothing_is_found_and_the_next_export_makes_it_anew() {
+    if let Some(why) = FileSystem::Ext4.missing() {
+        return skipped(&why);
+    }
+    let (world, drive) = exported();
+    let parity = files_below(&drive.vault().join("parity"));
+    for path in &parity {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o640)).unwrap();
+        fs::write(path, vec![0; fs::metadata(path).unwrap().len() as usize]).unwrap();
+    }
+    world.run(args!["verify", "--from", "a", "--depth", "list"]).ok();
+    world.run(args!["verify", "--from", "a"]).exits(4).says("parity/").says("its BLAKE3 is not the one that its name says");
+    world.run(args!["verify", "--from", "a", "--repair"]).exits(4).says("the next `drive export` makes other parity");
+    let made = world.run(args!["drive", "export", "a", "--again", "--json"]).ok().json()["parity"].clone();
+    assert_eq!(made["made"], parity.len(), "{made}");
+    world.run(args!["verify", "--from", "a"]).ok();
+    assert!(spoil(&drive.vault(), 2, 7) > 50);
+    world.run(args!["verify", "--from", "a", "--repair"]).exits(3).says("made anew from what it covers");
+    world.run(args!["verify", "--from", "a"]).ok();
+}
+
+#[test]
 fn a_copy_without_parity_says_so() {
     let world = crate::pushed();
     let packs: Vec<PathBuf> = world.objects("packs");

@@ -1,6 +1,6 @@
 //! `drive export`: brings the copy on a drive up to date without any decryption key, proves it, and signs that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use crate::format::record::RecordKind;
 use crate::model::drive::DriveName;
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::WriterId;
+use crate::model::name::ObjectName;
 use crate::model::time::Timestamp;
 use crate::ops::context::{Locking, NamedStore, open_pinned};
 use crate::ops::delivery::deliver_missing;
@@ -238,7 +239,7 @@ fn bring_up_to_date(
     done.findings.extend(notes);
     let mut protected = Protected::default();
     if permille > 0 && done.is_safe() {
-        protected = make_parity(store.as_ref(), &done.wanted, permille, env)?;
+        protected = make_parity(store.as_ref(), &done.wanted, permille, &done.doubted, env)?;
     }
     let binary = match &plan.binary {
         Some(path) => {
@@ -261,10 +262,16 @@ fn bring_up_to_date(
     Ok(Exported { receipt, slot, store, wanted })
 }
 
-fn make_parity(store: &dyn PruneStore, wanted: &[Line], permille: u32, env: &Env<'_>) -> Result<Protected, OpError> {
+fn make_parity(
+    store: &dyn PruneStore,
+    wanted: &[Line],
+    permille: u32,
+    doubted: &BTreeSet<ObjectName>,
+    env: &Env<'_>,
+) -> Result<Protected, OpError> {
     env.step("making parity");
     let told = |bytes| env.observer.event(Event::Advance { items: 1, bytes });
-    Ok(parity::protect(store, wanted, permille, env.cancel, &told)?)
+    Ok(parity::protect(store, wanted, permille, doubted, env.cancel, &told)?)
 }
 
 /// Drops from the drive what its own rules let go. The export is signed by now and stands, whatever becomes of this.
@@ -276,7 +283,7 @@ fn apply_keep(plan: &ExportPlan, drive: &Drive, exported: &mut Exported, env: &E
         if retained.objects > 0 && settings.parity_permille > 0 {
             let presence = Presence::read(store.as_ref(), &SWEPT).map_err(VaultError::from)?;
             wanted.retain(|line| !SWEPT.contains(&line.name.area()) || presence.has(&line.name));
-            make_parity(store.as_ref(), wanted, settings.parity_permille, env)?;
+            make_parity(store.as_ref(), wanted, settings.parity_permille, &BTreeSet::new(), env)?;
         }
         Ok(retained)
     });

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::layout::{Member, SHARD_BYTES, Shape, Table, checksum};
-use super::{read_table, stored};
+use super::{build, read_table, stored};
 use crate::codec::shards::Mender;
 use crate::crypto::hash::hash;
+use crate::format::inventory::Line;
 use crate::model::ids::ObjectHash;
 use crate::model::limits::{PARITY_MAX_BYTES, SUFFIX_MAX};
 use crate::model::name::ObjectName;
@@ -24,8 +25,8 @@ pub struct Mended {
     pub lost: BTreeMap<ObjectName, String>,
 }
 
-/// Mends the objects of `damaged`, which maps their names to the hash that they must have. The good bytes lie under a
-/// suffix where the damaged ones have the name; nothing is removed.
+/// Mends the objects of `damaged`, which maps their names to the hash that they must have, parity itself last. The good bytes
+/// lie under a suffix where the damaged ones have the name; nothing is removed.
 ///
 /// # Errors
 /// When the store fails or has no room.
@@ -35,7 +36,7 @@ pub fn mend(
     cancel: &AtomicBool,
 ) -> Result<Mended, VaultError> {
     let mut mended = Mended::default();
-    for name in stored(store)? {
+    for name in stored(store)?.into_keys() {
         if cancel.load(Ordering::Relaxed) {
             return Err(VaultError::Interrupted);
         }
@@ -71,12 +72,50 @@ pub fn mend(
             Err(why) => mended.lost.extend(wanted.into_iter().map(|name| (name, why.clone()))),
         }
     }
+    for name in damaged.keys().filter(|name| matches!(name, ObjectName::Parity(_))) {
+        match remake(store, name)? {
+            Ok((bytes, shards)) => {
+                deliver(store, name, &bytes, RetryPolicy::DEFAULT)?;
+                read_hashed_past_cache(store, name, hash(&bytes))?;
+                mended.objects.insert(name.clone(), shards);
+            }
+            Err(why) => drop(mended.lost.insert(name.clone(), why)),
+        }
+    }
     let uncovered = damaged.keys().filter(|name| !mended.objects.contains_key(*name)).cloned().collect::<Vec<_>>();
     for name in uncovered {
         mended.lost.entry(name).or_insert_with(|| "no parity covers it".into());
     }
     mended.lost.retain(|name, _| !mended.objects.contains_key(name));
     Ok(mended)
+}
+
+/// A parity object made anew from what it covers, with how many shards of it were damaged; or why that cannot be.
+fn remake(store: &dyn Store, name: &ObjectName) -> Result<Result<(Vec<u8>, u64), String>, VaultError> {
+    let anew = |why: &str| Ok(Err(format!("{why}; the next `drive export` makes other parity")));
+    for suffix in 0..=SUFFIX_MAX {
+        let damaged = match store.get(&name.with_suffix(suffix), 0, PARITY_MAX_BYTES) {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_store_wide() => return Err(error.into()),
+            Err(_) if suffix == 0 => continue,
+            Err(_) => break,
+        };
+        let Ok((shape, table)) = read_table(&damaged) else { continue };
+        let lines: Vec<Line> =
+            table.members.into_iter().map(|member| Line { name: member.name, hash: member.hash }).collect();
+        let group: Vec<&Line> = lines.iter().collect();
+        let made = match build(store, &group, &|_| shape.recovery) {
+            Ok((made, bytes)) if made == *name => bytes,
+            Ok(_) => return anew("what it covers gives another one"),
+            Err(VaultError::Store(error)) if error.is_store_wide() => return Err(error.into()),
+            Err(error) => return anew(&format!("what it covers is not whole: {error}")),
+        };
+        let wrong =
+            made.chunks(SHARD_BYTES).zip(damaged.chunks(SHARD_BYTES)).filter(|(right, there)| right != there).count();
+        let short = made.len().div_ceil(SHARD_BYTES).saturating_sub(damaged.len().div_ceil(SHARD_BYTES));
+        return Ok(Ok((made, (wrong + short) as u64)));
+    }
+    anew("nothing is left of its table")
 }
 
 /// Objects that were brought back, with how many of their shards were lost; or why the group cannot be mended.
@@ -184,7 +223,6 @@ fn read_piecewise(store: &dyn Store, stored: &str, bytes: u64) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::inventory::Line;
     use crate::model::name::Sealed;
     use crate::store::memory::MemoryStore;
     use crate::vault::parity::protect;
@@ -223,10 +261,10 @@ mod tests {
         for (percent, whole) in [(4_u64, true), (20, false)] {
             let (store, lines) = filled(&[5_000_000, 1, 70_000, 4096, 2_000_000]);
             let never = AtomicBool::new(false);
-            let made = protect(&store, &lines, 50, &never, &|_| {}).unwrap_or_else(|e| panic!("{e}"));
+            let made = protect(&store, &lines, 50, &BTreeSet::new(), &never, &|_| {}).unwrap_or_else(|e| panic!("{e}"));
             assert_eq!((made.objects, made.made), (5, 1));
             assert!(made.bytes < 7_100_000 / 12, "{} bytes", made.bytes);
-            assert_eq!(protect(&store, &lines, 50, &never, &|_| {}).map(|made| made.made).ok(), Some(0));
+            assert_eq!(protect(&store, &lines, 50, &BTreeSet::new(), &never, &|_| {}).map(|made| made.made).ok(), Some(0));
 
             // Parity is not spared.
             let mut dice = noise(percent, 8 * 4000).into_iter().step_by(2).collect::<Vec<u8>>().into_iter();
@@ -250,10 +288,45 @@ mod tests {
     }
 
     #[test]
+    fn damaged_parity_is_made_anew_from_what_it_covers_and_counts_for_nothing_when_it_cannot_be() {
+        let (store, lines) = filled(&[3000, 400_000]);
+        let (never, nothing) = (AtomicBool::new(false), BTreeSet::new());
+        let protect = |doubted: &BTreeSet<ObjectName>| protect(&store, &lines, 50, doubted, &never, &|_| {});
+        let parity = || -> Vec<(String, Vec<u8>)> {
+            store.tamper(|objects| objects.clone()).into_iter().filter(|(name, _)| name.starts_with("parity/")).collect()
+        };
+        protect(&nothing).unwrap_or_else(|e| panic!("{e}"));
+        let (name, right) = parity().remove(0);
+        let object = ObjectName::parse_stored(&name).map(|(object, _)| object).unwrap_or_else(|e| panic!("{e}"));
+        let damaged = BTreeMap::from([(object.clone(), hash(&right))]);
+
+        // Its last shard, then all that says what it covers.
+        store.tamper(|objects| objects.get_mut(&name).and_then(|bytes| bytes.last_mut()).map(|byte| *byte ^= 1));
+        let mended = mend(&store, &damaged, &never).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!((mended.objects.get(&object), mended.lost.len()), (Some(&1), 0), "{:?}", mended.lost);
+        assert!(parity().iter().any(|(_, bytes)| *bytes == right));
+        store.tamper(|objects| {
+            objects.retain(|other, _| !other.starts_with("parity/") || *other == name);
+            objects.insert(name.clone(), vec![0; right.len()]);
+        });
+        let mended = mend(&store, &damaged, &never).unwrap_or_else(|e| panic!("{e}"));
+        assert!(mended.objects.is_empty() && mended.lost[&object].contains("drive export"), "{mended:?}");
+
+        // Nobody looks at the recovery shards of parity that is not in doubt.
+        let mut spoilt = right.clone();
+        spoilt.last_mut().into_iter().for_each(|byte| *byte ^= 1);
+        store.tamper(|objects| objects.insert(name.clone(), spoilt));
+        assert_eq!(protect(&nothing).map(|made| made.made).ok(), Some(0));
+        assert_eq!(protect(&BTreeSet::from([object])).map(|made| made.made).ok(), Some(1));
+        let now = parity();
+        assert!(now.len() == 1 && now[0].1 == right, "{}", now.len());
+    }
+
+    #[test]
     fn a_missing_object_comes_back_whole() {
         let (store, lines) = filled(&[3000, 400_000, 50_000, 60_000, 2_000_000]);
         let never = AtomicBool::new(false);
-        protect(&store, &lines, 50, &never, &|_| {}).unwrap_or_else(|e| panic!("{e}"));
+        protect(&store, &lines, 50, &BTreeSet::new(), &never, &|_| {}).unwrap_or_else(|e| panic!("{e}"));
         store.tamper(|objects| objects.remove(&lines[2].name.to_string()));
         let mended = mend(&store, &damaged(&lines[2..3]), &never).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(mended.objects.into_iter().collect::<Vec<_>>(), vec![(lines[2].name.clone(), 13)]);

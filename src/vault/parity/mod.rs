@@ -4,17 +4,17 @@
 //! which stands in for any lost one. Parity is never believed: what it gives back must have the hash that the object's own
 //! name or an inventory promises.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::codec::CodecError;
 use crate::codec::shards::{Mender, Protector};
 use crate::crypto::hash::hash;
 use crate::format::inventory::Line;
-use crate::model::limits::PARITY_GROUP_BYTES;
+use crate::model::limits::{PARITY_GROUP_BYTES, PARITY_MAX_BYTES};
 use crate::model::name::{Area, ObjectName, Sealed};
 use crate::store::deliver::{RetryPolicy, deliver};
-use crate::store::{PruneStore, Store};
+use crate::store::{PruneStore, Store, StoreError};
 use crate::vault::VaultError;
 use crate::vault::objects::{read_hashed, read_hashed_past_cache};
 use crate::vault::presence::Presence;
@@ -59,8 +59,8 @@ pub const fn room_bytes(bytes: u64, permille: u32) -> u64 {
 /// Makes parity for those of `lines` that no parity object covers yet, and reads it back.
 ///
 /// Of an object that was pruned the shards are gone for good, and weaken the parity of all others of its group. So such a
-/// group counts for nothing: what is left of it gets new parity, and when that lies there the old one is removed. All of
-/// `lines` must be there.
+/// group counts for nothing: what is left of it gets new parity, and when that lies there the old one is removed. The same
+/// becomes of parity that is damaged itself, if it is one of `doubted`: the others are not read. All of `lines` must be there.
 ///
 /// # Errors
 /// When the store fails or has no room, or an object is not what its line says.
@@ -68,11 +68,12 @@ pub fn protect(
     store: &dyn PruneStore,
     lines: &[Line],
     permille: u32,
+    doubted: &BTreeSet<ObjectName>,
     cancel: &AtomicBool,
     told: &dyn Fn(u64),
 ) -> Result<Protected, VaultError> {
     store.make_dirs(&[Area::Parity.dir().to_owned()])?;
-    let (covered, outdated) = covered(store, lines)?;
+    let (covered, outdated) = covered(store, lines, doubted)?;
     let mut protected = Protected::default();
     let mut group: Vec<&Line> = Vec::new();
     let mut group_bytes = 0;
@@ -80,7 +81,7 @@ pub fn protect(
         if group.is_empty() {
             return Ok(());
         }
-        let (name, bytes) = build(store, group, permille)?;
+        let (name, bytes) = build(store, group, &|data| recovery_count(data, permille))?;
         deliver(store, &name, &bytes, RetryPolicy::DEFAULT)?;
         read_hashed_past_cache(store, &name, hash(&bytes))?;
         protected.objects += group.len() as u64;
@@ -109,32 +110,42 @@ pub fn protect(
     Ok(protected)
 }
 
-/// The names of what lies in the area of parity: each object once, whole or damaged.
-fn stored(store: &dyn Store) -> Result<Vec<String>, VaultError> {
-    let mut names = Vec::new();
+/// What lies in the area of parity, whole or damaged: the stored names, with the object that each should be.
+///
+/// # Errors
+/// When the store cannot be listed.
+pub fn stored(store: &dyn Store) -> Result<BTreeMap<String, Sealed>, StoreError> {
+    let mut names = BTreeMap::new();
     store.list(&[Area::Parity.dir().to_owned()], &mut |listed| {
-        if matches!(ObjectName::parse_stored(&listed.name), Ok((ObjectName::Parity(_), _))) {
-            names.push(listed.name);
+        if let Ok((ObjectName::Parity(sealed), _)) = ObjectName::parse_stored(&listed.name) {
+            names.insert(listed.name, sealed);
         }
     })?;
-    names.sort();
     Ok(names)
 }
 
-/// Every object that some parity object covers, and the names of parity objects of which a member was pruned: neither one
-/// of `lines` nor there any more.
-fn covered(store: &dyn Store, lines: &[Line]) -> Result<(BTreeSet<ObjectName>, Vec<String>), VaultError> {
+/// Every object that some parity object covers, and the names of parity objects that count for nothing: one of `doubted` that
+/// is damaged indeed, or one of which a member was pruned, neither one of `lines` nor there any more.
+fn covered(
+    store: &dyn Store,
+    lines: &[Line],
+    doubted: &BTreeSet<ObjectName>,
+) -> Result<(BTreeSet<ObjectName>, Vec<String>), VaultError> {
     let here = Presence::read(store, &SWEPT)?;
     let wanted: BTreeSet<&ObjectName> = lines.iter().map(|line| &line.name).collect();
     let pruned =
         |member: &Member| SWEPT.contains(&member.name.area()) && !wanted.contains(&member.name) && !here.has(&member.name);
     let (mut covered, mut outdated) = (BTreeSet::new(), Vec::new());
-    for name in stored(store)? {
+    for (name, sealed) in stored(store)? {
+        if doubted.contains(&ObjectName::Parity(sealed)) && hash(&store.get(&name, 0, PARITY_MAX_BYTES)?) != sealed.hash {
+            outdated.push(name);
+            continue;
+        }
         let page = store.get(&name, 0, SHARD_BYTES as u64)?;
         // With its first page damaged the whole object is read; one that says nothing covers nothing.
         let bytes = match decode_page(&page) {
             Some((_, shape, _)) => store.get(&name, 0, shape.recovery_at() as u64)?,
-            None => store.get(&name, 0, crate::model::limits::PARITY_MAX_BYTES)?,
+            None => store.get(&name, 0, PARITY_MAX_BYTES)?,
         };
         let Ok((_, table)) = read_table(&bytes) else { continue };
         if table.members.iter().any(pruned) {
@@ -146,8 +157,12 @@ fn covered(store: &dyn Store, lines: &[Line]) -> Result<(BTreeSet<ObjectName>, V
     Ok((covered, outdated))
 }
 
-/// The parity object of a group.
-fn build(store: &dyn Store, group: &[&Line], permille: u32) -> Result<(ObjectName, Vec<u8>), VaultError> {
+/// The parity object of a group, with as many recovery shards as `recovery` says for so many of data.
+fn build(
+    store: &dyn Store,
+    group: &[&Line],
+    recovery: &dyn Fn(usize) -> usize,
+) -> Result<(ObjectName, Vec<u8>), VaultError> {
     let mut table = Table::default();
     let mut shards: Vec<u8> = Vec::new();
     for line in group {
@@ -157,7 +172,7 @@ fn build(store: &dyn Store, group: &[&Line], permille: u32) -> Result<(ObjectNam
         shards.resize(shards.len().next_multiple_of(SHARD_BYTES), 0);
     }
     let data = shards.len() / SHARD_BYTES;
-    let recovery = recovery_count(data, permille);
+    let recovery = recovery(data);
     let mut protector = Protector::new(data, recovery, SHARD_BYTES).map_err(internal)?;
     for shard in shards.chunks(SHARD_BYTES) {
         table.data.push(checksum(shard));

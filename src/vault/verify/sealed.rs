@@ -18,6 +18,7 @@ use crate::vault::VaultError;
 use crate::vault::copy::Copy;
 use crate::vault::inventory::PageCache;
 use crate::vault::objects::stored_limit;
+use crate::vault::parity;
 use crate::vault::workers::work_through;
 
 /// Bytes asked for at once: memory is this for each thread.
@@ -134,7 +135,7 @@ pub fn check(
     done.map(|()| looked)
 }
 
-/// Every needed object that is there, once, with the snapshots that need it.
+/// Every needed object that is there, once, with the snapshots that need it; and parity, which none needs.
 fn tasks(copy: &Copy, listed: &Listed, pages: &PageCache, findings: &mut Vec<Finding>) -> Result<Vec<Task>, VaultError> {
     let mut by_name: BTreeMap<ObjectName, Task> = BTreeMap::new();
     let sizes: BTreeMap<&ObjectName, u64> = listed.presence.others().collect();
@@ -151,6 +152,11 @@ fn tasks(copy: &Copy, listed: &Listed, pages: &PageCache, findings: &mut Vec<Fin
         });
         task.snapshots.extend(places);
     })?;
+    // No inventory lists parity; its name says what it should be.
+    for sealed in parity::stored(copy.store.as_ref())?.into_values() {
+        let name = ObjectName::Parity(sealed);
+        by_name.entry(name.clone()).or_insert(Task { name, hash: sealed.hash, snapshots: Vec::new(), bytes: sealed.bytes });
+    }
     Ok(by_name
         .into_values()
         .map(|mut task| {
@@ -205,7 +211,9 @@ fn check_one(store: &dyn Store, task: &Task) -> Result<Right, Wrong> {
         match read_hash(store, &task.name.with_suffix(suffix), task.name.bytes().unwrap_or(stored_limit(&task.name))) {
             Ok(found) if found == task.hash => return Ok(Right { suffix }),
             Ok(_) => {
-                problem.get_or_insert_with(|| "changed: its BLAKE3 is not the one that the inventory lists".into());
+                let promise =
+                    if matches!(task.name, ObjectName::Parity(_)) { "its name says" } else { "the inventory lists" };
+                problem.get_or_insert_with(|| format!("changed: its BLAKE3 is not the one that {promise}"));
             }
             Err(StoreError::NotFound(_)) if suffix == 0 => {
                 problem.get_or_insert_with(|| "missing".into());
