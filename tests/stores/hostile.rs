@@ -333,6 +333,11 @@ fn listings() {
     refused("names for opendir", &lying(OPENDIR, |a| names(a.id, [&b"n"[..]].into_iter())), list);
     let denied = lying(OPENDIR, |a| status(a.id, 3, "no"));
     assert!(matches!(list(&denied.connect().unwrap()), Err(StoreError::Denied { .. })));
+    // Of a directory that is not there some servers say so only when its names are asked for.
+    assert_eq!(list(&lying(READDIR, |a| status(a.id, 2, "no such file")).connect().unwrap()), Ok(Vec::new()));
+    let gone =
+        lying(READDIR, |a| if a.number == 0 { names(a.id, [&b"n"[..]].into_iter()) } else { status(a.id, 2, "gone") });
+    assert!(matches!(list(&gone.connect().unwrap()), Err(StoreError::NotFound(_))));
     let tar_pit = Liar::start(|a| match a.kind {
         READDIR => Act::Late(
             Duration::from_millis(300 * (a.number as u64 + 1)),

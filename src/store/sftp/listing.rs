@@ -136,6 +136,8 @@ impl<'a> Listing<'a> {
         state.in_flight -= 1;
         match reply {
             Reply::Status(Code::Eof, _) => state.ended = true,
+            // Some servers look for a directory only when its names are asked for.
+            Reply::Status(Code::NotFound, _) if state.answers == 0 => state.ended = true,
             Reply::Names(entries) => {
                 state.answered();
                 if entries.is_empty() {
