@@ -13,6 +13,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::context::NamedStore;
+use super::keys::refuse_too_many;
 use super::{Env, OpError};
 use crate::crypto::identity::{Identity, Passphrase, seal_with_passphrase};
 use crate::crypto::seal::Recipient;
@@ -82,6 +83,8 @@ pub fn init(plan: &InitPlan, jobs: &[String], env: &Env<'_>) -> Result<InitRecei
             )));
         }
     }
+    // The operator's own is one of them.
+    refuse_too_many(plan.recipients.len() + 1)?;
     for named in &plan.stores {
         refuse_existing(named)?;
     }

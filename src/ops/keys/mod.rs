@@ -17,6 +17,7 @@ use crate::crypto::sign::{SigningKey, VerifyingKey};
 use crate::format::body::{Epoch, TrustedWriter};
 use crate::format::record::RecordKind;
 use crate::model::ids::WriterId;
+use crate::model::limits::RECIPIENTS_MAX;
 use crate::model::name::ObjectName;
 use crate::state::keys::{KeyDir, Role};
 use crate::vault::VaultError;
@@ -248,6 +249,20 @@ pub fn retire(plan: &TrustPlan, who: &str, until: Option<&Until>, env: &Env<'_>)
     Ok(receipt)
 }
 
+/// A key file is sealed to so many at most.
+///
+/// # Errors
+/// When there are more.
+pub fn refuse_too_many(recipients: usize) -> Result<(), OpError> {
+    if recipients <= RECIPIENTS_MAX {
+        return Ok(());
+    }
+    Err(OpError::Usage(format!(
+        "{recipients} are to open the vault, and {RECIPIENTS_MAX} at most can: leave some of the recipients out, or let several \
+         people share an identity"
+    )))
+}
+
 /// Begins a new epoch: the next push seals to it. Chunks and packs of earlier ones are used on, so whoever opens the new one
 /// must open those too; `identities` are there to seal them to whoever could not.
 ///
@@ -262,6 +277,7 @@ pub fn new_epoch(
     if recipients.is_empty() {
         return Err(OpError::Usage("no recipients: name them with --recipient, or as files in keys/recipients".into()));
     }
+    refuse_too_many(recipients.len())?;
     let mut opened = Opened::open(plan, env)?;
     let mut body = opened.trust().body().clone();
     let present = opened.trust().epoch().clone();
