@@ -210,6 +210,11 @@ fn read_header(store: &dyn Store) -> Result<Vec<u8>, VaultError> {
             let location = store.location();
             Err(VaultError::NoVault(format!("{location}: there is no vault; `farkeep init` makes one")))
         }
+        // Whoever may not read it knows nothing of damage.
+        Err(VaultError::Damaged { object, why }) => match store.get(&ObjectName::Header.to_string(), 0, 1) {
+            Err(denied @ StoreError::Denied { .. }) => Err(denied.into()),
+            _ => Err(VaultError::Damaged { object, why }),
+        },
         other => other,
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use crate::world::sshd::{KeyPair, Sshd, have_sshd};
-use crate::world::{World, args, skipped};
+use crate::world::{Run, World, args, needs, skipped};
 
 #[test]
 fn identity_files_that_do_not_open_are_named() {
@@ -69,6 +69,37 @@ fn init_without_an_answer_about_the_passphrase_is_refused() {
     let init = args!["init", "--store", &world.vault, "--identity-out", &world.identity, "--yes"];
     world.run(init).exits(2).says("--no-passphrase").says("--passphrase-fd").says("--passphrase-file");
     assert!(!world.identity.exists() && !world.vault.exists(), "something was begun");
+}
+
+#[test]
+fn more_recipients_than_a_key_file_has_room_for_are_refused_before_anything_is_made() {
+    let world = World::bare();
+    let recipients = world.agent.config.with_file_name("keys").join("recipients");
+    fs::create_dir_all(&recipients).unwrap();
+    let recipient = |number: u32| {
+        let recipient = farkeep::crypto::identity::Identity::generate().recipient();
+        fs::write(recipients.join(format!("{number}.txt")), format!("{recipient}\n")).unwrap();
+    };
+    (0..12).for_each(recipient);
+    let init = args!["init", "--store", &world.vault, "--identity-out", &world.identity, "--no-passphrase", "--yes"];
+    world.run(init.clone()).exits(2).says("13 are to open the vault, and 12 at most can");
+    assert!(!world.identity.exists() && !world.vault.join("farkeep-vault.json").exists(), "something was begun");
+    fs::remove_file(recipients.join("11.txt")).unwrap();
+    world.run(init).ok();
+    // The operator of the vault has a file there now.
+    recipient(11);
+    let root = world.identity.with_extension("root");
+    world.run(args!["keys", "new-epoch", "--root", root, "--identity", &world.identity]).exits(2).says("13 are to open");
+}
+
+#[test]
+fn a_vault_that_this_account_may_not_read_is_not_called_damaged() {
+    needs!("setpriv");
+    let world = World::new();
+    let header = world.vault.join("farkeep-vault.json");
+    fs::set_permissions(&header, fs::Permissions::from_mode(0o000)).unwrap();
+    let mut verify = world.agent.command_without_power(args!["verify"]);
+    Run::of(&mut verify).exits(1).says("farkeep-vault.json: not permitted");
 }
 
 #[test]

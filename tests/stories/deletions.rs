@@ -1,9 +1,7 @@
 //! `restore --delete` removes what the snapshot does not hold, and never what the push did not look at.
 
 use std::fs;
-use std::process::Command;
 
-use crate::world::tools::is_root;
 use crate::world::{Run, Tree, World, args, needs};
 
 /// `farkeep restore latest --in-place --delete` with these further arguments.
@@ -67,14 +65,8 @@ fn a_directory_that_could_not_be_read_is_not_cleared() {
     let world = World::new();
     let tree = world.tree("data");
     tree.file("open/kept", "x").file("closed/file", "x").file("closed/deep/file", "x").mode("closed", 0o000);
-    // Even root may then not read it.
-    let push = world.agent.command(args!["push", &tree.root]);
-    let mut without_power = Command::new("setpriv");
-    if is_root() {
-        without_power.arg("--bounding-set=-dac_override,-dac_read_search");
-    }
-    world.agent.dress(without_power.arg(push.get_program()).args(push.get_args()));
-    Run::of(&mut without_power).exits(3).says("cannot be read");
+    let mut push = world.agent.command_without_power(args!["push", &tree.root]);
+    Run::of(&mut push).exits(3).says("cannot be read");
     tree.mode("closed", 0o700).file("open/added", "x");
     let run = restore(&world, &[]).exits(3);
     run.says("closed: it could not be read when it was backed up");

@@ -8,6 +8,8 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+use super::tools::is_root;
+
 /// The program that is tested.
 pub const FARKEEP: &str = env!("CARGO_BIN_EXE_farkeep");
 
@@ -49,6 +51,16 @@ impl Machine {
         command.env("FARKEEP_CONFIG", &self.config).env("FARKEEP_STATE_DIR", &self.state);
         // A panic says where, and the test shows it.
         command.env("RUST_BACKTRACE", "1");
+    }
+
+    /// farkeep as somebody to whom permissions apply, which they do not to root. Needs setpriv.
+    pub fn command_without_power<I: IntoIterator<Item = S>, S: Into<OsString>>(&self, args: I) -> Command {
+        let mut command = Command::new("setpriv");
+        if is_root() {
+            command.arg("--bounding-set=-dac_override,-dac_read_search");
+        }
+        self.dress(command.arg(FARKEEP).args(args.into_iter().map(Into::into)));
+        command
     }
 
     /// Runs farkeep to its end.
