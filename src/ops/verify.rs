@@ -1,6 +1,7 @@
 //! `verify`: looks for damage at a named depth and leaves a signed record of what it found.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -17,13 +18,17 @@ use crate::model::ids::{ObjectHash, WriterId};
 use crate::model::name::ObjectName;
 use crate::model::time::Timestamp;
 use crate::state::keys::{KeyDir, Role};
+use crate::store::Store;
+use crate::store::kept::Kept;
+use crate::target::free_bytes;
 use crate::vault::VaultError;
 use crate::vault::catalogue_reader::SnapshotReader;
 use crate::vault::inventory::PageCache;
 use crate::vault::objects::read_hashed;
 use crate::vault::parity::mend;
+use crate::vault::snapshots::Snapshot;
 use crate::vault::unlock::unlock;
-use crate::vault::verify::sealed::{ReadTimes, Share};
+use crate::vault::verify::sealed::{ReadTimes, Reading, Share};
 use crate::vault::verify::{FINDINGS_MAX, Listed, Looked, Watch, list, opened, sealed};
 
 /// Objects that a verify record names; where more were found, further records follow.
@@ -32,6 +37,8 @@ const RECORD_OBJECTS_MAX: usize = 200;
 const RECORDS_MAX: usize = FINDINGS_MAX / RECORD_OBJECTS_MAX;
 /// A root leads to pages, pages to the rest: nothing is hidden deeper than that.
 const REPAIR_ROUNDS: usize = 3;
+/// What is read over a line may take such a part of this machine's free room until it is opened: a quarter.
+const KEPT_PART: u64 = 4;
 
 /// How deep to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -142,20 +149,21 @@ pub fn verify(plan: &VerifyPlan, env: &Env<'_>) -> Result<VerifyReceipt, OpError
         recorded: false,
         findings: listed.looked.findings.clone(),
     };
+    let kept = room_for_opening(plan, &found);
     if plan.depth >= Depth::Sealed {
-        read_stored(plan, &found, &listed, &pages, &mut receipt, env)?;
+        read_stored(plan, &found, &listed, &pages, kept.as_deref(), &mut receipt, env)?;
         let mut rounds = 0;
         while plan.repair && rounds < REPAIR_ROUNDS && repair(&found, &mut receipt, env)? {
             // What a mended inventory lists was not looked at before.
             let listed = list(&found.copy, &found.records, &pages, env.cancel)?;
             receipt.findings.retain(|finding| finding.kind == FindingKind::Mended);
             receipt.findings.extend(listed.looked.findings.iter().cloned());
-            read_stored(plan, &found, &listed, &pages, &mut receipt, env)?;
+            read_stored(plan, &found, &listed, &pages, None, &mut receipt, env)?;
             rounds += 1;
         }
     }
     if plan.depth == Depth::Opened {
-        let looked = open_all(plan, &found, &listed.needs.snapshots, env)?;
+        let looked = open_all(plan, &found, &listed.needs.snapshots, kept, env)?;
         receipt.bytes = looked.bytes;
         receipt.findings.extend(looked.findings);
     }
@@ -166,18 +174,36 @@ pub fn verify(plan: &VerifyPlan, env: &Env<'_>) -> Result<VerifyReceipt, OpError
     Ok(receipt)
 }
 
+/// Where what came over a line is kept until it is opened, each snapshot needing most of it again. None where that would be
+/// no gain, or cannot be.
+fn room_for_opening(plan: &VerifyPlan, found: &Opened) -> Option<Arc<Kept>> {
+    if plan.depth < Depth::Opened || found.copy.store.location().directory().is_some() {
+        return None;
+    }
+    let cache = found.context.state.cache();
+    let room_bytes = free_bytes(&cache)? / KEPT_PART;
+    match Kept::new(Arc::clone(&found.copy.store) as Arc<dyn Store>, &cache, room_bytes) {
+        Ok(kept) => Some(Arc::new(kept)),
+        Err(error) => {
+            tracing::debug!(%error, "nothing is kept");
+            None
+        }
+    }
+}
+
 fn read_stored(
     plan: &VerifyPlan,
     found: &Opened,
     listed: &Listed,
     pages: &PageCache,
+    kept: Option<&Kept>,
     receipt: &mut VerifyReceipt,
     env: &Env<'_>,
 ) -> Result<(), OpError> {
     env.step("reading stored bytes");
     let mut times = ReadTimes::open(&found.context.state.cache(), &found.copy.name());
-    let (share, started) = (plan.share, receipt.started);
-    let looked = sealed::check(&found.copy, listed, pages, share, &mut times, started, env.cancel, &Told(env))?;
+    let reading = Reading { share: plan.share, now: receipt.started, kept, cancel: env.cancel, watch: &Told(env) };
+    let looked = sealed::check(&found.copy, listed, pages, &mut times, &reading)?;
     receipt.objects = looked.objects;
     receipt.bytes = looked.bytes;
     receipt.findings.extend(looked.findings);
@@ -221,16 +247,22 @@ fn repair(found: &Opened, receipt: &mut VerifyReceipt, env: &Env<'_>) -> Result<
 fn open_all(
     plan: &VerifyPlan,
     found: &Opened,
-    snapshots: &[crate::vault::snapshots::Snapshot],
+    snapshots: &[Snapshot],
+    kept: Option<Arc<Kept>>,
     env: &Env<'_>,
 ) -> Result<Looked, OpError> {
+    let store: Arc<dyn Store> = match kept {
+        Some(kept) => kept,
+        None => Arc::clone(&found.copy.store) as Arc<dyn Store>,
+    };
+    let cache = found.context.state.cache();
     let unlocked = unlock(&found.copy, &plan.read.identities)?;
     let mut seen = opened::Seen::default();
     let mut all = Looked::default();
     // Newest first: it is the one that is needed first, and the older ones then have little that was not seen.
     for snapshot in snapshots.iter().rev() {
         env.step(format!("opening snapshot {} of {}", snapshot.id.short(), snapshot.time));
-        let looked = SnapshotReader::open(&found.copy, snapshot, &unlocked, &found.context.state.cache())
+        let looked = SnapshotReader::open_from(Arc::clone(&store), &found.copy, snapshot, &unlocked, &cache)
             .and_then(|reader| opened::check(&reader, snapshot, &mut seen, env.cancel, &Told(env)));
         match looked {
             Ok(looked) => {

@@ -18,6 +18,7 @@ pub mod deliver;
 mod direct;
 pub mod directory;
 pub mod drive;
+pub mod kept;
 pub mod location;
 pub mod memory;
 pub mod probe;

@@ -44,11 +44,24 @@ impl SnapshotReader {
     /// # Errors
     /// When its manifest or an index object is missing or damaged, or the identities do not open them.
     pub fn open(copy: &Copy, snapshot: &Snapshot, unlocked: &Unlocked, cache: &Path) -> Result<Self, VaultError> {
+        Self::open_from(Arc::clone(&copy.store) as Arc<dyn Store>, copy, snapshot, unlocked, cache)
+    }
+
+    /// As [`open`](Self::open), with what the copy holds read through `store`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_from(
+        store: Arc<dyn Store>,
+        copy: &Copy,
+        snapshot: &Snapshot,
+        unlocked: &Unlocked,
+        cache: &Path,
+    ) -> Result<Self, VaultError> {
         // Its manifest is sealed to the newest of its epochs.
         if let Some(epoch) = snapshot.body.epochs.last().filter(|epoch| !unlocked.by_epoch.contains_key(epoch)) {
             return Err(shut(copy, *epoch));
         }
-        let store: Arc<dyn Store> = Arc::clone(&copy.store) as Arc<dyn Store>;
         let manifest = read_manifest(store.as_ref(), &snapshot.body.manifest, &unlocked.epochs)?;
         let mut objects = BTreeSet::new();
         for name in &manifest.indexes {

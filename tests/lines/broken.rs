@@ -1,12 +1,12 @@
 //! Lines that break and processes that are killed in the middle of a push: it completes, or the next one does, and sends
 //! nothing again that had arrived.
 
-use std::ffi::OsString;
 use std::path::Path;
 
 use farkeep::model::name::ObjectName;
 
 use crate::proxy::{Harm, Proxy, Way};
+use crate::served::{push_through, run_through, world};
 use crate::world::background::until;
 use crate::world::server::Server;
 use crate::world::sshd::Served;
@@ -70,28 +70,6 @@ fn a_killed_push_is_taken_up_by_the_next() {
     let spared = (arrived.len() as u64 - 1) * PACK;
     assert!(sent + spared < 65 << 20, "{sent} bytes were sent although {} packs had arrived", arrived.len());
     restored(&world, &tree.root);
-}
-
-/// A world whose vault lies on the embedded server.
-fn world(served: &Served) -> World {
-    let world = World::bare();
-    let url = format!("sftp://x@127.0.0.1:{}/vault", served.running.address().port());
-    world.init(&args!["--store", url, "--ssh-key", &served.writer.private, "--host-key", served.running.host_fingerprint()]);
-    world
-}
-
-/// Runs a push through `proxy`.
-fn push_through(world: &World, served: &Served, proxy: &Proxy) -> crate::world::Run {
-    run_through(world, served, proxy, args!["push", world.path("data"), "--json"])
-}
-
-fn run_through(world: &World, served: &Served, proxy: &Proxy, args: Vec<OsString>) -> crate::world::Run {
-    let (direct, harmed) = (format!(":{}/", served.running.address().port()), format!(":{}/", proxy.port()));
-    let config = std::fs::read_to_string(&world.agent.config).unwrap();
-    world.agent.reconfigure(|text| text.replace(&direct, &harmed));
-    let run = world.run(args);
-    std::fs::write(&world.agent.config, config).unwrap();
-    run
 }
 
 #[test]

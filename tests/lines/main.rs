@@ -19,6 +19,8 @@ mod probe;
 mod proxy;
 #[path = "../stores/raw.rs"]
 mod raw;
+mod reading;
 mod recipe;
+mod served;
 #[path = "../world/mod.rs"]
 mod world;

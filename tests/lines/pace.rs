@@ -6,11 +6,9 @@ use crate::world::background::until;
 use crate::world::sshd::Served;
 use crate::world::{Running, World, args, assert_same, bytes_below};
 
-/// A world whose vault lies on the embedded server.
+/// A world whose vault lies on the embedded server, with the clock of its windows.
 fn world(served: &Served) -> World {
-    let world = World::bare();
-    let url = format!("sftp://x@127.0.0.1:{}/vault", served.running.address().port());
-    world.init(&args!["--store", url, "--ssh-key", &served.writer.private, "--host-key", served.running.host_fingerprint()]);
+    let world = crate::served::world(served);
     world.agent.reconfigure(|text| text.replace("ssh_key", "timezone = \"UTC\"\nssh_key"));
     world
 }

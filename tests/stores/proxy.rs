@@ -32,6 +32,7 @@ pub struct Proxy {
     stop: Arc<AtomicBool>,
     connections: Arc<AtomicUsize>,
     up: Arc<AtomicUsize>,
+    down: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -41,8 +42,8 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let connections = Arc::new(AtomicUsize::new(0));
-        let up = Arc::new(AtomicUsize::new(0));
-        let (stopped, counted, went_up) = (stop.clone(), connections.clone(), up.clone());
+        let (up, down) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (stopped, counted, went_up, went_down) = (stop.clone(), connections.clone(), up.clone(), down.clone());
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 if stopped.load(Ordering::Relaxed) {
@@ -53,22 +54,23 @@ impl Proxy {
                 let _ = (client.set_nodelay(true), server.set_nodelay(true));
                 for (from, to, way) in [(&client, &server, Way::Up), (&server, &client, Way::Down)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    let (stopped, went_up) = (stopped.clone(), went_up.clone());
-                    std::thread::spawn(move || {
-                        let passed = pass(from, to, way, harm, &stopped);
-                        if way == Way::Up {
-                            went_up.fetch_add(passed, Ordering::Relaxed);
-                        }
-                    });
+                    let stopped = stopped.clone();
+                    let went = if way == Way::Up { went_up.clone() } else { went_down.clone() };
+                    std::thread::spawn(move || went.fetch_add(pass(from, to, way, harm, &stopped), Ordering::Relaxed));
                 }
             }
         });
-        Self { address, stop, connections, up }
+        Self { address, stop, connections, up, down }
     }
 
     /// Bytes that went up on connections that have ended.
     pub fn passed_up(&self) -> usize {
         self.up.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that came down on connections that have ended.
+    pub fn passed_down(&self) -> usize {
+        self.down.load(Ordering::Relaxed)
     }
 
     pub fn port(&self) -> u16 {

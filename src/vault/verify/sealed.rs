@@ -13,6 +13,7 @@ use crate::model::limits::{MIB, SUFFIX_MAX};
 use crate::model::name::ObjectName;
 use crate::model::time::Timestamp;
 use crate::state::{read_if_there, write_cached};
+use crate::store::kept::Kept;
 use crate::store::{Store, StoreError};
 use crate::vault::VaultError;
 use crate::vault::copy::Copy;
@@ -73,6 +74,21 @@ struct Task {
     hash: ObjectHash,
     snapshots: Vec<usize>,
     bytes: u64,
+    keep: bool,
+}
+
+/// How to read.
+pub struct Reading<'a> {
+    /// Which part.
+    pub share: Share,
+    /// The time that it counts as read at.
+    pub now: Timestamp,
+    /// Where to keep what is right, for whoever reads it next.
+    pub kept: Option<&'a Kept>,
+    /// Stops it.
+    pub cancel: &'a AtomicBool,
+    /// Is told how far it is.
+    pub watch: &'a dyn Watch,
 }
 
 /// Reads objects and holds them against the hashes of the inventories.
@@ -83,23 +99,22 @@ pub fn check(
     copy: &Copy,
     listed: &Listed,
     pages: &PageCache,
-    share: Share,
     times: &mut ReadTimes,
-    now: Timestamp,
-    cancel: &AtomicBool,
-    watch: &dyn Watch,
+    reading: &Reading<'_>,
 ) -> Result<Looked, VaultError> {
+    let Reading { share, now, kept, cancel, watch } = *reading;
     let mut looked = Looked::default();
     let tasks = tasks(copy, listed, pages, &mut looked.findings)?;
     let all_bytes: u64 = tasks.iter().map(|task| task.bytes).sum();
-    let chosen = choose(tasks, share, times, now);
+    let mut chosen = choose(tasks, share, times, now);
+    mark_to_keep(&mut chosen, kept.map_or(0, Kept::room_bytes));
     watch.total(chosen.len() as u64, chosen.iter().map(|task| task.bytes).sum());
     tracing::debug!(objects = chosen.len(), of_bytes = all_bytes, "reading");
     let outcome = Mutex::new((looked, Vec::<ObjectHash>::new()));
     let store = copy.store.as_ref();
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let done = work_through(chosen, store.parallel().max(cores), cancel, &|task| {
-        let found = check_one(store, &task);
+        let found = check_one(store, &task, kept.filter(|_| task.keep));
         let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
         match found {
             Ok(Right { suffix }) => {
@@ -149,13 +164,20 @@ fn tasks(copy: &Copy, listed: &Listed, pages: &PageCache, findings: &mut Vec<Fin
             hash: line.hash,
             snapshots: Vec::new(),
             bytes,
+            keep: false,
         });
         task.snapshots.extend(places);
     })?;
     // No inventory lists parity; its name says what it should be.
     for sealed in parity::stored(copy.store.as_ref())?.into_values() {
         let name = ObjectName::Parity(sealed);
-        by_name.entry(name.clone()).or_insert(Task { name, hash: sealed.hash, snapshots: Vec::new(), bytes: sealed.bytes });
+        by_name.entry(name.clone()).or_insert(Task {
+            name,
+            hash: sealed.hash,
+            snapshots: Vec::new(),
+            bytes: sealed.bytes,
+            keep: false,
+        });
     }
     Ok(by_name
         .into_values()
@@ -195,6 +217,18 @@ fn choose(mut tasks: Vec<Task>, share: Share, times: &ReadTimes, now: Timestamp)
         .collect()
 }
 
+/// What most snapshots need is read most often afterwards.
+fn mark_to_keep(tasks: &mut [Task], room_bytes: u64) {
+    let mut order: Vec<usize> = (0..tasks.len()).filter(|at| !tasks[*at].snapshots.is_empty()).collect();
+    order.sort_by_key(|at| std::cmp::Reverse(tasks[*at].snapshots.len()));
+    let mut left = room_bytes;
+    for at in order {
+        let fits = left.checked_sub(tasks[at].bytes);
+        tasks[at].keep = fits.is_some();
+        left = fits.unwrap_or(left);
+    }
+}
+
 struct Right {
     suffix: u32,
 }
@@ -205,11 +239,24 @@ enum Wrong {
 }
 
 /// Reads the copies of an object until one fits.
-fn check_one(store: &dyn Store, task: &Task) -> Result<Right, Wrong> {
+fn check_one(store: &dyn Store, task: &Task, kept: Option<&Kept>) -> Result<Right, Wrong> {
+    let limit = task.name.bytes().unwrap_or(stored_limit(&task.name));
     let mut problem: Option<String> = None;
     for suffix in 0..=SUFFIX_MAX {
-        match read_hash(store, &task.name.with_suffix(suffix), task.name.bytes().unwrap_or(stored_limit(&task.name))) {
-            Ok(found) if found == task.hash => return Ok(Right { suffix }),
+        let stored = task.name.with_suffix(suffix);
+        let mut place = kept.and_then(|kept| Some((kept, kept.place(task.bytes)?)));
+        let part = &mut |bytes: &[u8]| {
+            if let Some((kept, place)) = &mut place {
+                kept.fill(place, bytes);
+            }
+        };
+        match read_hash(store, &stored, limit, part) {
+            Ok(found) if found == task.hash => {
+                if let Some((kept, place)) = &place {
+                    kept.keep(&stored, place);
+                }
+                return Ok(Right { suffix });
+            }
             Ok(_) => {
                 let promise =
                     if matches!(task.name, ObjectName::Parity(_)) { "its name says" } else { "the inventory lists" };
@@ -232,12 +279,13 @@ fn check_one(store: &dyn Store, task: &Task) -> Result<Right, Wrong> {
     Err(Wrong::Damaged(problem.unwrap_or_else(|| "missing".into())))
 }
 
-fn read_hash(store: &dyn Store, stored: &str, limit: u64) -> Result<ObjectHash, StoreError> {
+fn read_hash(store: &dyn Store, stored: &str, limit: u64, each: &mut dyn FnMut(&[u8])) -> Result<ObjectHash, StoreError> {
     let mut hasher = StreamHasher::new();
     let mut offset = 0;
     loop {
         let part = store.get(stored, offset, STEP_BYTES)?;
         hasher.update(&part);
+        each(&part);
         offset += part.len() as u64;
         if (part.len() as u64) < STEP_BYTES || offset > limit {
             return Ok(hasher.finish());
@@ -253,7 +301,8 @@ mod tests {
     fn what_was_read_longest_ago_is_read_first_and_all_within_the_time() {
         let day = 86_400_i64;
         let mut times = ReadTimes { path: PathBuf::new(), times: HashMap::new(), last_run: None };
-        let task = |n: u8| Task { name: ObjectName::Header, hash: ObjectHash([n; 32]), snapshots: vec![], bytes: 100 };
+        let task =
+            |n: u8| Task { name: ObjectName::Header, hash: ObjectHash([n; 32]), snapshots: vec![], bytes: 100, keep: false };
         let mut last_seen = [0_i64; 60];
         for today in 1..200_i64 {
             let now = Timestamp(today * day);
