@@ -2,11 +2,13 @@
 //!
 //! Whoever encrypts files in place leaves nothing of what was there and puts bytes in its place that no program can compress.
 //! Either alone is ordinary: a database is dumped anew each night, a camera's pictures never compress. So both must come
-//! together, and at least one of them must be unlike the nights before.
+//! together, and at least one of them must be unlike the nights before. Whoever forgets to mount a disk leaves next to nothing
+//! where much was.
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::limits::MIB;
+use crate::model::size::human_size;
 
 /// Good snapshots that must lie before one that is judged.
 pub const NIGHTS_MIN: usize = 3;
@@ -20,6 +22,8 @@ pub const DENSE_PERCENT: u64 = 90;
 pub const GONE_JUMP_PERCENT: u64 = 50;
 /// ... where it is less than this on the median night.
 pub const GONE_USUAL_PERCENT: u64 = 10;
+/// When less than so many percent of the last good content's size are left, hardly anything is.
+pub const LEFT_PERCENT: u64 = 5;
 /// With so many percent gone, incompressible content is a jump ...
 pub const DENSE_JUMP_GONE_PERCENT: u64 = 10;
 /// ... where on the median night less than this of what is new is incompressible.
@@ -66,9 +70,14 @@ pub fn judge(now: &Night, before: &[Night]) -> Option<String> {
     if before.len() < NIGHTS_MIN || before.last().is_none_or(|last| last.source_bytes < MIN_BYTES) {
         return None;
     }
-    let dense = now.dense_percent.filter(|percent| *percent >= DENSE_PERCENT)?;
+    let last = before.last()?.source_bytes;
     let gone = now.gone_percent;
     let usual_gone = median(before.iter().map(|night| night.gone_percent))?;
+    if percent(now.source_bytes, last) < LEFT_PERCENT && usual_gone < GONE_USUAL_PERCENT {
+        let (now, last) = (human_size(now.source_bytes), human_size(last));
+        return Some(format!("it holds {now}, and the last good snapshot held {last}, as if a disk were not mounted"));
+    }
+    let dense = now.dense_percent.filter(|percent| *percent >= DENSE_PERCENT)?;
     let usual_dense = median(before.iter().filter_map(|night| night.dense_percent));
     let much_is_gone = gone >= GONE_JUMP_PERCENT && usual_gone < GONE_USUAL_PERCENT;
     let dense_is_new = gone >= DENSE_JUMP_GONE_PERCENT && usual_dense.is_some_and(|usual| usual < DENSE_USUAL_PERCENT);
@@ -107,6 +116,16 @@ mod tests {
             known.push(night);
         }
         verdict
+    }
+
+    #[test]
+    fn next_to_nothing_where_much_was_is_suspect_and_a_tenth_is_not() {
+        let why = last_of(&[[100, 100, 5], [101, 2, 0], [102, 3, 0], [4, 0, 0]]).unwrap_or_default();
+        assert!(why.contains("it holds 4.00 MiB, and the last good snapshot held 102 MiB"), "{why}");
+        assert_eq!(last_of(&[[100, 100, 5], [101, 2, 0], [102, 3, 0], [10, 0, 0]]), None);
+        let emptied_each_night = [[100, 100, 5], [100, 100, 5], [100, 100, 5], [100, 100, 5], [2, 2, 0]];
+        assert_eq!(last_of(&emptied_each_night), None);
+        assert_eq!(last_of(&[[100, 100, 5], [1, 0, 0]]), None, "too few nights to tell");
     }
 
     #[test]

@@ -90,6 +90,19 @@ fn a_missing_member_makes_no_snapshot() {
 }
 
 #[test]
+fn files_that_are_all_gone_make_no_snapshot_until_a_person_says_so() {
+    let world = good();
+    // What is left of a disk that is not mounted.
+    fs::remove_file(world.path("files").join("a")).unwrap();
+    world.run(args!["push", "nightly"]).exits(1).says("is a disk not mounted?").says("--accept-size files");
+    assert_eq!(snapshots(&world), 1);
+    world.run(args!["push", "nightly", "--accept-size", "files"]).ok();
+    // They were empty before now.
+    world.push("nightly");
+    assert_eq!(snapshots(&world), 3);
+}
+
+#[test]
 fn an_archive_below_its_least_size_makes_no_snapshot() {
     let world = good();
     // What a dump tool writes for a misspelt database: a valid archive of 112 bytes.

@@ -13,6 +13,7 @@ use crate::model::change::Change;
 use crate::model::finding::Finding;
 use crate::model::ids::{SnapshotId, Token};
 use crate::model::limits::MIB;
+use crate::model::size::{count, human_size};
 use crate::model::snapshot::{SnapshotState, Tally};
 use crate::ops::context::Context;
 use crate::ops::{Env, Event, OpError};
@@ -137,7 +138,7 @@ fn capture_member(
     let member = &captured.member;
     let before = place.before.filter(|_| !plan.accept_size.contains(&member.name));
     planned.limits.judge(&member.name, &member.tally, before).map_err(|error| in_member(&member.name, error))?;
-    must_not_be_empty(source.as_ref(), member)?;
+    must_not_be_empty(source.as_ref(), member, before)?;
     Ok(captured)
 }
 
@@ -148,13 +149,21 @@ fn in_member(member: &str, source: SourceError) -> VaultError {
     }
 }
 
-/// A dump of nothing is a failed dump. Directories may be empty: they say so themselves.
-fn must_not_be_empty(source: &dyn Source, member: &Member) -> Result<(), VaultError> {
-    if member.tally.source_bytes > 0 || !source.roots().is_empty() {
-        return Ok(());
-    }
-    let error = SourceError::Expectation { what: member.name.clone(), why: "gave no output".into() };
-    Err(in_member(&member.name, error))
+/// A dump of nothing is a failed dump. Directories may be empty, if they were before: what is left of a disk that is not
+/// mounted is an empty directory.
+fn must_not_be_empty(source: &dyn Source, member: &Member, before: Option<&Tally>) -> Result<(), VaultError> {
+    let why = match before {
+        _ if member.tally.source_bytes > 0 => return Ok(()),
+        _ if source.roots().is_empty() => "gave no output".to_owned(),
+        Some(before) if before.source_bytes > 0 => format!(
+            "holds nothing, and the last good snapshot held {} in {}: is a disk not mounted? `--accept-size {}` takes it as it is",
+            human_size(before.source_bytes),
+            count(before.files, "file"),
+            member.name
+        ),
+        _ => return Ok(()),
+    };
+    Err(in_member(&member.name, SourceError::Expectation { what: member.name.clone(), why }))
 }
 
 /// What each member of the last good snapshot of a series held, kept on the agent, which cannot open manifests.
