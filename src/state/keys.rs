@@ -98,21 +98,35 @@ impl KeyDir {
     /// When the file cannot be renamed.
     pub fn put_station_aside(&self) -> Result<(), StateError> {
         let path = self.dir.join(STATION_FILE);
-        let taken = self.former_stations()?.len();
-        std::fs::rename(&path, self.dir.join(format!("{FORMER_STATION}{}", taken + 1))).map_err(StateError::io(&path))
+        let free = |number: &u32| self.dir.join(format!("{FORMER_STATION}{number}")).symlink_metadata().is_err();
+        let number = (1..).find(free).unwrap_or(u32::MAX);
+        std::fs::rename(&path, self.dir.join(format!("{FORMER_STATION}{number}"))).map_err(StateError::io(&path))
     }
 
-    /// The keys that signed as this machine's station before.
+    /// The keys that signed as this machine's station before. One that cannot be read is left out: it signs nothing any more,
+    /// and nothing may wait for it.
     ///
     /// # Errors
-    /// When they cannot be read.
+    /// When the directory cannot be read.
     pub fn former_stations(&self) -> Result<Vec<SigningKey>, StateError> {
-        let mut found = Vec::new();
-        for number in 1.. {
-            let Some((path, text)) = self.read(&format!("{FORMER_STATION}{number}"))? else { break };
-            found.push(SigningKey::from_openssh(&text).map_err(|e| bad(&path, &e))?);
-        }
-        Ok(found)
+        let entries = match std::fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(StateError::io(&self.dir)(e)),
+        };
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let mut names: Vec<String> = names.filter(|name| name.starts_with(FORMER_STATION)).collect();
+        names.sort();
+        let read = |name: &String| {
+            let text = self.read(name).map_err(|error| error.to_string());
+            let key = text.and_then(|text| match text {
+                Some((_, text)) => SigningKey::from_openssh(&text).map_err(|error| error.to_string()),
+                None => Err("went away".into()),
+            });
+            key.inspect_err(|error| tracing::warn!(file = %name, %error, "what this key signed is not delivered any more"))
+                .ok()
+        };
+        Ok(names.iter().filter_map(read).collect())
     }
 
     /// Makes ready what a new agent has, beside the keys of the one before, which stay until
