@@ -1,15 +1,21 @@
 //! `sync`: brings one copy up to date from another, or heals it, without any decryption key, and never removes anything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::context::{Context, Locking, NamedStore, VaultPin, open_pinned};
-use super::transfer::{Looking, Transfer};
+use super::drive::drive_of;
+use super::transfer::{Looking, Transfer, Transferred};
 use super::{Env, Exit, OpError};
 use crate::model::finding::{Finding, FindingKind};
+use crate::model::name::ObjectName;
+use crate::vault::VaultError;
+use crate::vault::copy::Copy;
 use crate::vault::inventory::PageCache;
+use crate::vault::objects::read_object;
+use crate::vault::parity::{found, mend};
 use crate::vault::replicate::Replicated;
 use crate::vault::verify::list;
 
@@ -91,6 +97,8 @@ pub fn sync(plan: &SyncPlan, env: &Env<'_>) -> Result<SyncReceipt, OpError> {
         }));
     }
     let safe = done.is_safe() && !done.findings.iter().any(|finding| finding.kind == FindingKind::Behind);
+    done.findings.append(&mut done.left_damaged);
+    mend_parity(plan, &after, &mut done, env)?;
     Ok(SyncReceipt {
         from: from.name(),
         to: after.name(),
@@ -102,4 +110,32 @@ pub fn sync(plan: &SyncPlan, env: &Env<'_>) -> Result<SyncReceipt, OpError> {
         safe,
         findings: done.findings,
     })
+}
+
+/// No other copy has the parity of a drive: what is damaged of it is made anew from what it covers, which is whole by now.
+fn mend_parity(plan: &SyncPlan, after: &Copy, done: &mut Transferred, env: &Env<'_>) -> Result<(), OpError> {
+    let to = plan.to.store.as_ref();
+    if drive_of(after).is_none() {
+        return Ok(());
+    }
+    let mut damaged = BTreeMap::new();
+    for found in found(to).map_err(VaultError::from)? {
+        let name = ObjectName::Parity(found.object);
+        if (plan.looking == Looking::All || done.doubted.contains(&name))
+            && matches!(read_object(to, &name), Err(VaultError::Damaged { .. }))
+        {
+            damaged.insert(name, found.object.hash);
+        }
+    }
+    if damaged.is_empty() {
+        return Ok(());
+    }
+    env.step("mending parity");
+    let mended = mend(to, &damaged, env.cancel)?;
+    done.healed.extend(mended.objects.keys().map(ToString::to_string));
+    done.findings.extend(mended.lost.into_iter().map(|(name, why)| {
+        let message = format!("is damaged, and not made anew: {why}; the next `drive export` replaces it");
+        Finding::new(FindingKind::Behind, name, message)
+    }));
+    Ok(())
 }

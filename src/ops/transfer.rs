@@ -28,7 +28,6 @@ use crate::vault::destination::Destination;
 use crate::vault::examine::{Examined, examine};
 use crate::vault::inventory::{PageCache, each_line};
 use crate::vault::objects::{read_fitting, read_hashed};
-use crate::vault::parity::mend;
 use crate::vault::presence::Presence;
 use crate::vault::pruned::Pruned;
 use crate::vault::replicate::{Replicated, copy_objects, copy_records, read_record};
@@ -84,6 +83,8 @@ pub struct Transferred {
     pub past_cache: bool,
     /// Objects of the target that stood under suspicion.
     pub doubted: BTreeSet<ObjectName>,
+    /// Damage to what the target alone holds.
+    pub left_damaged: Vec<Finding>,
     /// Something reads back wrong after it was written: no records were sent.
     not_kept: bool,
     /// What was found.
@@ -128,10 +129,19 @@ impl Transfer<'_> {
         let to = Destination::new(Arc::clone(&self.to.store), &context.state);
         let Left { sent, wrong } = to.notes.left().map_err(VaultError::from)?;
         let noted: BTreeSet<ObjectName> = sent.into_iter().chain(wrong).collect();
-        let doubts = self.doubts(&wanted, &presence, &noted, &target_records, &own, set_back.is_some(), &pages)?;
+        let doubts =
+            self.doubts(&wanted, &presence, &noted, (target.as_ref(), &target_records), &own, set_back.is_some(), &pages)?;
         let looked = self.examine(doubts.to_read.clone(), "reading what lies there", env)?;
         done.count(&looked);
-        let damaged: BTreeSet<Line> = looked.wrong.into_iter().map(|(line, _)| line).collect();
+        let mut damaged: BTreeSet<Line> = BTreeSet::new();
+        for (line, why) in looked.wrong {
+            if doubts.own.contains(&line) {
+                let message = format!("{why}; {} does not hold it: another copy may mend it", self.from.name());
+                done.left_damaged.push(Finding::new(FindingKind::Damage, &line.name, message));
+            } else {
+                damaged.insert(line);
+            }
+        }
         for line in doubts.to_read.iter().filter(|line| noted.contains(&line.name) && !damaged.contains(line)) {
             to.notes.arrived(&line.name).map_err(VaultError::from)?;
         }
@@ -144,7 +154,6 @@ impl Transfer<'_> {
         if done.not_kept {
             return Ok(done);
         }
-        self.mend_parity(&mut done, env)?;
 
         env.step("sending records");
         self.send_records(target.as_ref(), &presence, context, doubts.everything, &mut done)?;
@@ -258,7 +267,7 @@ impl Transfer<'_> {
         wanted: &[Line],
         presence: &Presence,
         noted: &BTreeSet<ObjectName>,
-        target: &Records,
+        (copy, target): (Option<&Copy>, &Records),
         own: &[Checked],
         set_back: bool,
         pages: &PageCache,
@@ -271,22 +280,53 @@ impl Transfer<'_> {
                 sound.insert(line.name.clone());
             });
         }
-        let spoken_against = self.spoken_against(target, own);
+        let spoken_against = self.spoken_against(copy, target, own);
         let lost = wanted.iter().any(|line| sound.contains(&line.name) && !presence.has(&line.name));
         let everything = self.looking == Looking::All || set_back || lost || !spoken_against.is_empty();
         // What an earlier run sent and did not read back, and what a torn write left, can have the right size; what read back
         // wrong can be part of a snapshot that was right once.
         let doubtful = |line: &&Line| everything || !sound.contains(&line.name) || noted.contains(&line.name);
-        let to_read = wanted.iter().filter(|line| presence.has(&line.name)).filter(doubtful).cloned().collect();
-        Ok(Doubts { to_read, everything, spoken_against })
+        let mut to_read: Vec<Line> =
+            wanted.iter().filter(|line| presence.has(&line.name)).filter(doubtful).cloned().collect();
+        let own = if everything { self.own_objects(wanted, target, presence, pages)? } else { BTreeSet::new() };
+        to_read.extend(own.iter().cloned());
+        Ok(Doubts { to_read, own, everything, spoken_against })
+    }
+
+    /// What only snapshots need that the source does not hold any more.
+    fn own_objects(
+        &self,
+        wanted: &[Line],
+        target: &Records,
+        presence: &Presence,
+        pages: &PageCache,
+    ) -> Result<BTreeSet<Line>, OpError> {
+        let wanted: BTreeSet<&ObjectName> = wanted.iter().map(|line| &line.name).collect();
+        let mut own = BTreeSet::new();
+        for snapshot in target.snapshots().iter().filter(|snapshot| !wanted.contains(&snapshot.body.inventory)) {
+            let read = each_line(pages, self.to.store.as_ref(), &snapshot.body.inventory, &mut |line| {
+                let is_record =
+                    matches!(line.name, ObjectName::Trust { .. } | ObjectName::Record { .. } | ObjectName::Header);
+                if !is_record && !wanted.contains(&line.name) && presence.has(&line.name) {
+                    own.insert(line.clone());
+                }
+            });
+            // An inventory that cannot be read is what a verification finds.
+            if let Err(VaultError::Store(error)) = read
+                && error.is_store_wide()
+            {
+                return Err(error.into());
+            }
+        }
+        Ok(own)
     }
 
     /// Objects of the target that stand under suspicion, also where that word could not be left there.
-    fn spoken_against(&self, target: &Records, own: &[Checked]) -> BTreeSet<ObjectName> {
+    fn spoken_against(&self, copy: Option<&Copy>, target: &Records, own: &[Checked]) -> BTreeSet<ObjectName> {
         let name = self.to.store.location().to_string();
         // Whose word it is does not matter: it is only looked at again.
         let all = target.checked.iter().chain(&self.records.checked).chain(own);
-        let here = Place::of_server(&name);
+        let here = copy.and_then(Place::known_to_all).or_else(|| Place::of_server(&name));
         let about = spoken_against(all, |_| true).into_iter().filter(|one| one.may_be_about(here.as_ref(), &name));
         about.flat_map(|one| one.objects).collect()
     }
@@ -354,25 +394,6 @@ impl Transfer<'_> {
             to.notes.wrong(&line.name).map_err(VaultError::from)?;
             let message = format!("reads back wrong after it was written: {why}");
             done.findings.push(Finding::new(FindingKind::Damage, &line.name, message));
-        }
-        Ok(())
-    }
-
-    /// No other copy has the parity of a drive: what is damaged of it is made anew from what it covers, which is whole by now.
-    fn mend_parity(&self, done: &mut Transferred, env: &Env<'_>) -> Result<(), OpError> {
-        let to = self.to.store.as_ref();
-        let mut damaged = BTreeMap::new();
-        for name in done.doubted.iter().filter(|name| matches!(name, ObjectName::Parity(_))) {
-            if let Some(hash) = name.content_hash()
-                && matches!(read_hashed(to, name, hash), Err(VaultError::Damaged { .. }))
-            {
-                damaged.insert(name.clone(), hash);
-            }
-        }
-        if !damaged.is_empty() {
-            env.step("mending parity");
-            let mended = mend(to, &damaged, env.cancel)?;
-            done.healed.extend(mended.objects.keys().map(ToString::to_string));
         }
         Ok(())
     }
@@ -452,6 +473,8 @@ impl Transfer<'_> {
 /// What of a target is not believed by its name and size.
 struct Doubts {
     to_read: Vec<Line>,
+    /// Those of them that the source does not hold.
+    own: BTreeSet<Line>,
     /// Something is amiss there: records are read too.
     everything: bool,
     spoken_against: BTreeSet<ObjectName>,

@@ -39,6 +39,15 @@ impl Place {
         }
     }
 
+    /// The copy, where every machine names it alike: an enrolled drive, or one on a server.
+    #[must_use]
+    pub fn known_to_all(copy: &Copy) -> Option<Self> {
+        match super::drive::drive_of(copy) {
+            Some((drive, label)) => Some(Self::Drive(drive, Some(label.hash))),
+            None => Self::of_server(&copy.name()),
+        }
+    }
+
     /// The copy, as somebody who signs here names it.
     #[must_use]
     pub fn of_copy(copy: &Copy, writer: WriterId) -> Self {

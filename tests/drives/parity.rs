@@ -107,7 +107,11 @@ fn parity_that_would_mend_nothing_is_found_and_the_next_export_makes_it_anew() {
     }
     world.run(args!["verify", "--from", "a", "--depth", "list"]).ok();
     world.run(args!["verify", "--from", "a"]).exits(4).says("parity/").says("its BLAKE3 is not the one that its name says");
-    world.run(args!["verify", "--from", "a", "--repair"]).exits(4).says("the next `drive export` makes other parity");
+    world
+        .run(args!["verify", "--from", "a", "--repair"])
+        .exits(4)
+        .says("the next `drive export` makes it anew")
+        .says("nothing is left");
     let made = world.run(args!["drive", "export", "a", "--again", "--json"]).ok().json()["parity"].clone();
     assert_eq!(made["made"], parity.len(), "{made}");
     world.run(args!["verify", "--from", "a"]).ok();

@@ -66,7 +66,9 @@ fn what_a_drives_keep_lets_go_is_dropped_from_that_drive_alone_and_does_not_come
         crate::world::flip(&pack, 100);
     }
     world.run(args!["verify"]).exits(4);
-    world.run(args!["sync", &world.vault, "--from", drive.vault(), "--plain-directory"]).ok();
+    // What the drive let go it cannot heal, and says so.
+    let sync = world.run(args!["sync", &world.vault, "--from", drive.vault(), "--plain-directory"]).exits(4);
+    sync.says("objects damaged there and whole now").says("does not hold it: another copy may mend it");
     assert_eq!(world.snapshots().len(), 5);
     let (tree, back) = (world.tree("data"), world.path("back"));
     world.run(args!["restore", "latest", "--from", drive.vault(), "--into", &back, "--identity", &world.identity]).ok();

@@ -238,9 +238,17 @@ fn bring_up_to_date(
     let mut done = transfer.run(&mut opened.context, env)?;
     done.findings.extend(notes);
     let mut protected = Protected::default();
-    if permille > 0 && done.is_safe() {
-        protected = make_parity(store.as_ref(), &done.wanted, permille, &done.doubted, env)?;
+    if done.is_safe() {
+        match make_parity(store.as_ref(), &done.wanted, permille, &done.doubted, env) {
+            Ok(made) => protected = made,
+            Err(error) if is_grave(&error) => return Err(error),
+            // All that the snapshots need is there: without parity, and signed.
+            Err(error) => {
+                done.findings.push(Finding::new(FindingKind::Behind, "parity", format!("is not up to date: {error}")));
+            }
+        }
     }
+    let left_damaged = std::mem::take(&mut done.left_damaged);
     let binary = match &plan.binary {
         Some(path) => {
             env.step("copying the program");
@@ -259,6 +267,7 @@ fn bring_up_to_date(
         let next = opened.register.after_export(&drive.name, env.clock.now());
         receipt.next = due_text(next.as_ref(), env.clock.now());
     }
+    receipt.findings.extend(left_damaged);
     Ok(Exported { receipt, slot, store, wanted })
 }
 
@@ -269,9 +278,21 @@ fn make_parity(
     doubted: &BTreeSet<ObjectName>,
     env: &Env<'_>,
 ) -> Result<Protected, OpError> {
+    if permille == 0 {
+        return Ok(parity::drop_damaged(store, doubted).map(|()| Protected::default())?);
+    }
     env.step("making parity");
     let told = |bytes| env.observer.event(Event::Advance { items: 1, bytes });
     Ok(parity::protect(store, wanted, permille, doubted, env.cancel, &told)?)
+}
+
+/// Whether an error is more than the want of room for something that is not needed.
+fn is_grave(error: &OpError) -> bool {
+    match error {
+        OpError::Vault(VaultError::Interrupted) => true,
+        OpError::Vault(VaultError::Store(error)) => error.is_store_wide(),
+        _ => false,
+    }
 }
 
 /// Drops from the drive what its own rules let go. The export is signed by now and stands, whatever becomes of this.
@@ -279,19 +300,27 @@ fn apply_keep(plan: &ExportPlan, drive: &Drive, exported: &mut Exported, env: &E
     let settings = plan.settings_of(&drive.name);
     let Some(rules) = &settings.keep else { return Ok(()) };
     let Exported { receipt, slot, store, wanted } = exported;
-    let kept = retain(rules, &plan.drives.pin, store, env).and_then(|retained| {
-        if retained.objects > 0 && settings.parity_permille > 0 {
-            let presence = Presence::read(store.as_ref(), &SWEPT).map_err(VaultError::from)?;
-            wanted.retain(|line| !SWEPT.contains(&line.name.area()) || presence.has(&line.name));
-            make_parity(store.as_ref(), wanted, settings.parity_permille, &BTreeSet::new(), env)?;
-        }
-        Ok(retained)
-    });
-    match kept {
+    let parity_again = |wanted: &mut Vec<Line>| {
+        let presence = Presence::read(store.as_ref(), &SWEPT).map_err(VaultError::from)?;
+        wanted.retain(|line| !SWEPT.contains(&line.name.area()) || presence.has(&line.name));
+        make_parity(store.as_ref(), wanted, settings.parity_permille, &BTreeSet::new(), env)
+    };
+    match retain(rules, &plan.drives.pin, store, env) {
         Ok(retained) => {
             receipt.findings.extend(retained.findings.iter().cloned());
             receipt.snapshots = retained.kept;
+            let removed = retained.objects;
             receipt.retained = Some(retained);
+            if removed > 0 && settings.parity_permille > 0 {
+                match parity_again(wanted) {
+                    Ok(_) => {}
+                    Err(error) if is_grave(&error) => return Err(error),
+                    Err(error) => {
+                        let message = format!("is not up to date with what its keep left: {error}");
+                        receipt.findings.push(Finding::new(FindingKind::Behind, "parity", message));
+                    }
+                }
+            }
         }
         Err(error @ OpError::Vault(VaultError::Interrupted)) => return Err(error),
         Err(error) => receipt.findings.push(left_undone(drive.name.as_str(), &error)),

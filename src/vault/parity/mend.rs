@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::layout::{Member, SHARD_BYTES, Shape, Table, checksum};
-use super::{build, read_table, stored};
+use super::{Found, build, found, read_around, read_table};
 use crate::codec::shards::Mender;
 use crate::crypto::hash::hash;
 use crate::format::inventory::Line;
 use crate::model::ids::ObjectHash;
-use crate::model::limits::{PARITY_MAX_BYTES, SUFFIX_MAX};
+use crate::model::limits::SUFFIX_MAX;
 use crate::model::name::ObjectName;
 use crate::store::deliver::{RetryPolicy, deliver};
-use crate::store::{Store, StoreError, WriteOnceStore};
+use crate::store::{Store, WriteOnceStore};
 use crate::vault::VaultError;
 use crate::vault::objects::read_hashed_past_cache;
 
@@ -25,22 +25,42 @@ pub struct Mended {
     pub lost: BTreeMap<ObjectName, String>,
 }
 
+impl Mended {
+    /// Puts what was brought back beside what is damaged, and reads it back. For want of room or of a name it stays lost: what
+    /// was found is to be told all the same.
+    fn put(&mut self, store: &dyn WriteOnceStore, name: ObjectName, bytes: &[u8], shards: u64) -> Result<(), VaultError> {
+        let put = deliver(store, &name, bytes, RetryPolicy::DEFAULT).map_err(VaultError::from);
+        match put.and_then(|_| read_hashed_past_cache(store, &name, hash(bytes))) {
+            Ok(_) => {
+                self.objects.insert(name, shards);
+            }
+            Err(VaultError::Store(error)) if error.is_store_wide() => return Err(error.into()),
+            Err(error) => {
+                self.lost.insert(name, error.to_string());
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Mends the objects of `damaged`, which maps their names to the hash that they must have, parity itself last. The good bytes
 /// lie under a suffix where the damaged ones have the name; nothing is removed.
 ///
 /// # Errors
-/// When the store fails or has no room.
+/// When the store is out of reach.
 pub fn mend(
     store: &dyn WriteOnceStore,
     damaged: &BTreeMap<ObjectName, ObjectHash>,
     cancel: &AtomicBool,
 ) -> Result<Mended, VaultError> {
     let mut mended = Mended::default();
-    for name in stored(store)?.into_keys() {
+    let is_parity = |name: &ObjectName| matches!(name, ObjectName::Parity(_));
+    let parity = if damaged.keys().all(is_parity) { Vec::new() } else { found(store)? };
+    for Found { stored, object, .. } in parity {
         if cancel.load(Ordering::Relaxed) {
             return Err(VaultError::Interrupted);
         }
-        let object = match store.get(&name, 0, PARITY_MAX_BYTES) {
+        let object = match read_around(store, &stored, object.bytes) {
             Ok(object) => object,
             Err(error) if error.is_store_wide() => return Err(error.into()),
             Err(_) => continue,
@@ -60,11 +80,7 @@ pub fn mend(
             Ok(found) => {
                 for (name, (bytes, shards)) in found {
                     match damaged.get(&name) {
-                        Some(expected) if hash(&bytes) == *expected => {
-                            deliver(store, &name, &bytes, RetryPolicy::DEFAULT)?;
-                            read_hashed_past_cache(store, &name, *expected)?;
-                            mended.objects.insert(name, shards);
-                        }
+                        Some(expected) if hash(&bytes) == *expected => mended.put(store, name, &bytes, shards)?,
                         _ => drop(mended.lost.insert(name, "what parity gives back is not the object".into())),
                     }
                 }
@@ -72,13 +88,9 @@ pub fn mend(
             Err(why) => mended.lost.extend(wanted.into_iter().map(|name| (name, why.clone()))),
         }
     }
-    for name in damaged.keys().filter(|name| matches!(name, ObjectName::Parity(_))) {
+    for name in damaged.keys().filter(|name| is_parity(name)) {
         match remake(store, name)? {
-            Ok((bytes, shards)) => {
-                deliver(store, name, &bytes, RetryPolicy::DEFAULT)?;
-                read_hashed_past_cache(store, name, hash(&bytes))?;
-                mended.objects.insert(name.clone(), shards);
-            }
+            Ok((bytes, shards)) => mended.put(store, name.clone(), &bytes, shards)?,
             Err(why) => drop(mended.lost.insert(name.clone(), why)),
         }
     }
@@ -92,30 +104,29 @@ pub fn mend(
 
 /// A parity object made anew from what it covers, with how many shards of it were damaged; or why that cannot be.
 fn remake(store: &dyn Store, name: &ObjectName) -> Result<Result<(Vec<u8>, u64), String>, VaultError> {
-    let anew = |why: &str| Ok(Err(format!("{why}; the next `drive export` makes other parity")));
-    for suffix in 0..=SUFFIX_MAX {
-        let damaged = match store.get(&name.with_suffix(suffix), 0, PARITY_MAX_BYTES) {
+    let mut lost = "nothing is left of its table".to_owned();
+    for Found { stored, object, .. } in found(store)?.into_iter().filter(|found| ObjectName::Parity(found.object) == *name) {
+        let damaged = match read_around(store, &stored, object.bytes) {
             Ok(bytes) => bytes,
             Err(error) if error.is_store_wide() => return Err(error.into()),
-            Err(_) if suffix == 0 => continue,
-            Err(_) => break,
+            Err(_) => continue,
         };
         let Ok((shape, table)) = read_table(&damaged) else { continue };
         let lines: Vec<Line> =
             table.members.into_iter().map(|member| Line { name: member.name, hash: member.hash }).collect();
         let group: Vec<&Line> = lines.iter().collect();
-        let made = match build(store, &group, &|_| shape.recovery) {
-            Ok((made, bytes)) if made == *name => bytes,
-            Ok(_) => return anew("what it covers gives another one"),
+        match build(store, &group, &|_| shape.recovery) {
+            Ok((made, bytes)) if made == *name => {
+                let same = bytes.chunks(SHARD_BYTES).zip(damaged.chunks(SHARD_BYTES)).filter(|(one, other)| one == other);
+                let wrong = bytes.len().div_ceil(SHARD_BYTES) - same.count();
+                return Ok(Ok((bytes, wrong as u64)));
+            }
+            Ok(_) => lost = "what it covers gives another one".into(),
             Err(VaultError::Store(error)) if error.is_store_wide() => return Err(error.into()),
-            Err(error) => return anew(&format!("what it covers is not whole: {error}")),
-        };
-        let wrong =
-            made.chunks(SHARD_BYTES).zip(damaged.chunks(SHARD_BYTES)).filter(|(right, there)| right != there).count();
-        let short = made.len().div_ceil(SHARD_BYTES).saturating_sub(damaged.len().div_ceil(SHARD_BYTES));
-        return Ok(Ok((made, (wrong + short) as u64)));
+            Err(error) => lost = format!("what it covers is not whole: {error}"),
+        }
     }
-    anew("nothing is left of its table")
+    Ok(Err(lost))
 }
 
 /// Objects that were brought back, with how many of their shards were lost; or why the group cannot be mended.
@@ -187,13 +198,10 @@ fn mend_group(
 fn right_shards(store: &dyn Store, member: &Member, sums: &[[u8; 8]]) -> Result<Vec<Option<Vec<u8>>>, VaultError> {
     let mut right: Vec<Option<Vec<u8>>> = vec![None; member.shards()];
     for suffix in 0..=SUFFIX_MAX {
-        let bytes = match store.get(&member.name.with_suffix(suffix), 0, member.bytes) {
+        let bytes = match read_around(store, &member.name.with_suffix(suffix), member.bytes) {
             Ok(bytes) => bytes,
-            Err(StoreError::NotFound(_)) if suffix == 0 => continue,
-            Err(StoreError::NotFound(_)) => break,
             Err(error) if error.is_store_wide() => return Err(error.into()),
-            // A disk that cannot read a sector fails the whole read: shard by shard the others still come.
-            Err(_) => read_piecewise(store, &member.name.with_suffix(suffix), member.bytes),
+            Err(_) => continue,
         };
         for ((shard, slot), sum) in bytes.chunks(SHARD_BYTES).zip(&mut right).zip(sums) {
             if slot.is_none() {
@@ -207,17 +215,6 @@ fn right_shards(store: &dyn Store, member: &Member, sums: &[[u8; 8]]) -> Result<
         }
     }
     Ok(right)
-}
-
-fn read_piecewise(store: &dyn Store, stored: &str, bytes: u64) -> Vec<u8> {
-    let mut all = Vec::new();
-    for offset in (0..bytes).step_by(SHARD_BYTES) {
-        let length = (bytes - offset).min(SHARD_BYTES as u64);
-        let mut piece = store.get(stored, offset, length).unwrap_or_default();
-        piece.resize(length as usize, 0);
-        all.extend(piece);
-    }
-    all
 }
 
 #[cfg(test)]
@@ -310,7 +307,7 @@ mod tests {
             objects.insert(name.clone(), vec![0; right.len()]);
         });
         let mended = mend(&store, &damaged, &never).unwrap_or_else(|e| panic!("{e}"));
-        assert!(mended.objects.is_empty() && mended.lost[&object].contains("drive export"), "{mended:?}");
+        assert!(mended.objects.is_empty() && mended.lost[&object].contains("nothing is left"), "{mended:?}");
 
         // Nobody looks at the recovery shards of parity that is not in doubt.
         let mut spoilt = right.clone();
@@ -320,6 +317,28 @@ mod tests {
         assert_eq!(protect(&BTreeSet::from([object])).map(|made| made.made).ok(), Some(1));
         let now = parity();
         assert!(now.len() == 1 && now[0].1 == right, "{}", now.len());
+    }
+
+    #[test]
+    fn what_this_copy_alone_holds_keeps_its_parity_when_a_neighbour_is_pruned() {
+        let (store, lines) = filled(&[3000, 400_000, 50_000, 60_000]);
+        let (never, nothing) = (AtomicBool::new(false), BTreeSet::new());
+        let protect = |lines: &[Line]| protect(&store, lines, 50, &nothing, &never, &|_| {}).map(|made| made.objects);
+        assert_eq!(protect(&lines).ok(), Some(4));
+        store.tamper(|objects| objects.remove(&lines[0].name.to_string()));
+        // Of the others the source still holds one.
+        assert_eq!(protect(&lines[3..]).ok(), Some(3));
+        store.tamper(|objects| objects.get_mut(&lines[1].name.to_string()).map(|bytes| bytes[5] ^= 1));
+        let mended = mend(&store, &damaged(&lines[1..2]), &never).unwrap_or_else(|e| panic!("{e}"));
+        assert!(mended.lost.is_empty() && mended.objects.contains_key(&lines[1].name), "{mended:?}");
+    }
+
+    #[test]
+    fn a_table_that_lies_about_its_objects_fills_no_memory() {
+        let (store, lines) = filled(&[8 << 20]);
+        let group: Vec<&Line> = std::iter::repeat_n(&lines[0], 200).collect();
+        let error = build(&store, &group, &|_| 2).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("larger than one can be"), "{error}");
     }
 
     #[test]

@@ -4,14 +4,14 @@
 //! which stands in for any lost one. Parity is never believed: what it gives back must have the hash that the object's own
 //! name or an inventory promises.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::codec::CodecError;
 use crate::codec::shards::{Mender, Protector};
 use crate::crypto::hash::hash;
 use crate::format::inventory::Line;
-use crate::model::limits::{PARITY_GROUP_BYTES, PARITY_MAX_BYTES};
+use crate::model::limits::{PACK_MAX_BYTES, PARITY_GROUP_BYTES, PARITY_MAX_BYTES};
 use crate::model::name::{Area, ObjectName, Sealed};
 use crate::store::deliver::{RetryPolicy, deliver};
 use crate::store::{PruneStore, Store, StoreError};
@@ -29,6 +29,8 @@ use layout::{Member, PAGE_PAYLOAD_BYTES, SHARD_BYTES, Shape, Table, checksum, de
 
 /// Beyond the plain share, so many standard deviations of what chance adds to the damage of one group.
 const MARGIN: f64 = 3.0;
+/// What a group may come to: an object is added as long as it has room, or is the first, or hardly has a size.
+const GROUP_MAX_BYTES: u64 = PARITY_GROUP_BYTES + PACK_MAX_BYTES;
 /// The fewest recovery shards of a group.
 const RECOVERY_MIN: usize = 2;
 
@@ -60,7 +62,8 @@ pub const fn room_bytes(bytes: u64, permille: u32) -> u64 {
 ///
 /// Of an object that was pruned the shards are gone for good, and weaken the parity of all others of its group. So such a
 /// group counts for nothing: what is left of it gets new parity, and when that lies there the old one is removed. The same
-/// becomes of parity that is damaged itself, if it is one of `doubted`: the others are not read. All of `lines` must be there.
+/// becomes of parity that is damaged itself, if it is one of `doubted` or has another length: the others are not read. All of
+/// `lines` must be there.
 ///
 /// # Errors
 /// When the store fails or has no room, or an object is not what its line says.
@@ -73,7 +76,10 @@ pub fn protect(
     told: &dyn Fn(u64),
 ) -> Result<Protected, VaultError> {
     store.make_dirs(&[Area::Parity.dir().to_owned()])?;
-    let (covered, outdated) = covered(store, lines, doubted)?;
+    let Covered { objects: covered, outdated, uncovered } = covered(store, lines, doubted)?;
+    // What only this copy holds: the copy that it was brought up to date from does not list it.
+    let wanted: BTreeSet<&ObjectName> = lines.iter().map(|line| &line.name).collect();
+    let own: Vec<Line> = whole_ones(store, uncovered.into_iter().filter(|line| !wanted.contains(&line.name)))?;
     let mut protected = Protected::default();
     let mut group: Vec<&Line> = Vec::new();
     let mut group_bytes = 0;
@@ -91,7 +97,7 @@ pub fn protect(
         told(bytes.len() as u64);
         Ok(())
     };
-    for line in lines.iter().filter(|line| !covered.contains(&line.name)) {
+    for line in lines.iter().chain(&own).filter(|line| !covered.contains(&line.name)) {
         if cancel.load(Ordering::Relaxed) {
             return Err(VaultError::Interrupted);
         }
@@ -110,51 +116,123 @@ pub fn protect(
     Ok(protected)
 }
 
-/// What lies in the area of parity, whole or damaged: the stored names, with the object that each should be.
+/// Those of `lines` that can be read and are right: parity of damage would keep the damage.
+fn whole_ones(store: &dyn Store, lines: impl Iterator<Item = Line>) -> Result<Vec<Line>, VaultError> {
+    let mut whole = Vec::new();
+    for line in lines {
+        match read_hashed(store, &line.name, line.hash) {
+            Ok(_) => whole.push(line),
+            Err(VaultError::Store(error)) if error.is_store_wide() => return Err(error.into()),
+            Err(error) => tracing::warn!(object = %line.name, %error, "gets no parity"),
+        }
+    }
+    Ok(whole)
+}
+
+/// A file of the area of parity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its stored name.
+    pub stored: String,
+    /// The object that it should be.
+    pub object: Sealed,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// What lies in the area of parity, whole or damaged. A name that promises more than a parity object can have is none.
 ///
 /// # Errors
 /// When the store cannot be listed.
-pub fn stored(store: &dyn Store) -> Result<BTreeMap<String, Sealed>, StoreError> {
-    let mut names = BTreeMap::new();
-    store.list(&[Area::Parity.dir().to_owned()], &mut |listed| {
-        if let Ok((ObjectName::Parity(sealed), _)) = ObjectName::parse_stored(&listed.name) {
-            names.insert(listed.name, sealed);
+pub fn found(store: &dyn Store) -> Result<Vec<Found>, StoreError> {
+    let mut found = Vec::new();
+    store.list(&[Area::Parity.dir().to_owned()], &mut |listed| match ObjectName::parse_stored(&listed.name) {
+        Ok((ObjectName::Parity(object), _)) if object.bytes <= PARITY_MAX_BYTES => {
+            found.push(Found { stored: listed.name, object, bytes: listed.bytes });
         }
+        _ => {}
     })?;
-    Ok(names)
+    found.sort_by(|one, other| one.stored.cmp(&other.stored));
+    Ok(found)
 }
 
-/// Every object that some parity object covers, and the names of parity objects that count for nothing: one of `doubted` that
-/// is damaged indeed, or one of which a member was pruned, neither one of `lines` nor there any more.
-fn covered(
-    store: &dyn Store,
-    lines: &[Line],
-    doubted: &BTreeSet<ObjectName>,
-) -> Result<(BTreeSet<ObjectName>, Vec<String>), VaultError> {
-    let here = Presence::read(store, &SWEPT)?;
-    let wanted: BTreeSet<&ObjectName> = lines.iter().map(|line| &line.name).collect();
-    let pruned =
-        |member: &Member| SWEPT.contains(&member.name.area()) && !wanted.contains(&member.name) && !here.has(&member.name);
-    let (mut covered, mut outdated) = (BTreeSet::new(), Vec::new());
-    for (name, sealed) in stored(store)? {
-        if doubted.contains(&ObjectName::Parity(sealed)) && hash(&store.get(&name, 0, PARITY_MAX_BYTES)?) != sealed.hash {
-            outdated.push(name);
-            continue;
-        }
-        let page = store.get(&name, 0, SHARD_BYTES as u64)?;
-        // With its first page damaged the whole object is read; one that says nothing covers nothing.
-        let bytes = match decode_page(&page) {
-            Some((_, shape, _)) => store.get(&name, 0, shape.recovery_at() as u64)?,
-            None => store.get(&name, 0, PARITY_MAX_BYTES)?,
-        };
-        let Ok((_, table)) = read_table(&bytes) else { continue };
-        if table.members.iter().any(pruned) {
-            outdated.push(name);
-        } else {
-            covered.extend(table.members.into_iter().map(|member| member.name));
+/// The first `bytes` bytes of a stored object, with zeros for sectors that cannot be read: a disk that cannot read one fails
+/// the whole read.
+fn read_around(store: &dyn Store, stored: &str, bytes: u64) -> Result<Vec<u8>, StoreError> {
+    match store.get(stored, 0, bytes) {
+        Err(error) if error.is_store_wide() || matches!(error, StoreError::NotFound(_)) => Err(error),
+        Ok(bytes) => Ok(bytes),
+        Err(_) => {
+            let mut all = Vec::new();
+            for offset in (0..bytes).step_by(SHARD_BYTES) {
+                let length = (bytes - offset).min(SHARD_BYTES as u64);
+                let mut piece = store.get(stored, offset, length).unwrap_or_default();
+                piece.resize(length as usize, 0);
+                all.extend(piece);
+            }
+            Ok(all)
         }
     }
-    Ok((covered, outdated))
+}
+
+/// What parity there is says.
+#[derive(Default)]
+struct Covered {
+    /// Every object that some parity object covers.
+    objects: BTreeSet<ObjectName>,
+    /// Parity objects that count for nothing, by stored name: damaged, or a member of them was pruned.
+    outdated: Vec<String>,
+    /// What those covered and lies there still.
+    uncovered: BTreeSet<Line>,
+}
+
+/// Reads the tables of all parity. One of `doubted` is read whole; of the others the length alone must be right.
+fn covered(store: &dyn Store, lines: &[Line], doubted: &BTreeSet<ObjectName>) -> Result<Covered, VaultError> {
+    let here = Presence::read(store, &SWEPT)?;
+    let wanted: BTreeSet<&ObjectName> = lines.iter().map(|line| &line.name).collect();
+    let stays =
+        |member: &Member| !SWEPT.contains(&member.name.area()) || wanted.contains(&member.name) || here.has(&member.name);
+    let mut covered = Covered::default();
+    for Found { stored, object, bytes } in found(store)? {
+        let page = read_around(store, &stored, SHARD_BYTES as u64)?;
+        // With its first page damaged the whole object is read; one that says nothing covers nothing.
+        let head = match decode_page(&page) {
+            Some((_, shape, _)) => read_around(store, &stored, (shape.recovery_at() as u64).min(object.bytes))?,
+            None => read_around(store, &stored, object.bytes)?,
+        };
+        let table = read_table(&head);
+        let is_whole = bytes == object.bytes
+            && (!doubted.contains(&ObjectName::Parity(object))
+                || hash(&read_around(store, &stored, object.bytes)?) == object.hash);
+        match table {
+            Ok((_, table)) if is_whole && table.members.iter().all(stays) => {
+                covered.objects.extend(table.members.into_iter().map(|member| member.name));
+            }
+            Ok((_, table)) => {
+                let members = table.members.into_iter().filter(stays);
+                covered.uncovered.extend(members.map(|member| Line { name: member.name, hash: member.hash }));
+                covered.outdated.push(stored);
+            }
+            Err(_) if !is_whole => covered.outdated.push(stored),
+            Err(_) => {}
+        }
+    }
+    covered.uncovered.retain(|line| !covered.objects.contains(&line.name));
+    Ok(covered)
+}
+
+/// Removes those of `doubted` that are damaged indeed: where no parity is made, nothing else takes their place.
+///
+/// # Errors
+/// When the store fails.
+pub fn drop_damaged(store: &dyn PruneStore, doubted: &BTreeSet<ObjectName>) -> Result<(), VaultError> {
+    for Found { stored, object, .. } in found(store)? {
+        if doubted.contains(&ObjectName::Parity(object)) && hash(&read_around(store, &stored, object.bytes)?) != object.hash
+        {
+            store.remove(&stored)?;
+        }
+    }
+    Ok(())
 }
 
 /// The parity object of a group, with as many recovery shards as `recovery` says for so many of data.
@@ -170,6 +248,9 @@ fn build(
         table.members.push(Member { name: line.name.clone(), hash: line.hash, bytes: bytes.len() as u64 });
         shards.extend(&bytes);
         shards.resize(shards.len().next_multiple_of(SHARD_BYTES), 0);
+        if shards.len() as u64 > GROUP_MAX_BYTES {
+            return Err(VaultError::damaged(&line.name, "its group of parity is larger than one can be"));
+        }
     }
     let data = shards.len() / SHARD_BYTES;
     let recovery = recovery(data);
