@@ -105,3 +105,20 @@ fn a_drive_that_was_enrolled_here_takes_exports_only_from_machines_that_trust_it
     other.run(export).exits(2).says("no drive a is enrolled");
     assert!(!drive.vault().exists());
 }
+
+#[test]
+fn a_drive_that_a_lost_machine_enrolled_is_known_again_once_its_key_is() {
+    if let Some(why) = FileSystem::Ext4.missing() {
+        return skipped(&why);
+    }
+    let (world, drive) = enrolled(FileSystem::Ext4);
+    world.run(args!["drive", "export", "a"]).ok();
+    let keys = crate::world::files_below(&world.agent.state.join("keys"));
+    std::fs::remove_file(keys.iter().find(|path| path.ends_with("station-writer")).unwrap()).unwrap();
+    let refused = world.run(args!["drive", "enrol", "a", &drive.mount, "--allow-plain"]).exits(2);
+    let way_out = refused.err.split("`farkeep ").nth(1).and_then(|rest| rest.split(" --root").next()).unwrap();
+    let mut enrol: Vec<std::ffi::OsString> = way_out.split(' ').map(Into::into).collect();
+    enrol.extend(args!["--root", world.identity.with_extension("root")]);
+    world.run(enrol).ok();
+    world.run(args!["drive", "export", "a", "--again"]).ok().says("safe to unplug");
+}

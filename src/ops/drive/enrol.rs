@@ -66,6 +66,14 @@ pub fn enrol(plan: &EnrolPlan, env: &Env<'_>) -> Result<EnrolReceipt, OpError> {
     let label = label::find(&slot.files()?, &opened.copy.trust, &slot.path)?;
     if let Some(label) = &label {
         let name = &label.body.drive;
+        if opened.register.get(name).is_none() {
+            let by = &label.by;
+            return Err(OpError::Usage(format!(
+                "{}: is enrolled already, as drive {name}, by a machine whose key nobody enrolled: `farkeep keys enrol station \
+                 {by} --root FILE` makes what it signed count, and the drive is known again",
+                slot.path.display()
+            )));
+        }
         return Err(OpError::Usage(format!(
             "{}: is enrolled already, as drive {name}; a drive that is made new has no label any more",
             slot.path.display()

@@ -21,6 +21,8 @@ pub struct Label {
     pub head: Head,
     /// What it says.
     pub body: DriveBody,
+    /// Who signed it, as it is shown: by name, or by fingerprint where nobody enrolled the key.
+    pub by: String,
     /// As it lies there.
     pub bytes: Vec<u8>,
 }
@@ -53,7 +55,7 @@ pub fn find(root: &dyn Store, trust: &Trust, shown: &Path) -> Result<Option<Labe
         let name = ObjectName::Record { writer: statement.writer, seq: head.seq, statement: head.hash };
         let why = match check(trust, &name.to_string(), &bytes) {
             Ok(checked) => match checked.statement.body_as::<DriveBody>() {
-                Ok(body) => return Ok(Some(Label { head, body, bytes })),
+                Ok(body) => return Ok(Some(Label { head, body, by: checked.writer_name, bytes })),
                 Err(error) => error.to_string(),
             },
             Err(error) => error.to_string(),
