@@ -12,7 +12,7 @@ use crate::format::record::{Head, RecordKind};
 use crate::ledger::{Checked, Standing};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{SnapshotId, VaultId, WriterId};
-use crate::model::name::ObjectName;
+use crate::model::name::{Area, ObjectName};
 use crate::model::size::count;
 use crate::model::snapshot::SnapshotState;
 use crate::model::time::{Timestamp, human_duration};
@@ -21,6 +21,7 @@ use crate::state::probes::{Probed, Probes};
 use crate::store::{Location, StoreError};
 use crate::vault::VaultError;
 use crate::vault::copy::Copy;
+use crate::vault::presence::Presence;
 use crate::vault::pruned::Pruned;
 use crate::vault::register::{Register, is_to_come};
 use crate::vault::snapshots::{Records, Snapshot};
@@ -252,7 +253,21 @@ fn look(
     let now = env.clock.now();
     let mut by_series: BTreeMap<_, Vec<Snapshot>> = BTreeMap::new();
     let mut snapshots = records.snapshots();
-    Pruned::read(&records, copy.store.as_ref())?.take_dropped(&mut snapshots);
+    let presence = Presence::read(copy.store.as_ref(), &[Area::Inventories, Area::Manifests])?;
+    Pruned::of(&records, &presence).take_dropped(&mut snapshots);
+    // A record may lie where its objects do not: a store that was full takes them later.
+    let is_whole = |snapshot: &Snapshot| presence.has(&snapshot.body.inventory) && presence.has(&snapshot.body.manifest);
+    let (snapshots, behind): (Vec<_>, Vec<_>) = snapshots.into_iter().partition(is_whole);
+    if let Some(newest) = behind.last() {
+        let message = format!(
+            "holds the records of {} and not what lists their objects: {} of {} is the newest of them; the next push or `farkeep \
+             sync` brings what another copy has",
+            count(behind.len() as u64, "snapshot"),
+            newest.id.short(),
+            newest.time
+        );
+        findings.push(Finding::new(FindingKind::Behind, &named.name, message));
+    }
     for snapshot in snapshots {
         by_series.entry(snapshot.body.series).or_default().push(snapshot);
     }
@@ -267,6 +282,13 @@ fn look(
         if status.late && plan.jobs.contains(&status.job) {
             let message = status.lateness(now);
             findings.push(Finding::new(FindingKind::Behind, &named.name, message));
+        }
+        if status.state == SnapshotState::Partial && plan.jobs.contains(&status.job) {
+            let whole = snapshots.iter().rev().find(|snapshot| snapshot.body.state != SnapshotState::Partial);
+            let whole = whole
+                .map_or_else(|| "none is complete".to_owned(), |one| format!("the newest complete one is of {}", one.time));
+            let message = format!("the newest snapshot of {} is partial, something could not be read; {whole}", status.job);
+            findings.push(Finding::new(FindingKind::Source, &named.name, message));
         }
         series.push(status);
     }

@@ -12,7 +12,7 @@ use super::verifications::{Place, Verification};
 use super::{Env, Event, Exit, OpError};
 use crate::format::body::{FoundObject, VerifyBody};
 use crate::format::record::RecordKind;
-use crate::ledger::{Checked, Standing};
+use crate::ledger::{Checked, Scribe, Standing};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{ObjectHash, WriterId};
 use crate::model::name::ObjectName;
@@ -136,7 +136,8 @@ pub fn verify(plan: &VerifyPlan, env: &Env<'_>) -> Result<VerifyReceipt, OpError
     }
     let pages = PageCache::open(&found.context.state.cache().join("inventories"))?;
     env.step("listing");
-    let listed = list(&found.copy, &found.records, &pages, env.cancel)?;
+    let mut listed = list(&found.copy, &found.records, &pages, env.cancel)?;
+    listed.looked.findings.extend(lost_since(&found, &listed)?);
     let mut receipt = VerifyReceipt {
         store: found.copy.name(),
         depth: plan.depth.word(),
@@ -151,27 +152,71 @@ pub fn verify(plan: &VerifyPlan, env: &Env<'_>) -> Result<VerifyReceipt, OpError
     };
     let kept = room_for_opening(plan, &found);
     if plan.depth >= Depth::Sealed {
-        read_stored(plan, &found, &listed, &pages, kept.as_deref(), &mut receipt, env)?;
+        read_stored(plan.share, &found, &listed, &pages, kept.as_deref(), &mut receipt, env)?;
         let mut rounds = 0;
-        while plan.repair && rounds < REPAIR_ROUNDS && repair(&found, &mut receipt, env)? {
+        while plan.repair && rounds < REPAIR_ROUNDS && repair(&found, &listed.needs.behind, &mut receipt, env)? {
             // What a mended inventory lists was not looked at before.
-            let listed = list(&found.copy, &found.records, &pages, env.cancel)?;
+            listed = list(&found.copy, &found.records, &pages, env.cancel)?;
+            listed.looked.findings.extend(lost_since(&found, &listed)?);
+            receipt.snapshots = listed.needs.snapshots.len() as u64;
             receipt.findings.retain(|finding| finding.kind == FindingKind::Mended);
             receipt.findings.extend(listed.looked.findings.iter().cloned());
-            read_stored(plan, &found, &listed, &pages, None, &mut receipt, env)?;
+            read_stored(plan.share, &found, &listed, &pages, None, &mut receipt, env)?;
             rounds += 1;
         }
     }
+    let mut share = plan.share;
     if plan.depth == Depth::Opened {
         let looked = open_all(plan, &found, &listed.needs.snapshots, kept, env)?;
+        if share != Share::All && looked.findings.iter().any(|finding| finding.kind.is_alarm()) {
+            // Content is damaged, and it was not read what of the stored bytes is: only that can be told to others.
+            share = Share::All;
+            receipt.findings.retain(|f| f.kind == FindingKind::Mended || listed.looked.findings.contains(f));
+            read_stored(share, &found, &listed, &pages, None, &mut receipt, env)?;
+        }
         receipt.bytes = looked.bytes;
         receipt.findings.extend(looked.findings);
     }
     receipt.finished = env.clock.now();
     if plan.depth > Depth::List || receipt.exit() != Exit::Done {
-        receipt.recorded = record(plan, &found, &mut receipt, env)?;
+        // Of a snapshot that lies here by its record alone nobody can say that all is right.
+        let all_read = plan.depth > Depth::List && share == Share::All && listed.needs.behind.is_empty();
+        receipt.recorded = record(plan, all_read, &found, &mut receipt, env)?;
     }
     Ok(receipt)
+}
+
+/// Snapshots of which the copy holds the record alone, where an earlier verification counted more complete ones than there are
+/// now and were dropped: they did not stay away, they went.
+fn lost_since(found: &Opened, listed: &Listed) -> Result<Vec<Finding>, OpError> {
+    if listed.needs.behind.is_empty() {
+        return Ok(Vec::new());
+    }
+    let trust = &found.copy.trust;
+    let own = own_records(&found.context, trust, &|name| holds(&found.copy, name))?;
+    let own_writers: Vec<WriterId> = found.context.scribes(found.copy.vault())?.iter().map(Scribe::writer).collect();
+    let all = Verification::all(found.records.checked.iter().chain(own.iter().map(|(record, _)| record)));
+    let is_here = |one: &&Verification<'_>| {
+        let here = Place::of_copy(&found.copy, one.record.statement.writer);
+        let counts = one.record.standing == Standing::Trusted || own_writers.contains(&one.record.statement.writer);
+        counts && (one.place == here || one.body.store == found.copy.name())
+    };
+    let Some(most) = all.iter().filter(is_here).max_by_key(|one| one.body.snapshots) else { return Ok(Vec::new()) };
+    if most.body.snapshots <= (listed.needs.snapshots.len() + listed.dropped) as u64 {
+        return Ok(Vec::new());
+    }
+    let (many, time) = (most.body.snapshots, most.record.statement.time);
+    Ok(listed
+        .needs
+        .behind
+        .iter()
+        .map(|snapshot| Finding {
+            kind: FindingKind::Damage,
+            subject: snapshot.body.inventory.to_string(),
+            message: format!("missing, and the manifest too; {many} snapshots were complete here at {time}"),
+            snapshots: vec![snapshot.id.short()],
+        })
+        .collect())
 }
 
 /// Where what came over a line is kept until it is opened, each snapshot needing most of it again. None where that would be
@@ -192,7 +237,7 @@ fn room_for_opening(plan: &VerifyPlan, found: &Opened) -> Option<Arc<Kept>> {
 }
 
 fn read_stored(
-    plan: &VerifyPlan,
+    share: Share,
     found: &Opened,
     listed: &Listed,
     pages: &PageCache,
@@ -202,16 +247,29 @@ fn read_stored(
 ) -> Result<(), OpError> {
     env.step("reading stored bytes");
     let mut times = ReadTimes::open(&found.context.state.cache(), &found.copy.name());
-    let reading = Reading { share: plan.share, now: receipt.started, kept, cancel: env.cancel, watch: &Told(env) };
+    let reading = Reading { share, now: receipt.started, kept, cancel: env.cancel, watch: &Told(env) };
     let looked = sealed::check(&found.copy, listed, pages, &mut times, &reading)?;
     receipt.objects = looked.objects;
     receipt.bytes = looked.bytes;
-    receipt.findings.extend(looked.findings);
+    receipt.findings.extend(looked.findings.into_iter().map(|finding| of_parity(finding, found)));
     Ok(())
 }
 
+/// Parity has its place on an enrolled drive, and there it is missed when it is damaged. What else lies under such a name nobody
+/// made and nobody needs.
+fn of_parity(mut finding: Finding, found: &Opened) -> Finding {
+    let is_parity = matches!(ObjectName::parse_stored(&finding.subject), Ok((ObjectName::Parity(_), _)));
+    if is_parity && super::drive::drive_of(&found.copy).is_some() {
+        finding.message += "; what it covers is not, but nothing would mend it: the next `drive export` makes it anew";
+    } else if is_parity {
+        finding.kind = FindingKind::Notice;
+        finding.message += "; nothing needs it: whoever keeps this copy may remove it";
+    }
+    finding
+}
+
 /// Mends what was found damaged, and says so in place of the damage. Gives whether an inventory was among it.
-fn repair(found: &Opened, receipt: &mut VerifyReceipt, env: &Env<'_>) -> Result<bool, OpError> {
+fn repair(found: &Opened, behind: &[Snapshot], receipt: &mut VerifyReceipt, env: &Env<'_>) -> Result<bool, OpError> {
     let plain: BTreeMap<ObjectName, ObjectHash> =
         found.copy.plain_lines().into_iter().map(|line| (line.name, line.hash)).collect();
     let mut damaged = BTreeMap::new();
@@ -220,6 +278,10 @@ fn repair(found: &Opened, receipt: &mut VerifyReceipt, env: &Env<'_>) -> Result<
         if let Some(expected) = name.content_hash().or_else(|| plain.get(&name).copied()) {
             damaged.insert(name, expected);
         }
+    }
+    // Where parity covers them they were here.
+    for name in behind.iter().flat_map(|snapshot| [&snapshot.body.inventory, &snapshot.body.manifest]) {
+        damaged.extend(name.content_hash().map(|hash| (name.clone(), hash)));
     }
     if damaged.is_empty() {
         return Ok(false);
@@ -251,10 +313,8 @@ fn open_all(
     kept: Option<Arc<Kept>>,
     env: &Env<'_>,
 ) -> Result<Looked, OpError> {
-    let store: Arc<dyn Store> = match kept {
-        Some(kept) => kept,
-        None => Arc::clone(&found.copy.store) as Arc<dyn Store>,
-    };
+    let is_damage =
+        |error: &VaultError| !matches!(error, VaultError::Interrupted | VaultError::State(_) | VaultError::NoVault(_));
     let cache = found.context.state.cache();
     let unlocked = unlock(&found.copy, &plan.read.identities)?;
     let mut seen = opened::Seen::default();
@@ -262,8 +322,18 @@ fn open_all(
     // Newest first: it is the one that is needed first, and the older ones then have little that was not seen.
     for snapshot in snapshots.iter().rev() {
         env.step(format!("opening snapshot {} of {}", snapshot.id.short(), snapshot.time));
-        let looked = SnapshotReader::open_from(Arc::clone(&store), &found.copy, snapshot, &unlocked, &cache)
-            .and_then(|reader| opened::check(&reader, snapshot, &mut seen, env.cancel, &Told(env)));
+        let mut open = |store: Arc<dyn Store>| {
+            SnapshotReader::open_from(store, &found.copy, snapshot, &unlocked, &cache)
+                .and_then(|reader| opened::check(&reader, snapshot, &mut seen, env.cancel, &Told(env)))
+        };
+        let mut looked = match &kept {
+            Some(kept) => open(Arc::clone(kept) as Arc<dyn Store>),
+            None => open(Arc::clone(&found.copy.store) as Arc<dyn Store>),
+        };
+        // What rotted on this machine says nothing of the copy.
+        if kept.is_some() && looked.as_ref().map_or_else(is_damage, |looked| !looked.findings.is_empty()) {
+            looked = open(Arc::clone(&found.copy.store) as Arc<dyn Store>);
+        }
         match looked {
             Ok(looked) => {
                 all.objects += looked.objects;
@@ -303,7 +373,13 @@ fn role_here(found: &Opened) -> Result<Role, OpError> {
 }
 
 /// Signs what was found, and delivers it if the copy takes it: the next push reads it.
-fn record(plan: &VerifyPlan, found: &Opened, receipt: &mut VerifyReceipt, env: &Env<'_>) -> Result<bool, OpError> {
+fn record(
+    plan: &VerifyPlan,
+    all_read: bool,
+    found: &Opened,
+    receipt: &mut VerifyReceipt,
+    env: &Env<'_>,
+) -> Result<bool, OpError> {
     let mut objects: BTreeMap<ObjectName, FoundObject> = BTreeMap::new();
     for finding in receipt.findings.iter().filter(|finding| finding.kind.is_alarm()) {
         if let Ok((name, _)) = ObjectName::parse_stored(&finding.subject) {
@@ -311,7 +387,6 @@ fn record(plan: &VerifyPlan, found: &Opened, receipt: &mut VerifyReceipt, env: &
             objects.entry(name).or_insert(FoundObject { object, kind: finding.kind });
         }
     }
-    let all_read = plan.depth > Depth::List && plan.share == Share::All;
     let mut again = false;
     let (drive, label) = super::drive::drive_of(&found.copy).unzip();
     let mut scribe = found.context.scribe(role_here(found)?, env, found.copy.vault())?;

@@ -32,6 +32,13 @@ pub struct Place {
     filled: Option<u64>,
 }
 
+impl Place {
+    /// Begins with the object anew.
+    pub const fn empty(&mut self) {
+        self.filled = Some(0);
+    }
+}
+
 impl Kept {
     /// Beside `inner`, a room of so many bytes in the file system of `dir`.
     ///

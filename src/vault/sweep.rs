@@ -34,6 +34,8 @@ pub struct Sweep {
     rows: Vec<Row>,
     /// Objects that somebody needs and that are not there, the first of them.
     pub missing: BTreeSet<ObjectName>,
+    /// Nobody can say of what nobody lists that it is not needed.
+    spares_unlisted: bool,
 }
 
 impl Sweep {
@@ -59,7 +61,7 @@ impl Sweep {
             first.old &= !same || again.old;
             same
         });
-        Ok(Self { rows, missing: BTreeSet::new() })
+        Ok(Self { rows, ..Self::default() })
     }
 
     fn find(&mut self, name: &ObjectName) -> Option<&mut Row> {
@@ -89,9 +91,15 @@ impl Sweep {
         }
     }
 
+    /// From now on nothing goes but what a snapshot that goes lists: there are snapshots of which nobody knows what they need.
+    pub const fn spare_unlisted(&mut self) {
+        self.spares_unlisted = true;
+    }
+
     /// What may go: not needed, and either listed by a snapshot that goes, or so old that no push is still at work on it.
     pub fn removable(&self) -> impl Iterator<Item = (&ObjectName, u64)> {
-        self.rows.iter().filter(|row| !row.needed && (row.listed || row.old)).map(|row| (&row.name, row.bytes))
+        let goes = |row: &&Row| !row.needed && (row.listed || row.old && !self.spares_unlisted);
+        self.rows.iter().filter(goes).map(|row| (&row.name, row.bytes))
     }
 }
 

@@ -15,6 +15,7 @@ mod bombs;
 mod canaries;
 mod chains;
 mod forge;
+mod gone;
 mod hostile;
 mod init;
 mod refusing;

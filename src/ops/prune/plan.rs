@@ -175,6 +175,15 @@ pub fn plan(request: &PlanRequest, env: &Env<'_>) -> Result<PlanReceipt, OpError
         sweep.need(&name);
     }
     release_all(&site, &drops, &mut sweep, env)?;
+    let unlisted = (!others.is_empty() && request.damage == Damage::Refuse).then(|| {
+        sweep.spare_unlisted();
+        let many = size::count(others.len() as u64, "snapshot");
+        let message = format!(
+            "holds the records of {many} and not the objects, or lost what lists them: nothing goes that may belong to them \
+             (`farkeep sync` brings the rest, --despite-damage gives them up)"
+        );
+        Finding::new(FindingKind::Behind, site.copy.name(), message)
+    });
     let (objects, bytes_freed) = sweep.removable().fold((0, 0), |(n, sum), (_, bytes)| (n + 1, sum + bytes));
     let mut receipt = PlanReceipt {
         store: site.copy.name(),
@@ -187,7 +196,7 @@ pub fn plan(request: &PlanRequest, env: &Env<'_>) -> Result<PlanReceipt, OpError
         objects,
         bytes_freed,
         wait_secs: request.wait_secs,
-        findings: frozen(&site.records, &here, &site.copy.name()).into_iter().chain(voided(&site)).collect(),
+        findings: frozen(&site.records, &here, &site.copy.name()).into_iter().chain(voided(&site)).chain(unlisted).collect(),
     };
     if let Some(scribe) = &mut scribe
         && (objects > 0 || receipt.dropped > 0)

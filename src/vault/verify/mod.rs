@@ -153,6 +153,8 @@ pub struct Listed {
     pub presence: Presence,
     /// What snapshots need.
     pub needs: Needs,
+    /// How many were dropped from it, by signed records.
+    pub dropped: usize,
     /// What was found.
     pub looked: Looked,
 }
@@ -225,7 +227,7 @@ pub fn list(copy: &Copy, records: &Records, cache: &PageCache, cancel: &AtomicBo
         looked.findings.push(Finding::new(FindingKind::Behind, format!("snapshot {}", snapshot.id.short()), message));
     }
     leftovers(&presence, &needed_packs, &needed_others, &mut looked.findings);
-    Ok(Listed { presence, needs, looked })
+    Ok(Listed { presence, needs, dropped: dropped.len(), looked })
 }
 
 /// What lies in the copy and no snapshot needs: debris, and objects of pushes that died. Neither is damage.

@@ -10,7 +10,7 @@ use crate::crypto::hash::{StreamHasher, hash};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::ObjectHash;
 use crate::model::limits::{MIB, SUFFIX_MAX};
-use crate::model::name::ObjectName;
+use crate::model::name::{Area, ObjectName, Sealed};
 use crate::model::time::Timestamp;
 use crate::state::{read_if_there, write_cached};
 use crate::store::kept::Kept;
@@ -127,6 +127,7 @@ pub fn check(
                 }
             }
             Err(Wrong::Store(error)) => return Err(error.into()),
+            Err(Wrong::Gone) => {}
             Err(Wrong::Damaged(why)) => {
                 outcome.0.objects += 1;
                 if outcome.0.findings.len() < FINDINGS_MAX {
@@ -169,15 +170,15 @@ fn tasks(copy: &Copy, listed: &Listed, pages: &PageCache, findings: &mut Vec<Fin
         task.snapshots.extend(places);
     })?;
     // No inventory lists parity; its name says what it should be.
-    for sealed in parity::stored(copy.store.as_ref())?.into_values() {
-        let name = ObjectName::Parity(sealed);
-        by_name.entry(name.clone()).or_insert(Task {
-            name,
-            hash: sealed.hash,
-            snapshots: Vec::new(),
-            bytes: sealed.bytes,
-            keep: false,
-        });
+    match parity::found(copy.store.as_ref()) {
+        Ok(found) => by_name.extend(found.into_iter().map(|found| {
+            let Sealed { hash, bytes } = found.object;
+            let name = ObjectName::Parity(found.object);
+            (name.clone(), Task { name, hash, snapshots: Vec::new(), bytes, keep: false })
+        })),
+        Err(error) if error.is_store_wide() => return Err(error.into()),
+        // No snapshot needs any of it.
+        Err(error) => findings.push(Finding::new(FindingKind::Notice, Area::Parity.dir(), error)),
     }
     Ok(by_name
         .into_values()
@@ -235,16 +236,23 @@ struct Right {
 
 enum Wrong {
     Damaged(String),
+    /// Parity that was there when it was listed: an export takes away what it has made anew.
+    Gone,
     Store(StoreError),
 }
 
 /// Reads the copies of an object until one fits.
 fn check_one(store: &dyn Store, task: &Task, kept: Option<&Kept>) -> Result<Right, Wrong> {
+    let is_parity = matches!(task.name, ObjectName::Parity(_));
     let limit = task.name.bytes().unwrap_or(stored_limit(&task.name));
+    let mut place = kept.and_then(|kept| Some((kept, kept.place(task.bytes)?)));
     let mut problem: Option<String> = None;
+    let mut there = false;
     for suffix in 0..=SUFFIX_MAX {
         let stored = task.name.with_suffix(suffix);
-        let mut place = kept.and_then(|kept| Some((kept, kept.place(task.bytes)?)));
+        if let Some((_, place)) = &mut place {
+            place.empty();
+        }
         let part = &mut |bytes: &[u8]| {
             if let Some((kept, place)) = &mut place {
                 kept.fill(place, bytes);
@@ -253,28 +261,32 @@ fn check_one(store: &dyn Store, task: &Task, kept: Option<&Kept>) -> Result<Righ
         match read_hash(store, &stored, limit, part) {
             Ok(found) if found == task.hash => {
                 if let Some((kept, place)) = &place {
-                    kept.keep(&stored, place);
+                    // Whoever reads it asks for its own name first, and would read the debris there again.
+                    kept.keep(&task.name.to_string(), place);
                 }
                 return Ok(Right { suffix });
             }
             Ok(_) => {
-                let promise =
-                    if matches!(task.name, ObjectName::Parity(_)) { "its name says" } else { "the inventory lists" };
+                there = true;
+                let promise = if is_parity { "its name says" } else { "the inventory lists" };
                 problem.get_or_insert_with(|| format!("changed: its BLAKE3 is not the one that {promise}"));
             }
+            // Those of parity are taken away one by one.
+            Err(StoreError::NotFound(_)) if is_parity => {}
             Err(StoreError::NotFound(_)) if suffix == 0 => {
                 problem.get_or_insert_with(|| "missing".into());
             }
-            Err(StoreError::NotFound(_)) => {
-                if suffix > 0 {
-                    break;
-                }
-            }
+            Err(StoreError::NotFound(_)) => break,
             Err(error) if error.is_store_wide() => return Err(Wrong::Store(error)),
             Err(error) => {
-                problem.get_or_insert(error.to_string());
+                there = true;
+                let text = error.to_string();
+                problem.get_or_insert_with(|| text.strip_prefix(&format!("{stored}: ")).unwrap_or(&text).to_owned());
             }
         }
+    }
+    if is_parity && !there {
+        return Err(Wrong::Gone);
     }
     Err(Wrong::Damaged(problem.unwrap_or_else(|| "missing".into())))
 }
@@ -296,6 +308,41 @@ fn read_hash(store: &dyn Store, stored: &str, limit: u64, each: &mut dyn FnMut(&
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_most_snapshots_need_is_kept_first_and_parity_never() {
+        let task = |snapshots: usize, bytes| Task {
+            name: ObjectName::Header,
+            hash: ObjectHash([0; 32]),
+            snapshots: (0..snapshots).collect(),
+            bytes,
+            keep: false,
+        };
+        let kept = |room| {
+            let mut tasks = [task(1, 50), task(3, 100), task(0, 10), task(2, 100)];
+            mark_to_keep(&mut tasks, room);
+            tasks.map(|task| task.keep)
+        };
+        assert_eq!(kept(0), [false; 4]);
+        assert_eq!(kept(120), [false, true, false, false]);
+        assert_eq!(kept(170), [true, true, false, false], "what does not fit makes way for what does");
+        assert_eq!(kept(1000), [true, true, false, true]);
+    }
+
+    #[test]
+    fn parity_that_was_taken_away_meanwhile_is_no_damage_and_what_is_left_is_read() {
+        let store = crate::store::memory::MemoryStore::new();
+        let sealed = Sealed { hash: hash(b"right"), bytes: 5 };
+        let task = |name| Task { name, hash: sealed.hash, snapshots: vec![], bytes: 5, keep: false };
+        let parity = task(ObjectName::Parity(sealed));
+        let check = |task: &Task| check_one(&store, task, None).map(|right| right.suffix);
+        assert!(matches!(check(&parity), Err(Wrong::Gone)));
+        assert!(matches!(check(&task(ObjectName::Pack(sealed))), Err(Wrong::Damaged(why)) if why == "missing"));
+        store.tamper(|objects| objects.insert(parity.name.with_suffix(2), b"wrong".to_vec()));
+        assert!(matches!(check(&parity), Err(Wrong::Damaged(why)) if why.contains("its name says")));
+        store.tamper(|objects| objects.insert(parity.name.with_suffix(4), b"right".to_vec()));
+        assert!(matches!(check(&parity), Ok(4)));
+    }
 
     #[test]
     fn what_was_read_longest_ago_is_read_first_and_all_within_the_time() {
