@@ -37,7 +37,7 @@ use crate::vault::snapshots::{Records, Snapshot};
 const AREAS: [Area; 7] =
     [Area::Root, Area::Keys, Area::Trust, Area::Packs, Area::Indexes, Area::Manifests, Area::Inventories];
 /// Room that stays free beyond what is sent: for records, directories and the file system itself.
-const SPARE_BYTES: u64 = 4 * crate::model::limits::MIB;
+pub const SPARE_BYTES: u64 = 4 * crate::model::limits::MIB;
 
 /// How much of what lies in the target already is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -352,7 +352,11 @@ impl Transfer<'_> {
         match self.to.store.room() {
             Ok(Some(room)) if room < needed => {
                 let (needed, room) = (human_size(needed), human_size(room));
-                Err(OpError::NotDone(format!("{}: {needed} are needed and {room} are free; nothing was sent", self.to.name)))
+                Err(OpError::NotDone(format!(
+                    "{}: {needed} are needed and {room} are free; nothing was sent (`farkeep prune plan` and `prune apply` make \
+                     room there)",
+                    self.to.name
+                )))
             }
             _ => Ok(()),
         }

@@ -208,7 +208,11 @@ fn read_header(store: &dyn Store) -> Result<Vec<u8>, VaultError> {
     match read_fitting(store, &ObjectName::Header, readable) {
         Err(error) if error.is_missing() => {
             let location = store.location();
-            Err(VaultError::NoVault(format!("{location}: there is no vault; `farkeep init` makes one")))
+            Err(VaultError::NoVault(format!(
+                "{location}: there is no vault, its {} is missing: is the path right? (On a drive it ends with /vault.) \
+                 `farkeep init` makes a new vault, `farkeep sync` a copy of one, or heals a copy that lost this file",
+                ObjectName::Header
+            )))
         }
         // Whoever may not read it knows nothing of damage.
         Err(VaultError::Damaged { object, why }) => match store.get(&ObjectName::Header.to_string(), 0, 1) {

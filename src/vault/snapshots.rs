@@ -178,7 +178,10 @@ impl Records {
         let notices = strangers.into_iter().map(|(writer, (name, heads, kinds))| {
             let (count, kinds) = (heads.len(), Vec::from_iter(kinds).join(", "));
             let records = if count == 1 { "record".to_owned() } else { format!("records ({count})") };
-            let message = format!("{kinds} {records} by a writer that is not enrolled ({name})");
+            let message = format!(
+                "{kinds} {records} by a writer that is not enrolled ({name}); if it is a machine of yours: `farkeep keys enrol \
+                 station {name} --root FILE`"
+            );
             Finding::new(FindingKind::Notice, format!("ledger/{writer}-*.rec"), message)
         });
         self.findings.extend(notices);

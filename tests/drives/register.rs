@@ -122,3 +122,21 @@ fn a_drive_that_a_lost_machine_enrolled_is_known_again_once_its_key_is() {
     world.run(enrol).ok();
     world.run(args!["drive", "export", "a", "--again"]).ok().says("safe to unplug");
 }
+
+#[test]
+fn a_drive_hears_of_a_new_agent_and_becomes_no_store_of_its_pushes() {
+    if let Some(why) = FileSystem::Ext4.missing() {
+        return skipped(&why);
+    }
+    let (world, drive) = enrolled(FileSystem::Ext4);
+    world.run(args!["drive", "export", "a"]).ok();
+    let new = world.machine("new");
+    let root = world.identity.with_extension("root");
+    let stores = args!["--store", &world.vault, "--store", drive.vault()];
+    let mut adopt = args!["init", "--adopt", "--root", root, "--identity", &world.identity];
+    adopt.extend(stores);
+    new.run(adopt).ok().says("is on a drive: it was not entered as a store");
+    let config = std::fs::read_to_string(&new.config).unwrap();
+    assert_eq!(config.matches("[store.").count(), 1, "{config}");
+    new.run(args!["push", world.path("data")]).ok();
+}

@@ -12,6 +12,7 @@ use crate::model::drive::{DriveIdentity, DriveName};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::time::{Timestamp, human_duration};
 use crate::ops::context::Locking;
+use crate::ops::transfer::SPARE_BYTES;
 use crate::ops::{Env, Exit, OpError};
 use crate::store::Store;
 use crate::vault::pruned::Pruned;
@@ -137,7 +138,7 @@ fn one(drive: &Drive, plan: &DrivesPlan, opened: &Opened, snapshots: &[Snapshot]
         snapshots_behind: missing.len() as u64,
         bytes_to_go,
         free_bytes,
-        room: free_bytes.map(|free| free >= bytes_to_go),
+        room: free_bytes.map(|free| free >= bytes_to_go + SPARE_BYTES),
         verified: last_read(drive, opened),
         retired: drive.retired.as_ref().map(|(time, retirement)| (*time, retirement.erased.clone())),
     }

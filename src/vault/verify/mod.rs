@@ -176,10 +176,16 @@ pub fn list(copy: &Copy, records: &Records, cache: &PageCache, cancel: &AtomicBo
             format!("dropped from this copy, by signed records: {}", size::count(dropped.len() as u64, "snapshot"));
         looked.findings.push(Finding::new(FindingKind::Notice, "retention", message));
     }
-    for snapshot in dropped.iter().filter(|snapshot| pruned.is_missed(snapshot)) {
-        let message = "another copy dropped it, and this one lacks it although it knew of it long before: it was never brought \
-                       here whole, or it went away";
-        looked.findings.push(Finding::new(FindingKind::Notice, format!("snapshot {}", snapshot.id.short()), message));
+    let missed: Vec<&Snapshot> = dropped.iter().filter(|snapshot| pruned.is_missed(snapshot)).collect();
+    if !missed.is_empty() {
+        let message = format!(
+            "another copy dropped {}, and this one lacks what it knew of long before: it was never brought here whole, or it went \
+             away",
+            size::count(missed.len() as u64, "snapshot")
+        );
+        let snapshots = missed.iter().rev().map(|snapshot| snapshot.id.short()).collect();
+        let kind = FindingKind::Notice;
+        looked.findings.push(Finding { kind, subject: "retention".into(), message, snapshots });
     }
     let needs = Needs::read(copy, snapshots, &presence, cache, &mut looked.findings)?;
     let mut missing: BTreeMap<ObjectName, BTreeSet<usize>> = BTreeMap::new();

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::{Args, configuration};
+use crate::cli::config::StoreConfig;
 use crate::cli::passphrase::identities;
 use crate::cli::wire::{Opening, open_store, pin};
 use crate::cli::{Outcome, Session};
@@ -12,6 +13,7 @@ use crate::ops::context::VaultPin;
 use crate::ops::keys::TrustPlan;
 use crate::ops::keys::adopt::{AdoptReceipt, adopt};
 use crate::ops::{Exit, OpError};
+use crate::store::drive::LABEL_FILE;
 
 /// Runs it.
 pub fn run(args: &Args, root: &Path, session: &Session) -> Result<Outcome, OpError> {
@@ -37,9 +39,21 @@ pub fn run(args: &Args, root: &Path, session: &Session) -> Result<Outcome, OpErr
     }
     let receipt = adopt(&TrustPlan { pin, stores: opened, root }, &identities(&files), args.until.as_ref(), &session.env())?;
     let host = former_host(&receipt, session);
+    // Every copy must hear of it, a drive too; but pushes do not go there.
+    let (drives, stores): (Vec<_>, Vec<_>) = stores.into_iter().partition(|(_, config)| is_on_drive(config));
     configuration::write(session, &stores, &receipt.vault, &receipt.root, host.as_deref())?;
     session.progress.clear();
-    Ok(Outcome::new(Exit::of_findings(&receipt.findings), render(session, &receipt, host.as_deref()), &receipt))
+    let mut text = render(session, &receipt, host.as_deref());
+    for location in drives.iter().filter_map(|(_, config)| config.location.as_ref()) {
+        let _ = writeln!(text, "{location} is on a drive: it was not entered as a store, `farkeep drive export` goes there");
+    }
+    Ok(Outcome::new(Exit::of_findings(&receipt.findings), text, &receipt))
+}
+
+/// Whether a store lies on an enrolled drive: beside the vault is its label.
+fn is_on_drive(config: &StoreConfig) -> bool {
+    let root = config.location.as_ref().and_then(|location| location.directory()?.parent());
+    root.is_some_and(|root| root.join(LABEL_FILE).exists())
 }
 
 /// What this machine must be called, so that its snapshots belong to the series of those before: where the configuration says
