@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::context::{NamedStore, VaultPin};
 use super::prune::apply::{ApplyReceipt, ApplyRequest, Waiting, apply};
 use super::prune::plan::{Damage, PlanReceipt, PlanRequest, Rules, plan};
-use super::prune::{be_alone, heartbeat, is_pending};
+use super::prune::{be_alone, heartbeat, is_pending, rules_on};
 use super::reading::ReadPlan;
 use super::select::Names;
 use super::status::{SeriesStatus, StatusPlan, status};
@@ -73,15 +73,23 @@ pub fn custodian(care: &CustodianPlan, env: &Env<'_>) -> Result<CustodianReceipt
         verify(&VerifyPlan { read, depth: Depth::Sealed, share: Share::Within(care.within_secs), repair: false }, env)?;
     let mut receipt =
         CustodianReceipt { findings: verified.findings.clone(), verified, applied: None, planned: None, series: Vec::new() };
-    let ruled = !care.rules.series.is_empty() || care.rules.others.is_some();
-    if ruled && !receipt.findings.iter().any(|finding| finding.kind.is_alarm()) {
-        prune(care, &named, &mut receipt, env)?;
+    if !receipt.findings.iter().any(|finding| finding.kind.is_alarm()) {
+        let rules = rules_on(&care.rules, &named, &care.pin, env)?;
+        if !rules.is_empty() {
+            prune(care, &rules, &named, &mut receipt, env)?;
+        }
     }
     look_at_pushes(care, &named, &mut receipt, env)?;
     Ok(receipt)
 }
 
-fn prune(care: &CustodianPlan, named: &NamedStore, receipt: &mut CustodianReceipt, env: &Env<'_>) -> Result<(), OpError> {
+fn prune(
+    care: &CustodianPlan,
+    rules: &Rules,
+    named: &NamedStore,
+    receipt: &mut CustodianReceipt,
+    env: &Env<'_>,
+) -> Result<(), OpError> {
     if is_pending(named, &care.pin, env)? {
         let request = ApplyRequest {
             pin: care.pin.clone(),
@@ -89,7 +97,7 @@ fn prune(care: &CustodianPlan, named: &NamedStore, receipt: &mut CustodianReceip
             store: Arc::clone(&care.store),
             plan: None,
             waiting: Waiting::AsPlanned,
-            rules: Some(care.rules.clone()),
+            rules: Some(rules.clone()),
         };
         let applied = apply(&request, env)?;
         let waits = applied.due.is_some();
@@ -101,7 +109,7 @@ fn prune(care: &CustodianPlan, named: &NamedStore, receipt: &mut CustodianReceip
     let request = PlanRequest {
         pin: care.pin.clone(),
         store: named.clone(),
-        rules: care.rules.clone(),
+        rules: rules.clone(),
         names: Names::default(),
         wait_secs: care.wait_secs,
         damage: Damage::Refuse,

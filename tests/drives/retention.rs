@@ -166,3 +166,25 @@ fn parity_is_made_anew_for_what_stays_and_the_room_that_was_freed_is_known() {
     world.run(args!["verify", "--from", "a", "--repair"]).exits(3).says("mended by parity").never_says("not mended");
     assert_eq!(snapshots_in(&world, &drive.vault()), 2);
 }
+
+#[test]
+fn a_plan_for_a_drive_with_a_keep_of_its_own_is_by_that_keep_and_says_so() {
+    if let Some(why) = FileSystem::Ext4.missing() {
+        return skipped(&why);
+    }
+    let (world, drive) = four_nights("");
+    world.agent.reconfigure(|text| text.replace("keep = ", "#keep = "));
+    export(&world);
+    // A job's rules keep all of this series; the drive keeps three.
+    let source = format!("name = \"files\"\nkind = \"files\"\npaths = [\"{}\"]", world.path("data").display());
+    world.agent.configure(&format!("[job.nightly]\nkeep = {{ last = 1 }}\n[[job.nightly.source]]\n{source}"));
+    world.agent.reconfigure(|text| text.replace("#keep = { last = 2", "keep = { last = 3"));
+    for store in [std::ffi::OsString::from("a"), drive.vault().into()] {
+        let run = world.run(args!["prune", "plan", "--store", store, "--dry-run"]).ok();
+        run.says("1 snapshot to drop, 3 stay").says("decided by the keep of drive a");
+    }
+    let server = world.run(args!["prune", "plan", "--store", &world.vault, "--dry-run"]).ok();
+    server.says("decided by the keep of each job and series");
+    let custodian = world.run(args!["custodian", drive.vault()]).ok();
+    custodian.says("planned to drop 1 snapshot").says("by the keep of drive a");
+}

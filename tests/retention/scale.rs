@@ -163,7 +163,8 @@ fn plan_a_million() {
     let store: Arc<dyn WriteOnceStore> = Arc::new(Imagined::of(DirectoryStore::open(&world.vault).unwrap(), &first, &key));
     let periods = Periods { last: 3, daily: 30, weekly: 52, monthly: 12, yearly: 0 };
     let keep = Keep { periods, within_secs: None, tags: vec![], min_snapshots: 3, min_age_secs: 0 };
-    let rules = Rules { series: BTreeMap::new(), others: Some(Rule { keep, zone: jiff::tz::TimeZone::UTC }) };
+    let rules =
+        Rules { series: BTreeMap::new(), others: Some(Rule { keep, zone: jiff::tz::TimeZone::UTC }), ..Rules::default() };
     let request = PlanRequest {
         pin: VaultPin { vault: config.vault, root: config.root.unwrap() },
         store: NamedStore { name: "vault".into(), store },

@@ -69,7 +69,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
     args.key.keep(session, &pin)?;
     let (name, config) = resolve(session, &args.store)?;
     let plan = CustodianPlan {
-        rules: rules(session, config.keep.as_ref(), &Names::default())?,
+        rules: rules(session, &name, &config, &Names::default())?,
         store: open_prune_store(&name, &config)?,
         name,
         pin,
@@ -93,7 +93,11 @@ fn describe(receipt: &CustodianReceipt) -> String {
         let dropped = render::count(planned.dropped, "snapshot");
         let objects = render::count(planned.objects, "object");
         let wait = human_duration(planned.wait_secs);
-        let _ = writeln!(text, "{}: planned to drop {dropped} and remove {objects}, in {wait}", planned.store);
+        let _ = writeln!(
+            text,
+            "{}: planned to drop {dropped} and remove {objects}, in {wait}, by {}",
+            planned.store, planned.rules
+        );
     }
     for series in &receipt.series {
         let age = human_duration(u64::try_from(series.age_secs).unwrap_or(0));

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use super::known_names;
-use super::prune::rules;
+use super::prune::rules_of;
 use super::restore::CopyArgs;
 use crate::cli::config::{DEFAULT_EXPORT_SECS, DriveConfig};
 use crate::cli::wire::{pin, reading_store};
@@ -180,7 +180,8 @@ fn export_plan(args: &ExportArgs, session: &Session) -> Result<ExportPlan, OpErr
     let drives = drives_plan(&args.copy, session)?;
     let names = known_names(session, &drives.pin);
     let settings = |(name, drive): (&DriveName, &DriveConfig)| {
-        let keep = drive.keep.as_ref().map(|keep| rules(session, Some(keep), &names)).transpose()?;
+        let whose = format!("the keep of drive {name}");
+        let keep = drive.keep.as_ref().map(|keep| rules_of(session, Some(keep), whose, &names)).transpose()?;
         let (unmount, parity_permille) = (drive.unmount, drive.parity_permille);
         Ok((name.clone(), ExportSettings { unmount, parity_permille, keep }))
     };

@@ -1,6 +1,5 @@
 //! `farkeep prune`, `farkeep hold`
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +7,7 @@ use jiff::tz::TimeZone;
 
 use super::custodian::CustodianKey;
 use super::restore::{CopyArgs, SnapshotArgs};
-use crate::cli::config::KeepConfig;
+use crate::cli::config::{KeepConfig, StoreConfig};
 use crate::cli::passphrase::IdentityArgs;
 use crate::cli::wire::{Opening, open_prune_store, open_store, pin, resolve};
 use crate::cli::{Outcome, Session, commands, render};
@@ -19,7 +18,7 @@ use crate::model::size::human_size;
 use crate::model::time::{Timestamp, human_duration, parse_duration_secs};
 use crate::ops::prune::apply::{ApplyReceipt, ApplyRequest, Waiting, apply};
 use crate::ops::prune::hold::{HoldRequest, Word, hold};
-use crate::ops::prune::plan::{Damage, PlanReceipt, PlanRequest, Rule, Rules, plan};
+use crate::ops::prune::plan::{Damage, PlanReceipt, PlanRequest, Rule, Rules, no_rules, plan};
 use crate::ops::select::Names;
 use crate::ops::{Exit, OpError};
 
@@ -150,15 +149,14 @@ fn run_plan(args: &PlanArgs, session: &Session) -> Result<Outcome, OpError> {
     let (name, config) = resolve(session, &text)?;
     let names = commands::known_names(session, &pin);
     let rules = match args.keep.read()? {
-        Some(keep) => Rules { series: BTreeMap::new(), others: Some(rule(&keep, None, &names)?) },
-        None => rules(session, config.keep.as_ref(), &names)?,
+        Some(keep) => {
+            let others = Some(rule(&keep, None, &names)?);
+            Rules { others, whose: "the rules of the command line".into(), ..Rules::default() }
+        }
+        None => rules(session, &name, &config, &names)?,
     };
-    if rules.series.is_empty() && rules.others.is_none() {
-        return Err(OpError::Usage(
-            "no rules: write keep = { daily = 7, ... } into a [job], [store] or [series] of the configuration, or give \
-             --keep-last and the like"
-                .into(),
-        ));
+    if rules.is_empty() {
+        return Err(no_rules());
     }
     let wait_secs = parse_duration_secs(&args.wait).map_err(|e| OpError::Usage(format!("--wait: {e}")))?;
     let damage = if args.despite_damage { Damage::Accept } else { Damage::Refuse };
@@ -172,9 +170,25 @@ fn run_plan(args: &PlanArgs, session: &Session) -> Result<Outcome, OpError> {
     Ok(Outcome::new(receipt.exit(), describe_plan(&receipt, args), &receipt))
 }
 
-/// The rules of the configuration: a copy's own, else those of jobs and series.
-pub fn rules(session: &Session, copy: Option<&KeepConfig>, names: &Names) -> Result<Rules, OpError> {
-    let mut rules = Rules::default();
+/// The rules of the configuration for a copy: its store's own, else those of the drive that it lies on, else those of jobs and
+/// series.
+pub fn rules(session: &Session, store: &str, config: &StoreConfig, names: &Names) -> Result<Rules, OpError> {
+    if let Some(keep) = &config.keep {
+        return rules_of(session, Some(keep), format!("the keep of store {store}"), names);
+    }
+    let mut rules = rules_of(session, None, "the keep of each job and series".into(), names)?;
+    for (name, drive) in &session.config.drives {
+        if let Some(keep) = &drive.keep {
+            let own = rules_of(session, Some(keep), format!("the keep of drive {name}"), names)?;
+            rules.drives.insert(name.clone(), own);
+        }
+    }
+    Ok(rules)
+}
+
+/// The rules of the configuration, for every series the same where a copy has its own.
+pub fn rules_of(session: &Session, copy: Option<&KeepConfig>, whose: String, names: &Names) -> Result<Rules, OpError> {
+    let mut rules = Rules { whose, ..Rules::default() };
     for (name, job) in &session.config.jobs {
         if let Some(keep) = copy.or(job.keep.as_ref()) {
             let rule = rule(keep, job.timezone.as_deref(), names)?;
@@ -224,6 +238,7 @@ fn describe_plan(receipt: &PlanReceipt, args: &PlanArgs) -> String {
     let size = human_size(receipt.bytes_freed);
     let dropped = render::count(receipt.dropped, "snapshot");
     let _ = writeln!(text, "{}: {dropped} to drop, {} stay; {objects}, {size} to remove", receipt.store, receipt.kept);
+    let _ = writeln!(text, "decided by {}", receipt.rules);
     match &receipt.plan {
         Some(plan) => {
             let wait = human_duration(receipt.wait_secs);

@@ -32,6 +32,8 @@ pub mod apply;
 pub mod hold;
 pub mod plan;
 
+use plan::Rules;
+
 /// Seconds between a plan and its execution: longer than any push.
 pub const WAIT_SECS: u64 = 72 * 3600;
 
@@ -214,6 +216,14 @@ fn check_enrolled(scribe: &Scribe, copy: &Copy, kind: &RecordKind) -> Result<(),
 /// When the copy cannot be opened or is in doubt.
 pub fn is_pending(store: &NamedStore, pin: &VaultPin, env: &Env<'_>) -> Result<bool, OpError> {
     Ok(Site::open(store, pin, env)?.has_pending())
+}
+
+/// The rules that hold for a copy: those of the drive that it lies on, where it has its own.
+///
+/// # Errors
+/// When the copy cannot be opened.
+pub fn rules_on(rules: &Rules, store: &NamedStore, pin: &VaultPin, env: &Env<'_>) -> Result<Rules, OpError> {
+    if rules.drives.is_empty() { Ok(rules.clone()) } else { Ok(rules.on(&Site::open_in_doubt(store, pin, env)?.copy)) }
 }
 
 /// The plan of a copy of which the removal was begun and not finished.

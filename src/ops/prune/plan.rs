@@ -12,6 +12,7 @@ use crate::format::body::{PrunePlanBody, SnapshotRange};
 use crate::format::inventory::{Line, encode};
 use crate::format::record::{Head, RecordKind};
 use crate::ledger::{Checked, Scribe};
+use crate::model::drive::DriveName;
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{ObjectHash, SnapshotId, Token};
 use crate::model::limits::INVENTORY_PAGE_LINES;
@@ -21,10 +22,12 @@ use crate::model::size;
 use crate::model::snapshot::SnapshotState;
 use crate::model::time::Timestamp;
 use crate::ops::context::{NamedStore, VaultPin};
+use crate::ops::drive::drive_of;
 use crate::ops::select::Names;
 use crate::ops::{Env, Exit, OpError};
 use crate::store::deliver::{RetryPolicy, deliver};
 use crate::vault::VaultError;
+use crate::vault::copy::Copy;
 use crate::vault::inventory::{NewPage, page_names};
 use crate::vault::pruned::{Plan, holds, ranges};
 use crate::vault::snapshots::Snapshot;
@@ -50,9 +53,27 @@ pub struct Rules {
     pub series: BTreeMap<Token, Rule>,
     /// For every other series; without it all of them stays.
     pub others: Option<Rule>,
+    /// In place of all these, on a drive that has rules of its own.
+    pub drives: BTreeMap<DriveName, Rules>,
+    /// Whose they are, for people.
+    pub whose: String,
 }
 
 impl Rules {
+    /// Whether nothing is said of any copy.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.series.is_empty() && self.others.is_none() && self.drives.is_empty()
+    }
+
+    /// Those that hold for a copy. Which drive it lies on is believed when label and hardware agree.
+    #[must_use]
+    pub fn on(&self, copy: &Copy) -> Self {
+        let drive = if self.drives.is_empty() { None } else { drive_of(copy) };
+        let own = drive.and_then(|(name, _)| self.drives.get(&name));
+        own.cloned().unwrap_or_else(|| Self { drives: BTreeMap::new(), ..self.clone() })
+    }
+
     fn of(&self, series: &Token) -> Option<&Rule> {
         self.series.get(series).or(self.others.as_ref())
     }
@@ -109,6 +130,8 @@ pub struct Explained {
 pub struct PlanReceipt {
     /// The copy.
     pub store: String,
+    /// Whose rules decided.
+    pub rules: String,
     /// The plan's record; none when nothing was signed.
     pub plan: Option<Head>,
     /// Its name in the ledger.
@@ -140,12 +163,26 @@ impl PlanReceipt {
     }
 }
 
+/// That nothing says what may go.
+#[must_use]
+pub fn no_rules() -> OpError {
+    OpError::Usage(
+        "no rules: write keep = { daily = 7, ... } into a [job], [store], [drive] or [series] of the configuration, or give \
+         --keep-last and the like"
+            .into(),
+    )
+}
+
 /// Plans what goes from a copy.
 ///
 /// # Errors
 /// When the copy is damaged or its ledger in doubt, an earlier plan was begun and not finished, or this machine may not plan.
 pub fn plan(request: &PlanRequest, env: &Env<'_>) -> Result<PlanReceipt, OpError> {
     let site = Site::open_sound(&request.store, &request.pin, env)?;
+    let rules = request.rules.on(&site.copy);
+    if rules.is_empty() {
+        return Err(no_rules());
+    }
     if request.damage == Damage::Refuse {
         site.check_verified(|_| false, env)?;
     }
@@ -167,7 +204,7 @@ pub fn plan(request: &PlanRequest, env: &Env<'_>) -> Result<PlanReceipt, OpError
     let (here, others) = snapshots_here(&site, &sweep);
     env.step("reading inventories");
     let broken = broken_snapshots(&site, &sweep, &here, request.damage)?;
-    let explained = decisions(&request.rules, &request.names, &site, &here, &broken);
+    let explained = decisions(&rules, &request.names, &site, &here, &broken);
     let (drops, kept) = split(&here, &explained, &others);
     let keeping: Vec<&Snapshot> = kept.clone();
     each_listed(&site.pages, store, &keeping, &mut |name| sweep.need(name))?;
@@ -187,6 +224,7 @@ pub fn plan(request: &PlanRequest, env: &Env<'_>) -> Result<PlanReceipt, OpError
     let (objects, bytes_freed) = sweep.removable().fold((0, 0), |(n, sum), (_, bytes)| (n + 1, sum + bytes));
     let mut receipt = PlanReceipt {
         store: site.copy.name(),
+        rules: rules.whose,
         plan: None,
         record: None,
         bytes: Vec::new(),
