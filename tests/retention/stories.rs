@@ -65,6 +65,21 @@ fn a_held_snapshot_stays_also_when_the_hold_comes_after_the_plan() {
 }
 
 #[test]
+fn a_hold_is_neither_replaced_by_a_day_that_is_over_nor_let_go_where_there_is_none() {
+    let history = History::of(2);
+    let world = &history.world;
+    let hold = |more: &[&str]| world.run([args!["hold", history.id(0)], more.iter().map(Into::into).collect()].concat());
+    hold(&["--until", "2099-01-01"]).ok();
+    hold(&["--until", "2020-01-01"]).exits(2).says("--until 2020-01-01").says("is over");
+    hold(&["--until", "0s"]).exits(2).says("--until 0s");
+    world.run(args!["hold", history.id(1), "--release"]).exits(2).says("not held").says(&history.id(1)[..8]);
+    assert_eq!(plan(world, &["--keep-last", "1", "--dry-run"])["dropped"], 0);
+    hold(&["--release"]).ok().says("is let go");
+    hold(&["--release"]).exits(2).says("not held");
+    assert_eq!(plan(world, &["--keep-last", "1", "--dry-run"])["dropped"], 1);
+}
+
+#[test]
 fn each_job_has_its_rules_and_a_copy_may_have_its_own() {
     let world = World::with_stores(&["a", "b"]);
     let data = world.tree("data");

@@ -348,7 +348,15 @@ pub fn run_hold(args: &HoldArgs, session: &Session) -> Result<Outcome, OpError> 
     let snapshot = commands::query(&args.snapshot, session);
     let env = session.env();
     let word = match &args.until {
-        Some(text) => Word::Hold(hold_end(text, snapshot.timezone.as_deref(), env.clock.now())?),
+        Some(text) => {
+            let now = env.clock.now();
+            let end = hold_end(text, snapshot.timezone.as_deref(), now)?;
+            if end <= now {
+                let why = "would hold it no longer; name a day to come, or let it go with --release";
+                return Err(OpError::Usage(format!("--until {text}: is over, and {why}")));
+            }
+            Word::Hold(end)
+        }
         None if args.clear => Word::Clear,
         None => Word::Release,
     };

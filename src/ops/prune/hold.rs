@@ -5,7 +5,8 @@ use serde::Serialize;
 
 use super::check_enrolled;
 use crate::format::body::HoldBody;
-use crate::format::record::RecordKind;
+use crate::format::record::{RecordKind, Statement, split};
+use crate::ledger::Scribe;
 use crate::model::ids::SnapshotId;
 use crate::model::snapshot::SnapshotState;
 use crate::model::time::Timestamp;
@@ -13,7 +14,9 @@ use crate::ops::reading::ReadPlan;
 use crate::ops::select::SnapshotQuery;
 use crate::ops::{Env, OpError};
 use crate::state::keys::Role;
-use crate::vault::pruned::held_by;
+use crate::vault::VaultError;
+use crate::vault::pruned::{held_by, holds};
+use crate::vault::snapshots::Records;
 use crate::vault::suspects::Suspects;
 
 /// What to hold.
@@ -52,10 +55,43 @@ pub struct HoldReceipt {
     pub cleared: bool,
 }
 
+/// Only what this machine's own word holds can be let go; that word may not have reached this copy yet.
+fn refuse_unless_held(id: &SnapshotId, scribe: &Scribe, records: &Records, env: &Env<'_>) -> Result<(), OpError> {
+    let now = env.clock.now();
+    let stands = |until: Option<Timestamp>| until.is_some_and(|until| until > now);
+    if stands(held_by(records, &scribe.writer(), id)) || stands(own_word(scribe, id)?) {
+        return Ok(());
+    }
+    let id_shown = id.short();
+    let others = match holds(records).get(id) {
+        Some(until) if *until > now => format!("; it stays until {until} by what others have said of it"),
+        _ => String::new(),
+    };
+    Err(OpError::Usage(format!("snapshot {id_shown} is not held by this machine: there is nothing to let go{others}")))
+}
+
+/// Until when a snapshot is held by the newest word on it in this machine's own chain.
+fn own_word(scribe: &Scribe, id: &SnapshotId) -> Result<Option<Timestamp>, OpError> {
+    let mut newest = (0, None);
+    for name in scribe.names()? {
+        let bytes = scribe.read(&name)?;
+        let statement = split(&bytes).and_then(|(line, _)| Statement::from_line(line)).map_err(VaultError::internal)?;
+        if statement.kind != RecordKind::Hold || statement.seq < newest.0 {
+            continue;
+        }
+        if let Ok(body) = statement.body_as::<HoldBody>()
+            && body.snapshot == *id
+        {
+            newest = (statement.seq, body.until);
+        }
+    }
+    Ok(newest.1)
+}
+
 /// Holds a snapshot, or lets it go. The record reaches other copies as every record does.
 ///
 /// # Errors
-/// When there is no such snapshot, this machine may not, or the copy does not take the record.
+/// When there is no such snapshot, it is not held or not suspect, this machine may not, or the copy does not take the record.
 pub fn hold(request: &HoldRequest, env: &Env<'_>) -> Result<HoldReceipt, OpError> {
     super::be_alone(&request.read.from)?;
     let opened = request.read.open(env)?;
@@ -65,7 +101,10 @@ pub fn hold(request: &HoldRequest, env: &Env<'_>) -> Result<HoldReceipt, OpError
     crate::ops::custody::adopt_own(&mut scribe, &opened.copy, &opened.records)?;
     let until = match request.word {
         Word::Hold(until) => Some(until),
-        Word::Release => None,
+        Word::Release => {
+            refuse_unless_held(&snapshot.id, &scribe, &opened.records, env)?;
+            None
+        }
         Word::Clear if Suspects::read(&opened.records).state_of(&snapshot) == SnapshotState::Suspect => {
             held_by(&opened.records, &scribe.writer(), &snapshot.id)
         }
