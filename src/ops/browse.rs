@@ -15,6 +15,7 @@ use crate::model::time::Timestamp;
 use crate::vault::VaultError;
 use crate::vault::catalogue_reader::SnapshotReader;
 use crate::vault::snapshots::Snapshot;
+use crate::vault::suspects::Suspects;
 use crate::vault::unlock::unlock;
 
 /// One snapshot of a list.
@@ -32,6 +33,8 @@ pub struct ListedSnapshot {
     pub series: String,
     /// Whether it may stand in for a good one.
     pub state: SnapshotState,
+    /// Whether it is suspect, and a person has found that it is good.
+    pub cleared: bool,
     /// What it holds.
     #[serde(flatten)]
     pub tally: Tally,
@@ -65,6 +68,7 @@ pub fn snapshots(plan: &ReadPlan, env: &Env<'_>) -> Result<SnapshotList, OpError
     } else {
         plan.all_names(&opened, &unlock(&opened.copy, &plan.identities)?)
     };
+    let suspects = Suspects::read(&opened.records);
     let listed = |snapshot: &Snapshot| {
         let name = names.of(&snapshot.body.series);
         ListedSnapshot {
@@ -74,6 +78,7 @@ pub fn snapshots(plan: &ReadPlan, env: &Env<'_>) -> Result<SnapshotList, OpError
             job: name.map(|(_, job)| job.to_owned()),
             series: snapshot.body.series.to_string(),
             state: snapshot.body.state,
+            cleared: snapshot.body.state == SnapshotState::Suspect && suspects.is_cleared(snapshot),
             tally: snapshot.body.tally,
             new_bytes: snapshot.body.new_bytes,
             findings: snapshot.body.findings,

@@ -141,12 +141,12 @@ impl ReadPlan {
     /// # Errors
     /// When there is none, or more than one.
     pub fn select(&self, opened: &Opened, query: &SnapshotQuery, env: &Env<'_>) -> Result<Snapshot, OpError> {
-        let now = env.clock.now();
-        let error = match select(query, &opened.snapshots, &self.names, now) {
+        let (now, suspects) = (env.clock.now(), Suspects::read(&opened.records));
+        let error = match select(query, &opened.snapshots, &self.names, &suspects, now) {
             Ok(snapshot) => return Ok(snapshot.clone()),
             Err(error) => error,
         };
-        if let Ok(gone) = select(query, &opened.dropped, &self.names, now)
+        if let Ok(gone) = select(query, &opened.dropped, &self.names, &suspects, now)
             && gone.id.to_string().starts_with(&query.text.to_ascii_lowercase())
         {
             let why = format!("{}: was dropped from {} by retention; another copy may hold it", query.text, self.from.name);
@@ -156,7 +156,7 @@ impl ReadPlan {
             return Err(error.into());
         }
         let names = self.all_names(opened, &unlock(&opened.copy, &self.identities)?);
-        Ok(select(query, &opened.snapshots, &names, now)?.clone())
+        Ok(select(query, &opened.snapshots, &names, &suspects, now)?.clone())
     }
 
     /// Host and job of every series, as its newest manifest has them.

@@ -9,11 +9,14 @@ use crate::model::snapshot::SnapshotState;
 use crate::model::time::Timestamp;
 use crate::vault::VaultError;
 use crate::vault::snapshots::Snapshot;
+use crate::vault::suspects::Suspects;
 
 /// A weekday means the newest such day within so many days.
 const WEEKDAY_WITHIN_DAYS: i64 = 7;
 /// An id prefix needs so many hex digits, so that it is no word by accident.
 const PREFIX_MIN_DIGITS: usize = 6;
+/// Snapshots that an error names to choose from.
+const CHOICES_SHOWN: usize = 8;
 
 /// What was asked for.
 #[derive(Debug, Clone, Default)]
@@ -52,7 +55,7 @@ impl Names {
     }
 }
 
-/// Finds the one snapshot that is meant among `snapshots`, oldest first.
+/// Finds the one snapshot that is meant among `snapshots`, oldest first. A suspect one that a person has cleared is whole.
 ///
 /// # Errors
 /// When there is none, or more than one; then the message lists the choices.
@@ -60,6 +63,7 @@ pub fn select<'a>(
     query: &SnapshotQuery,
     snapshots: &'a [Snapshot],
     names: &Names,
+    suspects: &Suspects,
     now: Timestamp,
 ) -> Result<&'a Snapshot, VaultError> {
     let none = |why: String| VaultError::NoSnapshot(why);
@@ -77,32 +81,14 @@ pub fn select<'a>(
             (None, _) => Err(none(format!("{text}: no snapshot begins so; `farkeep snapshots` lists them"))),
         };
     }
-    let mut in_series = narrow(query, snapshots, names)?;
-    if query.whole_only {
-        in_series.retain(|s| s.body.state == SnapshotState::Good);
-    }
-    let candidates: Vec<&Snapshot> = if text == "latest" {
-        in_series
-    } else if let Some(tag) = text.strip_prefix("tag:") {
-        if names.secrets.is_empty() {
-            return Err(none("tags are read on the agent or with --identity".into()));
-        }
-        in_series.into_iter().filter(|s| names.has_tag(s, tag)).collect()
-    } else {
-        let days = days_of(text, now, &zone).ok_or_else(|| {
-            none(format!("{text:?}: not a snapshot (write latest, an id prefix, 2026-11-17, a weekday, or tag:NAME)"))
-        })?;
-        // Of a weekday that is today, last week's counts until today's is there.
-        let of_day = |day: &Date| -> Vec<&Snapshot> {
-            in_series.iter().copied().filter(|s| date_of(s.time, &zone) == Some(*day)).collect()
-        };
-        days.iter().map(of_day).find(|found| !found.is_empty()).unwrap_or_default()
+    let in_series = narrow(query, snapshots, names)?;
+    let is_whole = |s: &&Snapshot| !query.whole_only || suspects.state_of(s) == SnapshotState::Good;
+    let (whole, passed): (Vec<&Snapshot>, Vec<&Snapshot>) = in_series.into_iter().partition(is_whole);
+    let candidates = asked_for(text, whole, names, now, &zone)?;
+    let newest = match candidates.last().copied() {
+        Some(newest) => newest,
+        None => return Err(none(why_none(query, &asked_for(text, passed, names, now, &zone)?, suspects))),
     };
-    let newest = candidates.last().copied().ok_or_else(|| {
-        let job = query.job.as_ref().map(|job| format!(" of job {job:?}")).unwrap_or_default();
-        let host = query.host.as_ref().map(|host| format!(" on host {host:?}")).unwrap_or_default();
-        none(format!("{text}: there is no such snapshot{job}{host}; `farkeep snapshots` lists them"))
-    })?;
     // Two series are two things: the newest of one is no stand-in for the other.
     let others: Vec<String> =
         candidates.iter().rev().filter(|s| s.body.series != newest.body.series).map(|s| describe(s, names)).collect();
@@ -112,8 +98,58 @@ pub fn select<'a>(
     let mut choices = vec![describe(newest, names)];
     choices.extend(others);
     choices.dedup();
-    choices.truncate(8);
+    choices.truncate(CHOICES_SHOWN);
     Err(none(format!("{text}: the vault holds more than one series; choose with --job or by id: {}", choices.join(", "))))
+}
+
+/// Those of `snapshots` that a text other than an id speaks of.
+fn asked_for<'a>(
+    text: &str,
+    snapshots: Vec<&'a Snapshot>,
+    names: &Names,
+    now: Timestamp,
+    zone: &TimeZone,
+) -> Result<Vec<&'a Snapshot>, VaultError> {
+    let none = |why: String| VaultError::NoSnapshot(why);
+    if text == "latest" {
+        Ok(snapshots)
+    } else if let Some(tag) = text.strip_prefix("tag:") {
+        if names.secrets.is_empty() {
+            return Err(none("tags are read on the agent or with --identity".into()));
+        }
+        Ok(snapshots.into_iter().filter(|s| names.has_tag(s, tag)).collect())
+    } else {
+        let days = days_of(text, now, zone).ok_or_else(|| {
+            none(format!("{text:?}: not a snapshot (write latest, an id prefix, 2026-11-17, a weekday, or tag:NAME)"))
+        })?;
+        // Of a weekday that is today, last week's counts until today's is there.
+        let of_day = |day: &Date| -> Vec<&Snapshot> {
+            snapshots.iter().copied().filter(|s| date_of(s.time, zone) == Some(*day)).collect()
+        };
+        Ok(days.iter().map(of_day).find(|found| !found.is_empty()).unwrap_or_default())
+    }
+}
+
+/// Why there is no snapshot to take: none of that name, or only such as are `passed` over because they are not whole.
+fn why_none(query: &SnapshotQuery, passed: &[&Snapshot], suspects: &Suspects) -> String {
+    let text = query.text.trim();
+    if passed.is_empty() {
+        let job = query.job.as_ref().map(|job| format!(" of job {job:?}")).unwrap_or_default();
+        let host = query.host.as_ref().map(|host| format!(" on host {host:?}")).unwrap_or_default();
+        return format!("{text}: there is no such snapshot{job}{host}; `farkeep snapshots` lists them");
+    }
+    let word = |snapshot: &Snapshot| match suspects.state_of(snapshot) {
+        SnapshotState::Partial => "partial",
+        _ => "suspect",
+    };
+    let each = passed.iter().rev().take(CHOICES_SHOWN).map(|s| format!("{} of {} ({})", s.id.short(), s.time, word(s)));
+    let each: Vec<String> = each.collect();
+    let clear = if passed.iter().any(|s| word(s) == "suspect") {
+        ", and a suspect one counts as good once `farkeep hold ID --clear` has cleared it"
+    } else {
+        ""
+    };
+    format!("{text}: no snapshot of it is whole: {}; one that is named by its id is taken as it is{clear}", each.join(", "))
 }
 
 fn is_prefix(text: &str) -> bool {
@@ -243,7 +279,7 @@ mod tests {
             timezone: Some("UTC".into()),
             ..SnapshotQuery::default()
         };
-        select(&query, &both, &names, NOW).map(|s| s.id.0[0]).map_err(|e| e.to_string())
+        select(&query, &both, &names, &Suspects::default(), NOW).map(|s| s.id.0[0]).map_err(|e| e.to_string())
     }
 
     #[test]

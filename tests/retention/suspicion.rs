@@ -90,7 +90,9 @@ fn files_that_were_encrypted_stop_retention_until_a_person_says_that_all_is_well
     world.restore(&last_good, &world.path("back"));
     assert_same(&good, &data.below(&world.path("back")));
 
+    world.run(args!["snapshots"]).ok().says("suspect\n").never_says("cleared");
     world.run(args!["hold", &id, "--clear", "--reason", "we encrypted them"]).ok().says("counts as good");
+    world.run(args!["snapshots"]).ok().says("suspect, cleared\n");
     world.run(args!["hold", &id, "--clear"]).exits(2).says("nothing to clear");
     world.run(args!["ledger", "show"]).ok().says("of suspicion, reason: we encrypted them");
     world.run(args!["status", "--check"]).ok();
@@ -99,6 +101,22 @@ fn files_that_were_encrypted_stop_retention_until_a_person_says_that_all_is_well
     assert_eq!(plan(&world, &[])["dropped"], 6);
     assert_eq!(apply(&world)["dropped"], 6);
     world.verify("opened");
+}
+
+#[test]
+fn a_day_with_nothing_but_a_suspect_snapshot_says_so_until_that_is_cleared() {
+    let (world, data) = job("");
+    nights_of_documents(&world, &data, 4);
+    // The tag tells this night from the good ones of the same day, as its date does on others.
+    world.agent.reconfigure(|config| config.replace("keep = {", "tags = [\"tonight\"]\nkeep = {"));
+    encrypt(&data);
+    assert_eq!(pushed(&world)["state"], "suspect");
+    let tonight = world.snapshots().last().unwrap()["id"].as_str().unwrap()[..12].to_owned();
+    let run = || world.run(args!["restore", "tag:tonight", "--run", "--dry-run", "--identity", &world.identity]);
+    let told = run().exits(2).says(&tonight[..8]).says("(suspect)").says("--clear");
+    told.never_says("there is no such snapshot");
+    world.run(args!["hold", &tonight, "--clear"]).ok();
+    run().never_says("no snapshot of it is whole").says(&tonight[..8]);
 }
 
 #[test]

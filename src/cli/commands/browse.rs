@@ -8,7 +8,7 @@ use crate::cli::{Outcome, Session, commands, render};
 use crate::model::path::EntryPath;
 use crate::model::pattern::Selection;
 use crate::model::size::human_size;
-use crate::ops::browse::{Depth, Difference, ListedEntry, diff, find, ls, snapshots};
+use crate::ops::browse::{Depth, Difference, ListedEntry, ListedSnapshot, diff, find, ls, snapshots};
 use crate::ops::select::SnapshotQuery;
 use crate::ops::{Exit, OpError};
 
@@ -31,7 +31,11 @@ pub fn run_snapshots(args: &SnapshotsArgs, session: &Session) -> Result<Outcome,
     session.progress.clear();
     let mut text = String::new();
     let dropped = list.dropped.iter().filter(|_| args.dropped).map(|snapshot| (snapshot, "dropped".to_owned()));
-    let here = list.snapshots.iter().map(|snapshot| (snapshot, format!("{:?}", snapshot.state).to_lowercase()));
+    let state = |snapshot: &ListedSnapshot| {
+        let cleared = if snapshot.cleared { ", cleared" } else { "" };
+        format!("{:?}{cleared}", snapshot.state).to_lowercase()
+    };
+    let here = list.snapshots.iter().map(|snapshot| (snapshot, state(snapshot)));
     for (snapshot, word) in dropped.chain(here) {
         let name = match (&snapshot.host, &snapshot.job) {
             (Some(host), Some(job)) => format!("{job} on {host}"),
