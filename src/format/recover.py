@@ -3,7 +3,7 @@
 
 Python 3.8 or newer, standard library only. Every object is held against the hash in its name before it is opened, every
 file against the hash of its content before it gets its name. What is damaged is named; the rest is restored.
-Exit codes: 0 all restored, 4 something was damaged or missing, 1 nothing could be done.
+Exit codes: 0 all restored, 4 something was damaged or missing, 1 nothing could be done or a PATH matches nothing.
 """
 import argparse, base64, datetime, functools, glob, json, os, re, shutil, stat, struct, subprocess, sys, tempfile
 
@@ -25,8 +25,7 @@ def stored(name):
     """The bytes of an object: those of the first copy, with or without suffix, that fits its name."""
     want, size = re.search(r"([0-9a-f]{64})-(\d+)(?:\.age)?$", name).groups()
     for suffix in [""] + [".%d" % n for n in range(1, 10)]:
-        try:
-            data = open(name + suffix, "rb").read(int(size) + 1)
+        try: data = open(name + suffix, "rb").read(int(size) + 1)
         except OSError: continue
         if len(data) == int(size) and b3(data) == want: return data
     raise ValueError(name + ": missing, or its bytes are not what its name says")
@@ -142,8 +141,7 @@ class Vault:
     def stream(self, refs):
         """The chunks of a list, level by level."""
         ids = (base64.b64decode(text) for text in refs["chunks"])
-        for _ in range(refs.get("level") or 0):
-            ids = self.ids_in(ids)
+        for _ in range(refs.get("level") or 0): ids = self.ids_in(ids)
         return map(self.chunk, ids)
 
     def ids_in(self, ids):
@@ -219,8 +217,7 @@ def restore_entry(vault, entry, root, options, dirs, links):
     if kind == "dir":
         inside(root, path + b"/x")                              # makes the directory
         dirs.append((entry, place))
-    elif kind == "hardlink":
-        links.append((raw(entry, "link"), entry, place))
+    elif kind == "hardlink": links.append((raw(entry, "link"), entry, place))
     elif os.path.lexists(place):
         raise ValueError("something is already there; restore into an empty directory")
     elif entry.get("unreadable") or (kind in ("chardev", "blockdev") and os.geteuid() != 0):
@@ -253,11 +250,13 @@ def restore(vault, options):
         except BAD as error: report("%s: %s" % (name, error))
     os.makedirs(options.into, exist_ok=True)
     root, wanted = os.fsencode(os.path.abspath(options.into)), [os.fsencode(p).strip(b"/") for p in options.paths]
-    dirs, links, count = [], [], 0
+    dirs, links, count, missing = [], [], 0, set(wanted)
     for member in manifest["members"]:
         for entry in vault.entries(member):
             path = raw(entry, "path")
-            if wanted and not any((path + b"/").startswith(w + b"/") for w in wanted): continue
+            hit = {w for w in wanted if (path + b"/").startswith(w + b"/")}
+            if wanted and not hit: continue
+            missing -= hit
             try:
                 restore_entry(vault, entry, root, options, dirs, links)
                 count += 1
@@ -272,9 +271,10 @@ def restore(vault, options):
                 finish(vault, entry, write_file(vault, original, place), options)
         except BAD as error:
             report("%r: hard link: %s" % (place, error))
-    for entry, place in reversed(dirs):
-        finish(vault, entry, place, options)
+    for entry, place in reversed(dirs): finish(vault, entry, place, options)
     print("%d entries restored into %s, %d problems" % (count, options.into, len(damaged)))
+    names = ", ".join(repr("/" + os.fsdecode(path)) for path in sorted(missing))
+    if missing and not damaged: raise ValueError("nothing in this snapshot lies at or below " + names)
 
 def main():
     parser = argparse.ArgumentParser(description="Restores a farkeep vault with age, zstd and b3sum alone.")

@@ -72,6 +72,28 @@ fn any_snapshot_and_any_part_of_it_is_restored() {
 }
 
 #[test]
+fn a_path_at_which_nothing_lies_is_named() {
+    needs!("age", "zstd", "b3sum", "python3");
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.file("there", "one");
+    world.push(&tree.root);
+    let machine = BareMachine::new(&world, &[]);
+    let listed = machine.recover(&world.vault, args!["list", "--identity", &world.identity]).ok().out;
+    let id = listed.split_whitespace().next().unwrap().to_owned();
+    let (none, some) = (world.path("none"), world.path("some"));
+    let restore = |into: &Path, paths: Vec<std::ffi::OsString>| {
+        let all = args!["restore", "--identity", &world.identity, "--into", into, &id];
+        machine.recover(&world.vault, [all, paths].concat())
+    };
+    let run = restore(&none, args!["/typing/error"]).exits(1).says("0 entries restored");
+    assert!(run.err.contains("nothing") && run.err.contains("'/typing/error'"), "{}", run.err);
+    // What does lie there is restored all the same.
+    restore(&some, args![tree.path("there"), "/typing/error"]).exits(1).says("'/typing/error'").never_says("there'");
+    assert_eq!(fs::read_to_string(tree.below(&some).join("there")).unwrap(), "one");
+}
+
+#[test]
 fn several_members_and_commands_are_restored() {
     needs!("age", "zstd", "b3sum", "python3");
     let world = World::new();
