@@ -33,6 +33,7 @@ fn command_lines_that_cannot_be_meant_are_refused() {
         (args!["push"], &["no job", "path"]),
         (args!["push", "nightly", "/etc"], &["nightly", "/etc"]),
         (args!["push", "nightly"], &["nightly", "path"]),
+        (args!["push", world.path("data"), "--accept-size", "hearht"], &["--accept-size hearht", "there are: files"]),
         (args!["push", "/etc", "--to", "elsewhere"], &["elsewhere"]),
         (args!["push", "/etc", "--exclude", "[z-a"], &["[z-a"]),
         (args!["sync", &world.vault, "--from", &world.vault], &["same place"]),

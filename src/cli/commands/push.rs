@@ -43,6 +43,11 @@ pub struct Args {
 /// Runs it.
 pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
     let jobs = jobs(args, session)?;
+    let sources: Vec<&str> = jobs.iter().flat_map(|(_, job)| &job.sources).map(|source| source.source.name()).collect();
+    if let Some(unknown) = args.accept_size.iter().find(|name| !sources.contains(&name.as_str())) {
+        let known = sources.join(", ");
+        return Err(OpError::Usage(format!("--accept-size {unknown}: no source is called so (there are: {known})")));
+    }
     let mut text = String::new();
     let mut receipts = Vec::new();
     let mut exit = Exit::Done;
