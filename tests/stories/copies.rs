@@ -74,6 +74,26 @@ fn a_store_that_takes_no_record_keeps_nothing_from_the_others() {
 }
 
 #[test]
+fn a_store_that_is_full_is_missed_and_it_is_said_why() {
+    needs!(root);
+    let world = World::with_stores(&["a", "b"]);
+    let (tree, copy, kept) = (world.tree("data"), world.path("b"), world.path("kept"));
+    must(Command::new("cp").arg("-a").arg(&copy).arg(&kept));
+    must(Command::new("mount").args(["-t", "tmpfs", "-o", "size=70m", "tmpfs"]).arg(&copy));
+    must(Command::new("cp").arg("-a").arg(kept.join(".")).arg(&copy));
+    // Room enough to begin, and too little to end.
+    tree.noise("large", 90 << 20, 1);
+    let first = world.run(args!["push", &tree.root]);
+    let _ = fs::write(copy.join("fill"), vec![1; 70 << 20]);
+    let second = world.run(args!["push", &tree.root]);
+    must(Command::new("umount").arg(&copy));
+    for run in [first, second] {
+        let run = run.exits(3).says("b: MISSED\n").never_says("b: b:");
+        assert_eq!(run.out.matches("no room left").count(), 1, "{}", run.out);
+    }
+}
+
+#[test]
 fn a_record_that_is_torn_in_one_copy_is_sent_there_again() {
     let world = World::with_stores(&["a", "b"]);
     let tree = world.tree("data");

@@ -11,16 +11,17 @@ use crate::vault::VaultError;
 use crate::vault::courier::{Courier, LaneReport};
 use crate::vault::snapshots::RecordReader;
 
-/// Sends the record to every store that has all objects, and reads it back.
+/// Sends the record to every store that has all objects, and reads it back. Why a store did not take the snapshot
+/// goes to the findings.
 pub fn commit(
     plan: &PushPlan,
     context: &mut Context,
-    prepared: &Prepared,
+    prepared: &mut Prepared,
     courier: &Courier,
     scribe: &Scribe,
     signed: &Signed,
 ) -> Result<Vec<StoreReceipt>, OpError> {
-    let mut receipts = Vec::new();
+    let (mut receipts, mut findings) = (Vec::new(), Vec::new());
     let mut last_error = None;
     for (side, report) in prepared.sides.iter().zip(courier.reports()) {
         let outcome = match &report.error {
@@ -36,6 +37,7 @@ pub fn commit(
         }
         receipts.push(receipt(side, &report, outcome.as_ref().err()));
         if let Err(error) = outcome {
+            findings.push(prepare::missed(&side.named.name, &error));
             last_error.get_or_insert(error);
         }
     }
@@ -52,6 +54,7 @@ pub fn commit(
             not_confirmed: 0,
         });
     }
+    prepared.findings.extend(findings);
     match last_error {
         Some(error) if receipts.iter().all(|receipt| !receipt.committed) => Err(error.into()),
         _ => Ok(receipts),

@@ -318,7 +318,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     let record_context = context.record_context(env, trust.head(), prepared.heads.clone());
     let signed = scribe.write(RecordKind::Snapshot, &body, record_context)?;
     env.step("committing");
-    let stores = commit(plan, context, &prepared, &courier, &scribe, &signed)?;
+    let stores = commit(plan, context, &mut prepared, &courier, &scribe, &signed)?;
     drop(courier);
     journal.clear()?;
     thin.write(&found_thin);
@@ -440,7 +440,10 @@ fn sum(members: &[Member]) -> Tally {
 
 /// A store that was missed, as a finding.
 pub(crate) fn missed_finding(name: &str, error: &dyn std::fmt::Display) -> Finding {
-    Finding::new(FindingKind::Behind, name, format!("{error}; what it misses is sent by the next push or by `farkeep sync`"))
+    let error = error.to_string();
+    // Some errors begin with the store's name themselves.
+    let why = error.strip_prefix(&format!("{name}: ")).unwrap_or(&error);
+    Finding::new(FindingKind::Behind, name, format!("{why}; what it misses is sent by the next push or by `farkeep sync`"))
 }
 
 /// What the agent needs of its secrets, for whoever shows snapshots by name.

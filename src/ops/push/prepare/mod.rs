@@ -229,7 +229,8 @@ fn read_records(prepared: &mut Prepared, context: &mut Context) -> Result<(), Op
     Ok(())
 }
 
-fn missed(name: &str, error: &StoreError) -> Finding {
+/// A store that was missed, as a finding: gravest is a server that is another.
+pub fn missed(name: &str, error: &StoreError) -> Finding {
     if error.is_host_key() { Finding::new(FindingKind::Trust, name, error) } else { missed_finding(name, error) }
 }
 
