@@ -73,11 +73,10 @@ pub fn custodian(care: &CustodianPlan, env: &Env<'_>) -> Result<CustodianReceipt
         verify(&VerifyPlan { read, depth: Depth::Sealed, share: Share::Within(care.within_secs), repair: false }, env)?;
     let mut receipt =
         CustodianReceipt { findings: verified.findings.clone(), verified, applied: None, planned: None, series: Vec::new() };
-    if !receipt.findings.iter().any(|finding| finding.kind.is_alarm()) {
-        let rules = rules_on(&care.rules, &named, &care.pin, env)?;
-        if !rules.is_empty() {
-            prune(care, &rules, &named, &mut receipt, env)?;
-        }
+    let (rules, notes) = rules_on(&care.rules, &named, &care.pin, env)?;
+    receipt.findings.extend(notes);
+    if !rules.is_empty() && !receipt.findings.iter().any(|finding| finding.kind.is_alarm()) {
+        prune(care, &rules, &named, &mut receipt, env)?;
     }
     look_at_pushes(care, &named, &mut receipt, env)?;
     Ok(receipt)

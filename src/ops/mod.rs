@@ -30,6 +30,7 @@ pub mod push;
 pub mod reading;
 pub mod restore;
 pub mod run;
+pub mod sections;
 pub mod select;
 pub mod status;
 pub mod suspicion;

@@ -188,3 +188,27 @@ fn a_plan_for_a_drive_with_a_keep_of_its_own_is_by_that_keep_and_says_so() {
     let custodian = world.run(args!["custodian", drive.vault()]).ok();
     custodian.says("planned to drop 1 snapshot").says("by the keep of drive a");
 }
+
+#[test]
+fn a_section_of_a_drive_or_series_that_nobody_knows_is_noted() {
+    if let Some(why) = FileSystem::Ext4.missing() {
+        return skipped(&why);
+    }
+    let (world, drive) = four_nights("");
+    let known = world.snapshots()[0]["series"].as_str().unwrap().to_owned();
+    let other = "00112233445566778899aabbccddeeff";
+    for series in [&known, other] {
+        world.agent.configure(&format!("[series.{series}]\nkeep = {{ last = 9 }}"));
+    }
+    world.agent.configure("[drive.b]\nevery = \"7d\"");
+    let all = [
+        args!["drive", "status", "--check"],
+        args!["prune", "plan", "--dry-run", "--store", &world.vault],
+        args!["custodian", &world.vault],
+    ];
+    for words in all {
+        let run = world.run(words).ok().says("note: [drive.b]: no drive of this name is enrolled").never_says("[drive.a]");
+        run.says(&format!("note: [series.{other}]: no snapshot is of this series")).never_says(&format!("[series.{known}]"));
+    }
+    drive.unplug();
+}

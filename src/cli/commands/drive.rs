@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use super::known_names;
-use super::prune::rules_of;
+use super::prune::{rules_of, sections};
 use super::restore::CopyArgs;
 use crate::cli::config::{DEFAULT_EXPORT_SECS, DriveConfig};
 use crate::cli::wire::{pin, reading_store};
@@ -158,6 +158,7 @@ fn drives_plan(copy: &CopyArgs, session: &Session) -> Result<DrivesPlan, OpError
         from: reading_store(session, copy.from.as_deref())?,
         system: System::default(),
         paths,
+        sections: sections(session),
     })
 }
 

@@ -19,6 +19,7 @@ use crate::model::time::{Timestamp, human_duration, parse_duration_secs};
 use crate::ops::prune::apply::{ApplyReceipt, ApplyRequest, Waiting, apply};
 use crate::ops::prune::hold::{HoldRequest, Word, hold};
 use crate::ops::prune::plan::{Damage, PlanReceipt, PlanRequest, Rule, Rules, no_rules, plan};
+use crate::ops::sections::Sections;
 use crate::ops::select::Names;
 use crate::ops::{Exit, OpError};
 
@@ -173,10 +174,13 @@ fn run_plan(args: &PlanArgs, session: &Session) -> Result<Outcome, OpError> {
 /// The rules of the configuration for a copy: its store's own, else those of the drive that it lies on, else those of jobs and
 /// series.
 pub fn rules(session: &Session, store: &str, config: &StoreConfig, names: &Names) -> Result<Rules, OpError> {
+    let sections = sections(session);
     if let Some(keep) = &config.keep {
-        return rules_of(session, Some(keep), format!("the keep of store {store}"), names);
+        let own = rules_of(session, Some(keep), format!("the keep of store {store}"), names)?;
+        return Ok(Rules { sections, ..own });
     }
-    let mut rules = rules_of(session, None, "the keep of each job and series".into(), names)?;
+    let all = rules_of(session, None, "the keep of each job and series".into(), names)?;
+    let mut rules = Rules { sections, ..all };
     for (name, drive) in &session.config.drives {
         if let Some(keep) = &drive.keep {
             let own = rules_of(session, Some(keep), format!("the keep of drive {name}"), names)?;
@@ -184,6 +188,12 @@ pub fn rules(session: &Session, store: &str, config: &StoreConfig, names: &Names
         }
     }
     Ok(rules)
+}
+
+/// The drives and series that the configuration has sections of.
+pub fn sections(session: &Session) -> Sections {
+    let (drives, series) = (session.config.drives.keys(), session.config.series.keys());
+    Sections { drives: drives.cloned().collect(), series: series.copied().collect() }
 }
 
 /// The rules of the configuration, for every series the same where a copy has its own.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::context::{Context, Locking, NamedStore, VaultPin, open_pinned};
 use super::custody::adopt_own;
 use super::delivery::deliver_missing;
+use super::sections::Sections;
 use super::{Env, OpError};
 use crate::format::drive::{DriveBody, DriveEvent};
 use crate::format::record::{Head, RecordKind};
@@ -54,6 +55,8 @@ pub struct DrivesPlan {
     pub system: System,
     /// Where the configuration says that drives are mounted; else their labels do.
     pub paths: std::collections::BTreeMap<DriveName, PathBuf>,
+    /// The sections of the configuration.
+    pub sections: Sections,
 }
 
 /// A vault with its register of drives.
@@ -86,6 +89,15 @@ impl DrivesPlan {
     fn path_of(&self, drive: &Drive) -> PathBuf {
         self.paths.get(&drive.name).cloned().unwrap_or_else(|| PathBuf::from(&drive.enrolment.path))
     }
+}
+
+/// The drives that the records of a copy, and those of this machine, tell of.
+///
+/// # Errors
+/// When this machine's own records cannot be read.
+pub fn register_of(context: &Context, copy: &Copy, records: &Records) -> Result<Register, OpError> {
+    let (all, own) = with_own(context, copy, records)?;
+    Ok(Register::read(&all, &own))
 }
 
 /// The records of a copy and those of this machine that it lacks; and who writes here.

@@ -87,7 +87,7 @@ pub fn status(plan: &DrivesPlan, env: &Env<'_>) -> Result<DrivesReceipt, OpError
     let now = env.clock.now();
     let mut snapshots = opened.records.snapshots();
     Pruned::read(&opened.records, opened.copy.store.as_ref())?.take_dropped(&mut snapshots);
-    let mut findings = Vec::new();
+    let mut findings = plan.sections.unknown(&opened.context, &opened.copy, &opened.records)?;
     let mut drives = Vec::new();
     for drive in opened.register.all() {
         let status = one(drive, plan, &opened, &snapshots);

@@ -218,12 +218,17 @@ pub fn is_pending(store: &NamedStore, pin: &VaultPin, env: &Env<'_>) -> Result<b
     Ok(Site::open(store, pin, env)?.has_pending())
 }
 
-/// The rules that hold for a copy: those of the drive that it lies on, where it has its own.
+/// The rules that hold for a copy, those of the drive that it lies on where it has its own; and a note on each section of the
+/// configuration that speaks of nothing.
 ///
 /// # Errors
 /// When the copy cannot be opened.
-pub fn rules_on(rules: &Rules, store: &NamedStore, pin: &VaultPin, env: &Env<'_>) -> Result<Rules, OpError> {
-    if rules.drives.is_empty() { Ok(rules.clone()) } else { Ok(rules.on(&Site::open_in_doubt(store, pin, env)?.copy)) }
+pub fn rules_on(rules: &Rules, store: &NamedStore, pin: &VaultPin, env: &Env<'_>) -> Result<(Rules, Vec<Finding>), OpError> {
+    if rules.drives.is_empty() && rules.sections.is_empty() {
+        return Ok((rules.clone(), Vec::new()));
+    }
+    let site = Site::open_in_doubt(store, pin, env)?;
+    Ok((rules.on(&site.copy), rules.sections.unknown(&site.context, &site.copy, &site.records)?))
 }
 
 /// The plan of a copy of which the removal was begun and not finished.

@@ -23,6 +23,7 @@ use crate::model::snapshot::SnapshotState;
 use crate::model::time::Timestamp;
 use crate::ops::context::{NamedStore, VaultPin};
 use crate::ops::drive::drive_of;
+use crate::ops::sections::Sections;
 use crate::ops::select::Names;
 use crate::ops::{Env, Exit, OpError};
 use crate::store::deliver::{RetryPolicy, deliver};
@@ -57,6 +58,8 @@ pub struct Rules {
     pub drives: BTreeMap<DriveName, Rules>,
     /// Whose they are, for people.
     pub whose: String,
+    /// The sections of the configuration, to find those that speak of nothing.
+    pub sections: Sections,
 }
 
 impl Rules {
@@ -71,7 +74,7 @@ impl Rules {
     pub fn on(&self, copy: &Copy) -> Self {
         let drive = if self.drives.is_empty() { None } else { drive_of(copy) };
         let own = drive.and_then(|(name, _)| self.drives.get(&name));
-        own.cloned().unwrap_or_else(|| Self { drives: BTreeMap::new(), ..self.clone() })
+        own.cloned().unwrap_or_else(|| Self { drives: BTreeMap::new(), sections: Sections::default(), ..self.clone() })
     }
 
     fn of(&self, series: &Token) -> Option<&Rule> {
@@ -212,15 +215,8 @@ pub fn plan(request: &PlanRequest, env: &Env<'_>) -> Result<PlanReceipt, OpError
         sweep.need(&name);
     }
     release_all(&site, &drops, &mut sweep, env)?;
-    let unlisted = (!others.is_empty() && request.damage == Damage::Refuse).then(|| {
-        sweep.spare_unlisted();
-        let many = size::count(others.len() as u64, "snapshot");
-        let message = format!(
-            "holds the records of {many} and not the objects, or lost what lists them: nothing goes that may belong to them \
-             (`farkeep sync` brings the rest, --despite-damage gives them up)"
-        );
-        Finding::new(FindingKind::Behind, site.copy.name(), message)
-    });
+    let unlisted = spare_unlisted(request, &site, &others, &mut sweep);
+    let unknown = request.rules.sections.unknown(&site.context, &site.copy, &site.records)?;
     let (objects, bytes_freed) = sweep.removable().fold((0, 0), |(n, sum), (_, bytes)| (n + 1, sum + bytes));
     let mut receipt = PlanReceipt {
         store: site.copy.name(),
@@ -234,7 +230,12 @@ pub fn plan(request: &PlanRequest, env: &Env<'_>) -> Result<PlanReceipt, OpError
         objects,
         bytes_freed,
         wait_secs: request.wait_secs,
-        findings: frozen(&site.records, &here, &site.copy.name()).into_iter().chain(voided(&site)).chain(unlisted).collect(),
+        findings: [frozen(&site.records, &here, &site.copy.name()), unknown]
+            .into_iter()
+            .flatten()
+            .chain(voided(&site))
+            .chain(unlisted)
+            .collect(),
     };
     if let Some(scribe) = &mut scribe
         && (objects > 0 || receipt.dropped > 0)
@@ -260,6 +261,21 @@ pub fn plan(request: &PlanRequest, env: &Env<'_>) -> Result<PlanReceipt, OpError
         receipt.bytes = signed.bytes;
     }
     Ok(receipt)
+}
+
+/// Where there are snapshots of which this copy holds the record alone, nothing goes that may be theirs: nobody can say what
+/// they need. Who despairs of them says so.
+fn spare_unlisted(request: &PlanRequest, site: &Site, others: &[Snapshot], sweep: &mut Sweep) -> Option<Finding> {
+    if others.is_empty() || request.damage != Damage::Refuse {
+        return None;
+    }
+    sweep.spare_unlisted();
+    let message = format!(
+        "holds the records of {} and not the objects, or lost what lists them: nothing goes that may belong to them (`farkeep \
+         sync` brings the rest, --despite-damage gives them up)",
+        size::count(others.len() as u64, "snapshot")
+    );
+    Some(Finding::new(FindingKind::Behind, site.copy.name(), message))
 }
 
 /// Notes what the snapshots that go list, each page once: ten thousand of them share most. A page that cannot be read releases
