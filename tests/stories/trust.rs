@@ -105,9 +105,14 @@ fn a_vault_gets_a_custodian_afterwards_here_or_elsewhere_and_loses_it_again() {
     let second = key_pair(&world, "second");
     let caretaker = colleague(&world, "caretaker");
     let plan = args!["prune", "plan", "--keep-last", "1", "--key", &second];
-    caretaker.run(plan.clone()).exits(1).says("does not trust");
+    // A dry run leaves no key behind; else it is said where it stays.
+    caretaker.run([plan.clone(), args!["--dry-run"]].concat()).ok().never_says("is kept");
+    let kept = || files_below(&caretaker.state).into_iter().find(|path| path.ends_with("custodian-writer"));
+    assert_eq!(kept(), None);
+    let told = caretaker.run(plan.clone()).exits(1).says("does not trust").says("is kept on this machine");
+    told.says(&kept().unwrap().parent().unwrap().display().to_string());
     keys(&world, args!["enrol", "custodian", second.with_extension("pub"), "--name", "night watch"]).ok();
-    caretaker.run(plan.clone()).ok().says("2 snapshots to drop");
+    caretaker.run(plan.clone()).ok().says("2 snapshots to drop").never_says("is kept");
     caretaker.run(args!["prune", "apply", "--now", "--key", &second]).ok().says("2 snapshots dropped");
     caretaker.run(args!["hold", "latest", "--until", "30d", "--key", &second]).ok();
     caretaker.run(args!["hold", "latest", "--until", "30d", "--key", &first]).exits(2).says("another custodian's key");

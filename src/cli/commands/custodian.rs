@@ -42,14 +42,16 @@ pub struct CustodianKey {
 }
 
 impl CustodianKey {
-    /// Takes the key into the state directory, where the chain that it signs lies too.
-    pub fn keep(&self, session: &Session, pin: &VaultPin) -> Result<(), OpError> {
+    /// Takes the key into the state directory, where the chain that it signs lies too, and says so. A `dry_run` only looks
+    /// whether it could.
+    pub fn keep(&self, session: &Session, pin: &VaultPin, dry_run: bool) -> Result<(), OpError> {
         let Some(path) = &self.key else { return Ok(()) };
         let wrong = |e: &dyn std::fmt::Display| OpError::Usage(format!("--key {}: {e}", path.display()));
         let vault = pin.vault.ok_or_else(|| wrong(&"the configuration does not name the vault's id"))?;
         let text = zeroize::Zeroizing::new(std::fs::read_to_string(path).map_err(|e| wrong(&e))?);
         let key = SigningKey::from_openssh(&text).map_err(|e| wrong(&e))?;
-        let keys = KeyDir::of(&StateDir::open(&session.state_root, vault)?);
+        let state = StateDir::open(&session.state_root, vault)?;
+        let keys = KeyDir::of(&state);
         match keys.writer(Role::Custodian)? {
             Some(known) if known.verifier() == key.verifier() => Ok(()),
             Some(_) => Err(wrong(&format!(
@@ -57,7 +59,16 @@ impl CustodianKey {
                  state directory (FARKEEP_STATE_DIR)",
                 session.state_root.display()
             ))),
-            None => Ok(keys.keep_writer(Role::Custodian, &key)?),
+            None if dry_run => Ok(()),
+            None => {
+                keys.keep_writer(Role::Custodian, &key)?;
+                session.say(&format!(
+                    "the custodian's key of {} is kept on this machine from now on, in {}",
+                    path.display(),
+                    state.keys().display()
+                ));
+                Ok(())
+            }
         }
     }
 }
@@ -66,7 +77,7 @@ impl CustodianKey {
 pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
     let pin = configured_pin(session)?;
     let secs = |flag: &str, text: &str| parse_duration_secs(text).map_err(|e| OpError::Usage(format!("{flag}: {e}")));
-    args.key.keep(session, &pin)?;
+    args.key.keep(session, &pin, false)?;
     let (name, config) = resolve(session, &args.store)?;
     let plan = CustodianPlan {
         rules: rules(session, &name, &config, &Names::default())?,

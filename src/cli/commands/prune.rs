@@ -145,7 +145,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
 
 fn run_plan(args: &PlanArgs, session: &Session) -> Result<Outcome, OpError> {
     let pin = pin(session, args.trust.as_deref(), &[])?;
-    args.key.keep(session, &pin)?;
+    args.key.keep(session, &pin, args.dry_run)?;
     let text = only_store(session, args.store.as_deref())?;
     let (name, config) = resolve(session, &text)?;
     let names = commands::known_names(session, &pin);
@@ -264,7 +264,7 @@ fn describe_plan(receipt: &PlanReceipt, args: &PlanArgs) -> String {
 
 fn run_apply(args: &ApplyArgs, session: &Session) -> Result<Outcome, OpError> {
     let pin = pin(session, args.trust.as_deref(), &[])?;
-    args.key.keep(session, &pin)?;
+    args.key.keep(session, &pin, false)?;
     let (wanted, planned_for) = match &args.plan {
         Some(text) if Path::new(text).is_file() => match read_plan_file(Path::new(text))? {
             Some((hash, store)) => (Some(hash), Some(store)),
@@ -354,7 +354,7 @@ pub struct HoldArgs {
 /// Runs `farkeep hold`.
 pub fn run_hold(args: &HoldArgs, session: &Session) -> Result<Outcome, OpError> {
     let read = commands::read_plan(session, &args.copy, &args.identity)?;
-    args.key.keep(session, &read.pin)?;
+    args.key.keep(session, &read.pin, false)?;
     let snapshot = commands::query(&args.snapshot, session);
     let env = session.env();
     let word = match &args.until {
