@@ -49,7 +49,9 @@ pub struct InitReceipt {
     pub root: String,
     /// The new operator's public key.
     pub recipient: String,
-    /// Its private half: carry it away.
+    /// Who else can open the vault: what each one's file is called, and the public key.
+    pub recipients: Vec<(String, String)>,
+    /// The private half of the operator's key: carry it away.
     pub identity_file: PathBuf,
     /// The private root key: carry it away.
     pub root_file: PathBuf,
@@ -104,6 +106,7 @@ pub fn init(plan: &InitPlan, jobs: &[String], env: &Env<'_>) -> Result<InitRecei
         vault: made.vault.to_string(),
         root: pin.to_string(),
         recipient: operator.recipient().to_string(),
+        recipients: plan.recipients.iter().map(|(name, recipient)| (name.clone(), recipient.to_string())).collect(),
         identity_file: plan.identity_out.clone(),
         root_file,
         root_public_file,

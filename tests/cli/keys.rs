@@ -93,6 +93,22 @@ fn more_recipients_than_a_key_file_has_room_for_are_refused_before_anything_is_m
 }
 
 #[test]
+fn init_says_who_can_open_the_vault() {
+    let world = World::bare();
+    let recipients = world.agent.config.with_file_name("keys").join("recipients");
+    fs::create_dir_all(&recipients).unwrap();
+    let deputy = farkeep::crypto::identity::Identity::generate().recipient().to_string();
+    fs::write(recipients.join("deputy.txt"), format!("# owner: the deputy\n{deputy}\n")).unwrap();
+    let init = args!["init", "--store", &world.vault, "--identity-out", &world.identity, "--no-passphrase", "--yes"];
+    let told = world.run(init).ok().says("who can open the vault").says(&deputy);
+    let told = told.says(&recipients.join("deputy.txt").display().to_string());
+    // The operator's own file comes with the vault.
+    let mut files = fs::read_dir(&recipients).unwrap().map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap());
+    let own = files.find(|text| !text.contains(&deputy)).unwrap();
+    told.says(own.lines().last().unwrap());
+}
+
+#[test]
 fn a_vault_that_this_account_may_not_read_is_not_called_damaged() {
     needs!("setpriv");
     let world = World::new();

@@ -219,6 +219,11 @@ fn render(session: &Session, receipt: &InitReceipt, no_passphrase: bool) -> Stri
     if no_passphrase {
         let _ = writeln!(text, "they have no passphrase: whoever has the files can read the backups");
     }
+    let _ = writeln!(text, "\nwho can open the vault:");
+    let _ = writeln!(text, "  its operator, with {}   {}", identity_file.display(), receipt.recipient);
+    for (file, recipient) in &receipt.recipients {
+        let _ = writeln!(text, "  whoever has the identity of {file}   {recipient}");
+    }
     let _ = writeln!(text, "\nwrite on paper:");
     let _ = writeln!(text, "  root         {}", receipt.root);
     let _ = writeln!(text, "  recover.py   b3sum {}", receipt.recover_script);
