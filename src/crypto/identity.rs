@@ -12,6 +12,8 @@ use crate::crypto::seal::Recipient;
 /// The first bytes of a binary age file; an identity file that starts so is protected by a passphrase.
 const AGE_FILE_START: &[u8] = b"age-encryption.org/v1\n";
 const ARMOR_START: &[u8] = b"-----BEGIN AGE ENCRYPTED FILE-----";
+/// How a key that signs begins, as no line of an identity file does.
+const SSH_KEY_START: &str = "-----BEGIN OPENSSH ";
 /// scrypt work that an identity file may ask for: 2^22 needs 4 GiB and some seconds; more is an attack.
 const MAX_WORK_FACTOR: u8 = 22;
 
@@ -128,6 +130,11 @@ pub fn read_identity_file(content: &[u8], passphrase: Option<&Passphrase>) -> Re
 fn parse_identity_text(content: &[u8]) -> Result<IdentityFile, CryptoError> {
     let bad = |why: &str| CryptoError::BadKey { what: "an identity file", why: why.into() };
     let text = std::str::from_utf8(content).map_err(|_| bad("not text"))?;
+    if text.trim_start().starts_with(SSH_KEY_START) {
+        return Err(bad(
+            "this is a key that signs, such as the root key of FILE.root; what opens is the file FILE beside it",
+        ));
+    }
     let mut file = IdentityFile { identities: Vec::new(), vault: None, root: None };
     for line in text.lines().map(str::trim).filter(|l| !l.is_empty()) {
         if let Some(comment) = line.strip_prefix('#') {

@@ -85,6 +85,10 @@ pub fn init(plan: &InitPlan, jobs: &[String], env: &Env<'_>) -> Result<InitRecei
             )));
         }
     }
+    let dir = directory_of(&plan.identity_out);
+    if !dir.is_dir() {
+        return Err(OpError::Usage(format!("--identity-out: {}: there is no such directory", dir.display())));
+    }
     // The operator's own is one of them.
     refuse_too_many(plan.recipients.len() + 1)?;
     for named in &plan.stores {
@@ -185,6 +189,11 @@ fn operator_files(plan: &InitPlan, made: &NewVault, operator: &Identity, env: &E
     ])
 }
 
+/// The directory that a file lies in.
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Writes a file that was not there; where that fails, it is not there.
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), OpError> {
     let failed = |e: std::io::Error| OpError::NotDone(format!("{}: {e}", path.display()));
@@ -192,8 +201,7 @@ fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), OpError> {
     let mut write = || -> std::io::Result<()> {
         file.write_all(bytes)?;
         file.sync_all()?;
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        std::fs::File::open(dir)?.sync_all()
+        std::fs::File::open(directory_of(path))?.sync_all()
     };
     write().inspect_err(|_| drop(std::fs::remove_file(path))).map_err(failed)
 }

@@ -40,6 +40,7 @@ fn command_lines_that_cannot_be_meant_are_refused() {
         (args!["sync", world.path("copy")], &["--from"]),
         (args!["init", "--identity-out", world.path("other")], &["names vault", "another configuration"]),
         (args!["init"], &["--identity-out"]),
+        (args!["ls", "latest", "--identity", world.identity.with_extension("root")], &["identity.root", "root key", "FILE"]),
         (args!["cat", "latest", "a/../../b", "--identity", &world.identity], &["a/../../b"]),
         (args!["ls", "notasnapshot", "--identity", &world.identity], &["notasnapshot"]),
         (args!["ls", "1999-01-01", "--identity", &world.identity], &["1999-01-01"]),
@@ -62,6 +63,21 @@ fn command_lines_that_cannot_be_meant_are_refused() {
     }
     assert_eq!(crate::world::files_below(&world.vault), before, "something was begun");
     assert!(!out.exists());
+}
+
+#[test]
+fn what_is_wrong_is_named_and_not_what_is_beside_it() {
+    let world = pushed();
+    for wanted in [args![], args![world.path("data")]] {
+        let into = args!["restore", "latest", "--into", world.path("out"), "--identity", &world.identity];
+        let run = world.run([into, wanted, args!["--strip", "/wrong/prefix"]].concat()).exits(1);
+        run.says("--strip /wrong/prefix: nothing that was asked for lies below it").never_says("matches");
+    }
+    let bare = World::bare();
+    let nowhere = bare.path("nowhere");
+    let init = args!["init", "--store", &bare.vault, "--identity-out", nowhere.join("operator"), "--no-passphrase", "--yes"];
+    bare.run(init).exits(2).says(&format!("{}: there is no such directory", nowhere.display()));
+    assert!(!bare.vault.join("farkeep-vault.json").exists(), "something was begun");
 }
 
 #[test]

@@ -72,7 +72,12 @@ fn files_that_were_encrypted_stop_retention_until_a_person_says_that_all_is_well
     let id = suspect["id"].as_str().unwrap()[..12].to_owned();
     assert_eq!(suspect["state"], "suspect");
     push.says(&format!("farkeep hold {} --clear", &id[..8]));
-    world.run(args!["status", "--check"]).exits(3).says("SUSPECT").says("nothing of its series is pruned");
+    world
+        .run(args!["status", "--check"])
+        .exits(3)
+        .says("SUSPECT")
+        .says("nothing of its series is pruned")
+        .says("with the custodian's key");
 
     // Nights go on; what would be old stays, and what was encrypted does not come to be the usual.
     assert_eq!(pushed(&world)["state"], "good", "nothing changed any more");

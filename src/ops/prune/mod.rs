@@ -189,7 +189,7 @@ fn frozen_by(snapshot: &Snapshot, store: &str) -> Finding {
     let (id, time) = (snapshot.id.short(), snapshot.time);
     let message = format!(
         "snapshot {id} of {time} is suspect: nothing of its series is pruned. Look at it; if it is good, \
-         `farkeep hold {id} --clear`"
+         `farkeep hold {id} --clear` on the machine with the custodian's key"
     );
     Finding::new(FindingKind::Suspect, store, message)
 }

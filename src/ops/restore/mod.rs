@@ -226,7 +226,7 @@ pub(super) fn write_out(
         }
     }
     let mut root = TargetRoot::open(target)?;
-    let whole = plan.selection.is_all() && plan.members.is_empty();
+    let whole = plan.selection.is_all() && plan.members.is_empty() && plan.strip.is_none();
     // What a plan would say is known beforehand when everything goes into an empty directory.
     let planned = if whole && root.is_fresh() && !plan.dry_run && !plan.delete {
         let bytes = reader.manifest.members.iter().map(|m| m.tally.source_bytes).sum();
@@ -251,6 +251,9 @@ pub(super) fn write_out(
         plan: None,
         findings: Vec::new(),
     };
+    if let (0, true, Some(prefix)) = (planned.matched, planned.outside, &plan.strip) {
+        return Err(OpError::NotDone(format!("--strip /{prefix}: nothing that was asked for lies below it")));
+    }
     if planned.matched == 0 {
         let spelled = plan.selection.spelled().join(", ");
         return Err(OpError::NotDone(format!("nothing in this snapshot matches {spelled}")));

@@ -65,6 +65,8 @@ pub struct Planned {
     pub report: PlanReport,
     /// Entries that were asked for; the directories on the way to them are not among these.
     pub matched: u64,
+    /// Whether anything that was asked for lies outside a prefix that is to be stripped.
+    pub outside: bool,
     /// None: everything is written.
     decisions: Option<Vec<Decision>>,
 }
@@ -73,7 +75,7 @@ impl Planned {
     /// Everything goes into an empty directory.
     pub fn everything(entries: u64, bytes: u64) -> Self {
         let report = PlanReport { entries, files: entries, bytes, ..PlanReport::default() };
-        Self { report, matched: entries, decisions: None }
+        Self { report, matched: entries, outside: false, decisions: None }
     }
 
     /// What is to be done with the selected entry number `ordinal`.
@@ -123,22 +125,26 @@ pub fn source_path(plan: &RestorePlan, path: &EntryPath) -> EntryPath {
 pub fn plan(plan: &RestorePlan, reader: &SnapshotReader, root: &TargetRoot, env: &Env<'_>) -> Result<Planned, OpError> {
     let mut report = PlanReport::default();
     let mut decisions = Vec::new();
-    let mut matched = 0;
+    let (mut matched, mut outside) = (0, false);
     for member in &reader.manifest.members {
         if !plan.members.is_empty() && !plan.members.contains(&member.name) {
             continue;
         }
         reader.each_entry(member, &plan.selection, |entry| {
             env.check_cancel()?;
-            let Some(path) = target_path(plan, &entry.path) else { return Ok(()) };
-            matched += u64::from(plan.selection.matches(&entry.path, entry.kind == EntryKind::Directory));
+            let is_wanted = plan.selection.matches(&entry.path, entry.kind == EntryKind::Directory);
+            let Some(path) = target_path(plan, &entry.path) else {
+                outside |= is_wanted;
+                return Ok(());
+            };
+            matched += u64::from(is_wanted);
             let decision = decide(reader, root, &entry, &path, env);
             decisions.push(decision);
             count(&mut report, &entry, &path, decision);
             Ok(())
         })?;
     }
-    Ok(Planned { report, matched, decisions: Some(decisions) })
+    Ok(Planned { report, matched, outside, decisions: Some(decisions) })
 }
 
 fn decide(reader: &SnapshotReader, root: &TargetRoot, entry: &Entry, path: &EntryPath, env: &Env<'_>) -> Decision {
