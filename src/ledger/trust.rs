@@ -113,7 +113,8 @@ impl Trust {
             };
             let mut next = links.iter().filter(follows);
             let Some(link) = next.next() else { break };
-            if let Some(other) = next.next() {
+            // The same statement under a suffix is the same record: anybody who may add a file can put it there.
+            if let Some(other) = next.find(|other| other.head != link.head) {
                 let (first, second) = (link.name.clone(), other.name.clone());
                 return Err(LedgerError::Fork { writer: link.signer.writer(), seq: link.head.seq, first, second });
             }

@@ -91,6 +91,25 @@ fn a_part_that_was_read_names_the_damage_that_opening_found() {
 }
 
 #[test]
+fn what_lies_there_twice_is_no_fork() {
+    let (world, tree, _) = three_nights();
+    // The root's chain has two records.
+    let root = world.identity.with_extension("root");
+    world.run(args!["keys", "enrol", "station", "--root", root]).ok();
+    for path in files_below(&world.vault) {
+        let name = path.file_name().unwrap().to_string_lossy();
+        // Anybody who may add a file can do this.
+        fs::copy(&path, path.with_file_name(format!("{name}.1"))).unwrap();
+    }
+    world.push(&tree.root);
+    world.verify("opened");
+    world.run(args!["status", "--check"]).ok();
+    let fresh = world.machine("fresh");
+    let trust = world.root_key();
+    fresh.run(args!["verify", "--from", &world.vault, "--trust", trust]).ok();
+}
+
+#[test]
 fn a_key_that_signs_nothing_any_more_stops_nobody_when_it_rots() {
     let (world, tree, _) = three_nights();
     let agent =
