@@ -121,6 +121,31 @@ fn parity_that_would_mend_nothing_is_found_and_the_next_export_makes_it_anew() {
 }
 
 #[test]
+fn a_lost_sector_of_header_or_trust_costs_nothing() {
+    if let Some(why) = FileSystem::Ext4.missing() {
+        return skipped(&why);
+    }
+    let (world, drive) = exported();
+    let stranger = world.machine("stranger");
+    let restore = |into: &str| {
+        let trust = world.root_key();
+        let from = args!["restore", "latest", "--from", drive.vault(), "--trust", trust, "--identity", &world.identity];
+        let mut all = from;
+        all.extend(args!["--into", world.path(into)]);
+        stranger.run(all).ok();
+    };
+    let trust = files_below(&drive.vault().join("trust"));
+    let trust = trust.iter().find(|path| path.extension().is_some_and(|end| end == "rec")).unwrap();
+    for (number, path) in [drive.vault().join("farkeep-vault.json"), trust.clone()].iter().enumerate() {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o640)).unwrap();
+        fs::write(path, vec![0; fs::metadata(path).unwrap().len() as usize]).unwrap();
+        restore(&format!("back-{number}"));
+    }
+    world.run(args!["drive", "export", "a", "--again"]).ok();
+    world.run(args!["verify", "--from", "a"]).ok();
+}
+
+#[test]
 fn a_copy_without_parity_says_so() {
     let world = crate::pushed();
     let packs: Vec<PathBuf> = world.objects("packs");

@@ -23,8 +23,9 @@ use crate::ops::prune::plan::Rules;
 use crate::ops::transfer::{Looking, Transfer, Transferred};
 use crate::ops::{Env, Event, Exit, OpError};
 use crate::store::directory::DirectoryStore;
-use crate::store::{PruneStore, Store, WriteOnceStore};
+use crate::store::{PruneStore, Store, StoreError, WriteOnceStore};
 use crate::vault::VaultError;
+use crate::vault::copy::Copy;
 use crate::vault::parity::{self, Protected};
 use crate::vault::presence::Presence;
 use crate::vault::register::Drive;
@@ -248,6 +249,9 @@ fn bring_up_to_date(
             }
         }
     }
+    if done.is_safe() {
+        write_twice(store.as_ref(), &opened.copy)?;
+    }
     let left_damaged = std::mem::take(&mut done.left_damaged);
     let binary = match &plan.binary {
         Some(path) => {
@@ -284,6 +288,21 @@ fn make_parity(
     env.step("making parity");
     let told = |bytes| env.observer.event(Event::Advance { items: 1, bytes });
     Ok(parity::protect(store, wanted, permille, doubted, env.cancel, &told)?)
+}
+
+/// Header and trust records, a second time, under a suffix: readers take whichever is right. Without them nothing on the drive
+/// can be opened, so that one lost sector would cost all of it, and no parity can be found before they are read.
+fn write_twice(store: &DirectoryStore, from: &Copy) -> Result<(), OpError> {
+    let header = (ObjectName::Header, from.header_bytes().to_vec());
+    for (name, bytes) in from.trust_records().iter().chain([&header]) {
+        match store.put(&name.with_suffix(1), bytes) {
+            Ok(_) | Err(StoreError::Exists(_)) => {}
+            Err(error) if error.is_store_wide() => return Err(error.into()),
+            // All is there once.
+            Err(error) => tracing::warn!(object = %name, %error, "is not written twice"),
+        }
+    }
+    Ok(())
 }
 
 /// Whether an error is more than the want of room for something that is not needed.
