@@ -196,10 +196,14 @@ fn lost_since(found: &Opened, listed: &Listed) -> Result<Vec<Finding>, OpError> 
     let own = own_records(&found.context, trust, &|name| holds(&found.copy, name))?;
     let own_writers: Vec<WriterId> = found.context.scribes(found.copy.vault())?.iter().map(Scribe::writer).collect();
     let all = Verification::all(found.records.checked.iter().chain(own.iter().map(|(record, _)| record)));
+    let here = Place::known_to_all(&found.copy);
     let is_here = |one: &&Verification<'_>| {
-        let here = Place::of_copy(&found.copy, one.record.statement.writer);
-        let counts = one.record.standing == Standing::Trusted || own_writers.contains(&one.record.statement.writer);
-        counts && (one.place == here || one.body.store == found.copy.name())
+        let is_own = own_writers.contains(&one.record.statement.writer);
+        match &here {
+            Some(here) => one.place == *here && (is_own || one.record.standing == Standing::Trusted),
+            // A directory of the same name on another machine is another copy.
+            None => is_own && one.body.store == found.copy.name(),
+        }
     };
     let Some(most) = all.iter().filter(is_here).max_by_key(|one| one.body.snapshots) else { return Ok(Vec::new()) };
     if most.body.snapshots <= (listed.needs.snapshots.len() + listed.dropped) as u64 {

@@ -77,7 +77,7 @@ impl Judged {
         let advise = |found: &Finding| {
             let message = format!(
                 "{}: the snapshot is marked suspect, and nothing of the job is pruned until somebody has looked. If all is \
-                 well, `farkeep hold {id} --clear`; if not, the snapshots before it are untouched",
+                 well, `farkeep hold {id} --clear` where the custodian's key is; if not, the snapshots before it are untouched",
                 found.message
             );
             Finding { message, ..found.clone() }
