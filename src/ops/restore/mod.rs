@@ -179,7 +179,7 @@ pub struct Progressed {
 fn ending_of(outcome: &Result<RestoreReceipt, Failed>) -> Ending {
     match outcome {
         Ok(receipt) => Ending {
-            outcome: if receipt.findings.is_empty() { "done" } else { "findings" },
+            outcome: if receipt.exit() == Exit::Done { "done" } else { "findings" },
             entries: receipt.entries,
             bytes: receipt.bytes_written,
             findings: receipt.findings.len() as u64,
