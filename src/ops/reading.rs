@@ -10,13 +10,13 @@ use crate::crypto::identity::Identity;
 use crate::ledger::LedgerError;
 use crate::model::ids::WriterId;
 use crate::model::snapshot::SnapshotState;
-use crate::vault::VaultError;
 use crate::vault::catalogue_reader::{SnapshotReader, read_manifest};
 use crate::vault::copy::Copy;
 use crate::vault::pruned::Pruned;
 use crate::vault::snapshots::{Records, Snapshot};
 use crate::vault::suspects::Suspects;
 use crate::vault::unlock::{Unlocked, unlock};
+use crate::vault::{MISSING, VaultError};
 
 /// Which copy is read, and who opens it.
 #[derive(Clone)]
@@ -196,6 +196,14 @@ impl Opened {
     /// When the identities do not open it, or it is damaged.
     pub fn snapshot(&self, identities: &[Identity], snapshot: &Snapshot) -> Result<SnapshotReader, OpError> {
         let unlocked = unlock(&self.copy, identities)?;
-        Ok(SnapshotReader::open(&self.copy, snapshot, &unlocked, &self.context.state.cache())?)
+        let read = SnapshotReader::open(&self.copy, snapshot, &unlocked, &self.context.state.cache());
+        Ok(read.map_err(|error| match error {
+            VaultError::Damaged { object, why } if why == MISSING && object == snapshot.body.manifest.to_string() => {
+                let why =
+                    format!("{why}: this copy holds its record alone. Another copy, or an earlier snapshot, may be whole");
+                VaultError::Damaged { object, why }
+            }
+            other => other,
+        })?)
     }
 }

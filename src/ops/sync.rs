@@ -118,8 +118,17 @@ fn mend_parity(plan: &SyncPlan, after: &Copy, done: &mut Transferred, env: &Env<
     if drive_of(after).is_none() {
         return Ok(());
     }
+    let parity = match found(to) {
+        Ok(parity) => parity,
+        Err(error) if error.is_store_wide() => return Err(error.into()),
+        // No snapshot needs any of it.
+        Err(error) => {
+            done.findings.push(Finding::new(FindingKind::Notice, "parity", error));
+            return Ok(());
+        }
+    };
     let mut damaged = BTreeMap::new();
-    for found in found(to).map_err(VaultError::from)? {
+    for found in parity {
         let name = ObjectName::Parity(found.object);
         if (plan.looking == Looking::All || done.doubted.contains(&name))
             && matches!(read_object(to, &name), Err(VaultError::Damaged { .. }))

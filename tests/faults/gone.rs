@@ -47,6 +47,8 @@ fn a_snapshot_that_never_came_is_behind_and_no_damage() {
     remove(&lists);
     world.run(args!["verify"]).exits(3).says("this copy holds its record and not its objects");
     world.run(args!["status", "--check"]).exits(3).says("holds the records of 1 snapshot");
+    let first = world.snapshots()[0]["id"].as_str().unwrap()[..8].to_owned();
+    world.run(args!["ls", first, "--identity", &world.identity]).exits(4).says("holds its record alone");
     drop(tree);
 }
 
