@@ -1,6 +1,6 @@
 //! Chunks into blocks, blocks into packs: compressing and sealing on all cores while the order stays.
 //!
-//! One thread, the caller's, adds chunks and is handed finished packs; workers compress blocks and seal packs. What is under
+//! One thread, the caller's, adds chunks and is handed finished packs; workers ([`work`]) compress blocks and seal packs. What is under
 //! way is bounded: a caller who adds faster than workers compress waits in `add`, and so does one whose sealed packs are not
 //! sent away.
 
@@ -12,17 +12,20 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use crate::codec::{Compression, Compressor, Decompressor};
-use crate::crypto::seal::{Recipient, seal_into};
-use crate::format::frame::{TABLE_MAGIC, padded_size, padding, skippable_header};
+use crate::codec::Compression;
+use crate::crypto::seal::Recipient;
 use crate::format::index::IndexedPack;
-use crate::format::table::{PackKind, Table, TableChunk};
+use crate::format::table::{PackKind, TableChunk};
 use crate::model::ids::ChunkId;
-use crate::model::limits::{BLOCK_CHUNKS_MAX, BLOCK_TARGET_BYTES, PACK_CLASS_BYTES};
+use crate::model::limits::{BLOCK_CHUNKS_MAX, BLOCK_TARGET_BYTES};
 use crate::vault::VaultError;
 use crate::vault::courier::{Budget, Hold};
 use crate::vault::open_pack::{Compressed, OpenPack, Patience};
 use crate::vault::patch_plan::BlockPlan;
+
+mod work;
+
+use work::{Block, Job, Outcome, SealSize, work};
 
 /// Blocks under way for each worker: one in its hands, one waiting.
 const BLOCKS_PER_WORKER: usize = 2;
@@ -60,32 +63,6 @@ pub trait PackSink {
     /// # Errors
     /// When it cannot go on.
     fn take(&mut self, pack: SealedPack) -> Result<(), VaultError>;
-}
-
-struct Block {
-    serial: BlockSerial,
-    plain: Vec<u8>,
-    chunks: Vec<TableChunk>,
-    plan: Option<Arc<BlockPlan>>,
-}
-
-enum Job {
-    Compress(PackKind, u64, Block),
-    Seal(PackKind, OpenPack, SealSize, Hold),
-}
-
-#[derive(Clone, Copy)]
-enum SealSize {
-    /// The one size of full packs.
-    Full,
-    /// The next Padmé size: the last pack of its kind, or one whose table is full before it is.
-    Tail,
-}
-
-enum Outcome {
-    Compressed(PackKind, u64, Compressed, Vec<u8>),
-    Sealed(Box<SealedPack>),
-    Failed(VaultError),
 }
 
 /// The blocks of content or of catalogues: the open one, and those under way.
@@ -308,14 +285,6 @@ impl Packer {
     }
 }
 
-impl SealSize {
-    /// For a pack into which nothing more fits. One that its table filled, with many small chunks, would be padding for the
-    /// most part at the size of full packs.
-    const fn of(pack: &OpenPack) -> Self {
-        if pack.sealed_estimate() * 2 >= PACK_CLASS_BYTES { Self::Full } else { Self::Tail }
-    }
-}
-
 /// Every kind of pack, each at its place in [`Packer::packs`].
 const KINDS: [PackKind; 3] = [PackKind::Data, PackKind::Catalogue, PackKind::Patch];
 
@@ -350,65 +319,6 @@ impl Drop for Packer {
     }
 }
 
-fn work(queue: &Receiver<Job>, outcomes: &Sender<Outcome>, level: &AtomicI32, recipients: &[Recipient]) {
-    let mut tools = (Compressor::new(), Decompressor::new());
-    for job in queue {
-        let outcome = match job {
-            Job::Compress(kind, number, block) => compress(&mut tools, block, level.load(Ordering::Relaxed))
-                .map(|(block, plain)| Outcome::Compressed(kind, number, block, plain)),
-            Job::Seal(kind, pack, size, hold) => {
-                seal_pack(kind, pack, size, hold, recipients).map(|pack| Outcome::Sealed(Box::new(pack)))
-            }
-        };
-        if outcomes.send(outcome.unwrap_or_else(Outcome::Failed)).is_err() {
-            return;
-        }
-    }
-}
-
-fn compress(
-    (compressor, opener): &mut (Compressor, Decompressor),
-    block: Block,
-    level: i32,
-) -> Result<(Compressed, Vec<u8>), VaultError> {
-    let Block { serial, plain, chunks, plan } = block;
-    let (frame, patch) = match plan {
-        None => (compressor.compress(&plain, level).map_err(VaultError::internal)?, None),
-        Some(plan) => {
-            let framed = plan.frame(serial, &plain, level, compressor, opener).map_err(VaultError::internal)?;
-            (framed.frame, framed.patch.then_some(plan))
-        }
-    };
-    Ok((Compressed { serial, raw_bytes: plain.len(), chunks, frame, patch }, plain))
-}
-
-fn seal_pack(
-    kind: PackKind,
-    pack: OpenPack,
-    size: SealSize,
-    hold: Hold,
-    recipients: &[Recipient],
-) -> Result<SealedPack, VaultError> {
-    let table = Table { kind, base_packs: pack.base_packs, blocks: pack.blocks };
-    let encoded = table.encode().map_err(VaultError::internal)?;
-    let header = skippable_header(TABLE_MAGIC, encoded.len());
-    let length = header.len() as u64 + encoded.len() as u64 + pack.frame_bytes;
-    let target = match size {
-        SealSize::Full => PACK_CLASS_BYTES,
-        SealSize::Tail => padded_size(length, 0).min(PACK_CLASS_BYTES),
-    };
-    let padding = padding(length, target).map_err(VaultError::internal)?;
-    let mut pieces: Vec<&[u8]> = vec![&header, &encoded];
-    pieces.extend(pack.frames.iter().map(Vec::as_slice));
-    pieces.push(&padding);
-    let sealed = seal_into(Vec::new(), &pieces, recipients).map_err(VaultError::internal)?;
-    drop(pack.frames);
-    let indexed =
-        IndexedPack { pack: sealed.name, header_bytes: sealed.header_bytes, header_hash: sealed.header_hash, table };
-    let hold = Arc::new(hold.shrink_to(sealed.bytes.len() as u64));
-    Ok(SealedPack { indexed, serials: pack.serials, bytes: Arc::new(sealed.bytes), hold })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -416,7 +326,7 @@ mod tests {
     use crate::crypto::identity::Identity;
     use crate::crypto::open::open;
     use crate::format::pack::{block_offsets, check_plaintext};
-    use crate::model::limits::MIB;
+    use crate::model::limits::{MIB, PACK_CLASS_BYTES};
 
     fn chunk(n: u32, bytes: usize) -> (ChunkId, Vec<u8>) {
         let mut content = vec![0; bytes];
