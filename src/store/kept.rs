@@ -34,7 +34,7 @@ pub struct Place {
 
 impl Place {
     /// Begins with the object anew.
-    pub const fn empty(&mut self) {
+    pub const fn restart(&mut self) {
         self.filled = Some(0);
     }
 }

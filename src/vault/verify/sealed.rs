@@ -251,7 +251,7 @@ fn check_one(store: &dyn Store, task: &Task, kept: Option<&Kept>) -> Result<Righ
     for suffix in 0..=SUFFIX_MAX {
         let stored = task.name.with_suffix(suffix);
         if let Some((_, place)) = &mut place {
-            place.empty();
+            place.restart();
         }
         let part = &mut |bytes: &[u8]| {
             if let Some((kept, place)) = &mut place {

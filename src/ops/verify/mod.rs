@@ -1,40 +1,32 @@
 //! `verify`: looks for damage at a named depth and leaves a signed record of what it found.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::delivery::{holds, own_records};
+use super::drive::drive_of;
 use super::reading::{Opened, ReadPlan};
-use super::suspicion::spoken_against;
-use super::verifications::{Place, Verification};
 use super::{Env, Event, Exit, OpError};
-use crate::format::body::{FoundObject, VerifyBody};
-use crate::format::record::RecordKind;
-use crate::ledger::{Checked, Scribe, Standing};
 use crate::model::finding::{Finding, FindingKind};
-use crate::model::ids::{ObjectHash, WriterId};
+use crate::model::ids::ObjectHash;
 use crate::model::name::ObjectName;
 use crate::model::time::Timestamp;
-use crate::state::keys::{KeyDir, Role};
 use crate::store::Store;
 use crate::store::kept::Kept;
 use crate::target::free_bytes;
 use crate::vault::VaultError;
 use crate::vault::catalogue_reader::SnapshotReader;
 use crate::vault::inventory::PageCache;
-use crate::vault::objects::read_hashed;
 use crate::vault::parity::mend;
 use crate::vault::snapshots::Snapshot;
 use crate::vault::unlock::unlock;
 use crate::vault::verify::sealed::{ReadTimes, Reading, Share};
-use crate::vault::verify::{FINDINGS_MAX, Listed, Looked, Watch, list, opened, sealed};
+use crate::vault::verify::{Listed, Looked, Watch, list, opened, sealed};
+use record::{lost_since, record};
 
-/// Objects that a verify record names; where more were found, further records follow.
-const RECORD_OBJECTS_MAX: usize = 200;
-/// Records of one verification: together they name as many objects as it keeps findings.
-const RECORDS_MAX: usize = FINDINGS_MAX / RECORD_OBJECTS_MAX;
+mod record;
+
 /// A root leads to pages, pages to the rest: nothing is hidden deeper than that.
 const REPAIR_ROUNDS: usize = 3;
 /// What is read over a line may take such a part of this machine's free room until it is opened: a quarter.
@@ -186,43 +178,6 @@ pub fn verify(plan: &VerifyPlan, env: &Env<'_>) -> Result<VerifyReceipt, OpError
     Ok(receipt)
 }
 
-/// Snapshots of which the copy holds the record alone, where an earlier verification counted more complete ones than there are
-/// now and were dropped: they did not stay away, they went.
-fn lost_since(found: &Opened, listed: &Listed) -> Result<Vec<Finding>, OpError> {
-    if listed.needs.behind.is_empty() {
-        return Ok(Vec::new());
-    }
-    let trust = &found.copy.trust;
-    let own = own_records(&found.context, trust, &|name| holds(&found.copy, name))?;
-    let own_writers: Vec<WriterId> = found.context.scribes(found.copy.vault())?.iter().map(Scribe::writer).collect();
-    let all = Verification::all(found.records.checked.iter().chain(own.iter().map(|(record, _)| record)));
-    let here = Place::known_to_all(&found.copy);
-    let is_here = |one: &&Verification<'_>| {
-        let is_own = own_writers.contains(&one.record.statement.writer);
-        match &here {
-            Some(here) => one.place == *here && (is_own || one.record.standing == Standing::Trusted),
-            // A directory of the same name on another machine is another copy.
-            None => is_own && one.body.store == found.copy.name(),
-        }
-    };
-    let Some(most) = all.iter().filter(is_here).max_by_key(|one| one.body.snapshots) else { return Ok(Vec::new()) };
-    if most.body.snapshots <= (listed.needs.snapshots.len() + listed.dropped) as u64 {
-        return Ok(Vec::new());
-    }
-    let (many, time) = (most.body.snapshots, most.record.statement.time);
-    Ok(listed
-        .needs
-        .behind
-        .iter()
-        .map(|snapshot| Finding {
-            kind: FindingKind::Damage,
-            subject: snapshot.body.inventory.to_string(),
-            message: format!("missing, and the manifest too; {many} snapshots were complete here at {time}"),
-            snapshots: vec![snapshot.id.short()],
-        })
-        .collect())
-}
-
 /// Where what came over a line is kept until it is opened, each snapshot needing most of it again. None where that would be
 /// no gain, or cannot be.
 fn room_for_opening(plan: &VerifyPlan, found: &Opened) -> Option<Arc<Kept>> {
@@ -263,7 +218,7 @@ fn read_stored(
 /// made and nobody needs.
 fn of_parity(mut finding: Finding, found: &Opened) -> Finding {
     let is_parity = matches!(ObjectName::parse_stored(&finding.subject), Ok((ObjectName::Parity(_), _)));
-    if is_parity && super::drive::drive_of(&found.copy).is_some() {
+    if is_parity && drive_of(&found.copy).is_some() {
         finding.message += "; what it covers is not, but nothing would mend it: the next `drive export` makes it anew";
     } else if is_parity {
         finding.kind = FindingKind::Notice;
@@ -360,119 +315,4 @@ fn open_all(
         }
     }
     Ok(all)
-}
-
-/// In whose name this machine says what it found: of an enrolled one where there is one, since only such a word counts.
-fn role_here(found: &Opened) -> Result<Role, OpError> {
-    let keys = KeyDir::of(&found.context.state);
-    let mut had = None;
-    for role in [Role::Agent, Role::Custodian, Role::Station] {
-        match keys.writer(role)? {
-            Some(key) if found.copy.trust.has_retired(&key.verifier().writer()) => had = had.or(Some(role)),
-            Some(_) => return Ok(role),
-            None => {}
-        }
-    }
-    Ok(had.unwrap_or(Role::Station))
-}
-
-/// Signs what was found, and delivers it if the copy takes it: the next push reads it.
-fn record(
-    plan: &VerifyPlan,
-    all_read: bool,
-    found: &Opened,
-    receipt: &mut VerifyReceipt,
-    env: &Env<'_>,
-) -> Result<bool, OpError> {
-    let mut objects: BTreeMap<ObjectName, FoundObject> = BTreeMap::new();
-    for finding in receipt.findings.iter().filter(|finding| finding.kind.is_alarm()) {
-        if let Ok((name, _)) = ObjectName::parse_stored(&finding.subject) {
-            let object = finding.subject.clone();
-            objects.entry(name).or_insert(FoundObject { object, kind: finding.kind });
-        }
-    }
-    let mut again = false;
-    let (drive, label) = super::drive::drive_of(&found.copy).unzip();
-    let mut scribe = found.context.scribe(role_here(found)?, env, found.copy.vault())?;
-    if plan.depth > Depth::List {
-        let looked = look_again(found, receipt, scribe.writer())?;
-        again = !all_read && looked.wrong.is_empty() && !looked.unread;
-        if all_read {
-            objects.extend(looked.wrong);
-        }
-    }
-    let objects: Vec<FoundObject> = objects.into_values().collect();
-    let parts: Vec<&[FoundObject]> =
-        if objects.is_empty() { vec![&[]] } else { objects.chunks(RECORD_OBJECTS_MAX).take(RECORDS_MAX).collect() };
-    // What a retired key signs counts for nobody.
-    if found.copy.trust.has_retired(&scribe.writer()) {
-        let message =
-            "not on record: the key of this machine was retired; `farkeep keys enrol station` gives it another one";
-        receipt.findings.push(Finding::new(FindingKind::Notice, found.copy.name(), message));
-        return Ok(false);
-    }
-    super::custody::adopt_own(&mut scribe, &found.copy, &found.records)?;
-    let mut last = None;
-    for part in &parts {
-        let body = VerifyBody {
-            depth: plan.depth.word().to_owned(),
-            store: receipt.store.clone(),
-            started: receipt.started,
-            snapshots: receipt.snapshots,
-            objects: receipt.objects,
-            bytes: receipt.bytes,
-            findings: receipt.findings.iter().filter(|finding| finding.kind.is_alarm()).count() as u64,
-            objects_found: part.to_vec(),
-            whole: all_read && parts.len() == 1,
-            again,
-            drive: drive.clone(),
-            label,
-        };
-        let context = found.context.record_context(env, found.copy.trust.head(), found.records.heads());
-        last = Some(scribe.write(RecordKind::Verify, &body, context)?.name);
-    }
-    Ok(last.is_some_and(|name| super::delivery::deliver_missing(&found.context, &found.copy, &name).is_ok()))
-}
-
-/// What became of objects that a verification had spoken against.
-#[derive(Default)]
-struct LookedAgain {
-    wrong: BTreeMap<ObjectName, FoundObject>,
-    /// Whether there is one of which nobody can say what it should be.
-    unread: bool,
-}
-
-/// Objects that were spoken against, by anybody trusted or by this machine, and that were not read with the others: a part of
-/// the copy was read, or no snapshot needs them any more. They are read now, so that what counts as right was seen to be.
-fn look_again(found: &Opened, receipt: &VerifyReceipt, writer: WriterId) -> Result<LookedAgain, OpError> {
-    let trust = &found.copy.trust;
-    // What this machine found counts for it also where it could not be left in the copy, and where nobody enrolled it.
-    let own = own_records(&found.context, trust, &|name| holds(&found.copy, name))?;
-    let records = found.records.checked.iter().chain(own.iter().map(|(record, _)| record));
-    let own_or_trusted = |record: &Checked| record.standing == Standing::Trusted || record.statement.writer == writer;
-    let counts = |one: &Verification<'_>| own_or_trusted(one.record) && !one.is_over(trust);
-    let here = Place::of_copy(&found.copy, writer);
-    let about = spoken_against(records, counts).into_iter().filter(|one| one.may_be_about(Some(&here), &receipt.store));
-    let names: BTreeSet<ObjectName> = about.flat_map(|one| one.objects).collect();
-    let plain: BTreeMap<ObjectName, ObjectHash> =
-        found.copy.plain_lines().into_iter().map(|line| (line.name, line.hash)).collect();
-    let mut looked = LookedAgain::default();
-    // Records are all read at every such depth.
-    for name in names.into_iter().filter(|name| !matches!(name, ObjectName::Record { .. } | ObjectName::Trust { .. })) {
-        let Some(expected) = name.content_hash().or_else(|| plain.get(&name).copied()) else {
-            looked.unread = true;
-            continue;
-        };
-        match read_hashed(found.copy.store.as_ref(), &name, expected) {
-            Ok(_) => {}
-            // Nothing is built on what is not there.
-            Err(error) if error.is_missing() => {}
-            Err(VaultError::Damaged { .. }) => {
-                let object = FoundObject { object: name.to_string(), kind: FindingKind::Damage };
-                looked.wrong.insert(name, object);
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(looked)
 }

@@ -1,0 +1,179 @@
+//! What verifications put on record: what was found now, and what those before are still worth.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Depth, VerifyPlan, VerifyReceipt};
+use crate::format::body::{FoundObject, VerifyBody};
+use crate::format::record::RecordKind;
+use crate::ledger::{Checked, Scribe, Standing};
+use crate::model::finding::{Finding, FindingKind};
+use crate::model::ids::{ObjectHash, WriterId};
+use crate::model::name::ObjectName;
+use crate::ops::custody::adopt_own;
+use crate::ops::delivery::{deliver_missing, holds, own_records};
+use crate::ops::drive::drive_of;
+use crate::ops::reading::Opened;
+use crate::ops::suspicion::spoken_against;
+use crate::ops::verifications::{Place, Verification};
+use crate::ops::{Env, OpError};
+use crate::state::keys::{KeyDir, Role};
+use crate::vault::VaultError;
+use crate::vault::objects::read_hashed;
+use crate::vault::verify::{FINDINGS_MAX, Listed};
+
+/// Objects that a verify record names; where more were found, further records follow.
+const RECORD_OBJECTS_MAX: usize = 200;
+/// Records of one verification: together they name as many objects as it keeps findings.
+const RECORDS_MAX: usize = FINDINGS_MAX / RECORD_OBJECTS_MAX;
+
+/// Snapshots of which the copy holds the record alone, where an earlier verification counted more complete ones than there are
+/// now and were dropped: they did not stay away, they went.
+pub(super) fn lost_since(found: &Opened, listed: &Listed) -> Result<Vec<Finding>, OpError> {
+    if listed.needs.behind.is_empty() {
+        return Ok(Vec::new());
+    }
+    let trust = &found.copy.trust;
+    let own = own_records(&found.context, trust, &|name| holds(&found.copy, name))?;
+    let own_writers: Vec<WriterId> = found.context.scribes(found.copy.vault())?.iter().map(Scribe::writer).collect();
+    let all = Verification::all(found.records.checked.iter().chain(own.iter().map(|(record, _)| record)));
+    let here = Place::known_to_all(&found.copy);
+    let is_here = |one: &&Verification<'_>| {
+        let is_own = own_writers.contains(&one.record.statement.writer);
+        match &here {
+            Some(here) => one.place == *here && (is_own || one.record.standing == Standing::Trusted),
+            // A directory of the same name on another machine is another copy.
+            None => is_own && one.body.store == found.copy.name(),
+        }
+    };
+    let Some(most) = all.iter().filter(is_here).max_by_key(|one| one.body.snapshots) else { return Ok(Vec::new()) };
+    if most.body.snapshots <= (listed.needs.snapshots.len() + listed.dropped) as u64 {
+        return Ok(Vec::new());
+    }
+    let (many, time) = (most.body.snapshots, most.record.statement.time);
+    Ok(listed
+        .needs
+        .behind
+        .iter()
+        .map(|snapshot| Finding {
+            kind: FindingKind::Damage,
+            subject: snapshot.body.inventory.to_string(),
+            message: format!("missing, and the manifest too; {many} snapshots were complete here at {time}"),
+            snapshots: vec![snapshot.id.short()],
+        })
+        .collect())
+}
+
+/// In whose name this machine says what it found: of an enrolled one where there is one, since only such a word counts.
+fn role_here(found: &Opened) -> Result<Role, OpError> {
+    let keys = KeyDir::of(&found.context.state);
+    let mut had = None;
+    for role in [Role::Agent, Role::Custodian, Role::Station] {
+        match keys.writer(role)? {
+            Some(key) if found.copy.trust.has_retired(&key.verifier().writer()) => had = had.or(Some(role)),
+            Some(_) => return Ok(role),
+            None => {}
+        }
+    }
+    Ok(had.unwrap_or(Role::Station))
+}
+
+/// Signs what was found, and delivers it if the copy takes it: the next push reads it.
+pub(super) fn record(
+    plan: &VerifyPlan,
+    all_read: bool,
+    found: &Opened,
+    receipt: &mut VerifyReceipt,
+    env: &Env<'_>,
+) -> Result<bool, OpError> {
+    let mut objects: BTreeMap<ObjectName, FoundObject> = BTreeMap::new();
+    for finding in receipt.findings.iter().filter(|finding| finding.kind.is_alarm()) {
+        if let Ok((name, _)) = ObjectName::parse_stored(&finding.subject) {
+            let object = finding.subject.clone();
+            objects.entry(name).or_insert(FoundObject { object, kind: finding.kind });
+        }
+    }
+    let mut again = false;
+    let (drive, label) = drive_of(&found.copy).unzip();
+    let mut scribe = found.context.scribe(role_here(found)?, env, found.copy.vault())?;
+    if plan.depth > Depth::List {
+        let looked = look_again(found, receipt, scribe.writer())?;
+        again = !all_read && looked.wrong.is_empty() && !looked.unread;
+        if all_read {
+            objects.extend(looked.wrong);
+        }
+    }
+    let objects: Vec<FoundObject> = objects.into_values().collect();
+    let parts: Vec<&[FoundObject]> =
+        if objects.is_empty() { vec![&[]] } else { objects.chunks(RECORD_OBJECTS_MAX).take(RECORDS_MAX).collect() };
+    // What a retired key signs counts for nobody.
+    if found.copy.trust.has_retired(&scribe.writer()) {
+        let message =
+            "not on record: the key of this machine was retired; `farkeep keys enrol station` gives it another one";
+        receipt.findings.push(Finding::new(FindingKind::Notice, found.copy.name(), message));
+        return Ok(false);
+    }
+    adopt_own(&mut scribe, &found.copy, &found.records)?;
+    let mut last = None;
+    for part in &parts {
+        let body = VerifyBody {
+            depth: plan.depth.word().to_owned(),
+            store: receipt.store.clone(),
+            started: receipt.started,
+            snapshots: receipt.snapshots,
+            objects: receipt.objects,
+            bytes: receipt.bytes,
+            findings: receipt.findings.iter().filter(|finding| finding.kind.is_alarm()).count() as u64,
+            objects_found: part.to_vec(),
+            whole: all_read && parts.len() == 1,
+            again,
+            drive: drive.clone(),
+            label,
+        };
+        let context = found.context.record_context(env, found.copy.trust.head(), found.records.heads());
+        last = Some(scribe.write(RecordKind::Verify, &body, context)?.name);
+    }
+    Ok(last.is_some_and(|name| deliver_missing(&found.context, &found.copy, &name).is_ok()))
+}
+
+/// What became of objects that a verification had spoken against.
+#[derive(Default)]
+struct LookedAgain {
+    wrong: BTreeMap<ObjectName, FoundObject>,
+    /// Whether there is one of which nobody can say what it should be.
+    unread: bool,
+}
+
+/// Objects that were spoken against, by anybody trusted or by this machine, and that were not read with the others: a part of
+/// the copy was read, or no snapshot needs them any more. They are read now, so that what counts as right was seen to be.
+fn look_again(found: &Opened, receipt: &VerifyReceipt, writer: WriterId) -> Result<LookedAgain, OpError> {
+    let trust = &found.copy.trust;
+    // What this machine found counts for it also where it could not be left in the copy, and where nobody enrolled it.
+    let own = own_records(&found.context, trust, &|name| holds(&found.copy, name))?;
+    let records = found.records.checked.iter().chain(own.iter().map(|(record, _)| record));
+    let own_or_trusted = |record: &Checked| record.standing == Standing::Trusted || record.statement.writer == writer;
+    let counts = |one: &Verification<'_>| own_or_trusted(one.record) && !one.is_over(trust);
+    let here = Place::of_copy(&found.copy, writer);
+    let about = spoken_against(records, counts).into_iter().filter(|one| one.may_be_about(Some(&here), &receipt.store));
+    let names: BTreeSet<ObjectName> = about.flat_map(|one| one.objects).collect();
+    let plain: BTreeMap<ObjectName, ObjectHash> =
+        found.copy.plain_lines().into_iter().map(|line| (line.name, line.hash)).collect();
+    let mut looked = LookedAgain::default();
+    // Records are all read at every such depth.
+    for name in names.into_iter().filter(|name| !matches!(name, ObjectName::Record { .. } | ObjectName::Trust { .. })) {
+        let Some(expected) = name.content_hash().or_else(|| plain.get(&name).copied()) else {
+            looked.unread = true;
+            continue;
+        };
+        match read_hashed(found.copy.store.as_ref(), &name, expected) {
+            Ok(_) => {}
+            // Nothing is built on what is not there.
+            Err(error) if error.is_missing() => {}
+            Err(VaultError::Damaged { .. }) => {
+                let object = FoundObject { object: name.to_string(), kind: FindingKind::Damage };
+                looked.wrong.insert(name, object);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(looked)
+}
