@@ -240,16 +240,10 @@ fn bring_up_to_date(
     done.findings.extend(notes);
     let mut protected = Protected::default();
     if done.is_safe() {
-        match make_parity(store.as_ref(), &done.wanted, permille, &done.doubted, env) {
+        match make_parity(store.as_ref(), &done.wanted, permille, &done.doubted, env)? {
             Ok(made) => protected = made,
-            Err(error) if is_grave(&error) => return Err(error),
-            // All that the snapshots need is there: without parity, and signed.
-            Err(error) => {
-                done.findings.push(Finding::new(FindingKind::Behind, "parity", format!("is not up to date: {error}")));
-            }
+            Err(finding) => done.findings.push(finding),
         }
-    }
-    if done.is_safe() {
         write_twice(store.as_ref(), &opened.copy)?;
     }
     let left_damaged = std::mem::take(&mut done.left_damaged);
@@ -275,19 +269,26 @@ fn bring_up_to_date(
     Ok(Exported { receipt, slot, store, wanted })
 }
 
+/// Brings parity up to date. Where that cannot be, for want of room perhaps, it is a finding: all that the snapshots need is
+/// there without it, and the export is signed.
 fn make_parity(
     store: &dyn PruneStore,
     wanted: &[Line],
     permille: u32,
     doubted: &BTreeSet<ObjectName>,
     env: &Env<'_>,
-) -> Result<Protected, OpError> {
-    if permille == 0 {
-        return Ok(parity::drop_damaged(store, doubted).map(|()| Protected::default())?);
-    }
+) -> Result<Result<Protected, Finding>, OpError> {
     env.step("making parity");
     let told = |bytes| env.observer.event(Event::Advance { items: 1, bytes });
-    Ok(parity::protect(store, wanted, permille, doubted, env.cancel, &told)?)
+    let made = match permille {
+        0 => parity::drop_damaged(store, doubted).map(|()| Protected::default()),
+        _ => parity::protect(store, wanted, permille, doubted, env.cancel, &told),
+    };
+    match made {
+        Err(error @ VaultError::Interrupted) => Err(error.into()),
+        Err(VaultError::Store(error)) if error.is_store_wide() => Err(error.into()),
+        made => Ok(made.map_err(|error| Finding::new(FindingKind::Behind, "parity", format!("is not up to date: {error}")))),
+    }
 }
 
 /// Header and trust records, a second time, under a suffix: readers take whichever is right. Without them nothing on the drive
@@ -305,25 +306,11 @@ fn write_twice(store: &DirectoryStore, from: &Copy) -> Result<(), OpError> {
     Ok(())
 }
 
-/// Whether an error is more than the want of room for something that is not needed.
-fn is_grave(error: &OpError) -> bool {
-    match error {
-        OpError::Vault(VaultError::Interrupted) => true,
-        OpError::Vault(VaultError::Store(error)) => error.is_store_wide(),
-        _ => false,
-    }
-}
-
 /// Drops from the drive what its own rules let go. The export is signed by now and stands, whatever becomes of this.
 fn apply_keep(plan: &ExportPlan, drive: &Drive, exported: &mut Exported, env: &Env<'_>) -> Result<(), OpError> {
     let settings = plan.settings_of(&drive.name);
     let Some(rules) = &settings.keep else { return Ok(()) };
     let Exported { receipt, slot, store, wanted } = exported;
-    let parity_again = |wanted: &mut Vec<Line>| {
-        let presence = Presence::read(store.as_ref(), &SWEPT).map_err(VaultError::from)?;
-        wanted.retain(|line| !SWEPT.contains(&line.name.area()) || presence.has(&line.name));
-        make_parity(store.as_ref(), wanted, settings.parity_permille, &BTreeSet::new(), env)
-    };
     match retain(rules, &plan.drives.pin, store, env) {
         Ok(retained) => {
             receipt.findings.extend(retained.findings.iter().cloned());
@@ -331,14 +318,10 @@ fn apply_keep(plan: &ExportPlan, drive: &Drive, exported: &mut Exported, env: &E
             let removed = retained.objects;
             receipt.retained = Some(retained);
             if removed > 0 && settings.parity_permille > 0 {
-                match parity_again(wanted) {
-                    Ok(_) => {}
-                    Err(error) if is_grave(&error) => return Err(error),
-                    Err(error) => {
-                        let message = format!("is not up to date with what its keep left: {error}");
-                        receipt.findings.push(Finding::new(FindingKind::Behind, "parity", message));
-                    }
-                }
+                let presence = Presence::read(store.as_ref(), &SWEPT).map_err(VaultError::from)?;
+                wanted.retain(|line| !SWEPT.contains(&line.name.area()) || presence.has(&line.name));
+                let made = make_parity(store.as_ref(), wanted, settings.parity_permille, &BTreeSet::new(), env)?;
+                receipt.findings.extend(made.err());
             }
         }
         Err(error @ OpError::Vault(VaultError::Interrupted)) => return Err(error),

@@ -160,9 +160,7 @@ pub fn found(store: &dyn Store) -> Result<Vec<Found>, StoreError> {
 /// the whole read.
 fn read_around(store: &dyn Store, stored: &str, bytes: u64) -> Result<Vec<u8>, StoreError> {
     match store.get(stored, 0, bytes) {
-        Err(error) if error.is_store_wide() || matches!(error, StoreError::NotFound(_)) => Err(error),
-        Ok(bytes) => Ok(bytes),
-        Err(_) => {
+        Err(StoreError::Io { .. }) => {
             let mut all = Vec::new();
             for offset in (0..bytes).step_by(SHARD_BYTES) {
                 let length = (bytes - offset).min(SHARD_BYTES as u64);
@@ -172,6 +170,7 @@ fn read_around(store: &dyn Store, stored: &str, bytes: u64) -> Result<Vec<u8>, S
             }
             Ok(all)
         }
+        other => other,
     }
 }
 
