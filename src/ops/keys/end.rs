@@ -123,7 +123,7 @@ fn unclear(name: &str, why: &str, own: &BTreeMap<ObjectHash, &Checked>) -> OpErr
     let shown: Vec<String> = shown.collect();
     let shown = if shown.is_empty() { "none".to_owned() } else { shown.join(", ") };
     OpError::NotDone(format!(
-        "{name}: {why}. To go on, look at `farkeep ledger show` and say with --until NUMBER-HASH which record is the last that counts; chains \
-         end in: {shown}"
+        "{name}: {why}. To go on, look at `farkeep ledger show` and say with --until NUMBER-HASH which record is the last that \
+         counts; chains end in: {shown}"
     ))
 }
