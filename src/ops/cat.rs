@@ -11,7 +11,7 @@ use crate::model::entry::Entry;
 use crate::model::path::EntryPath;
 use crate::vault::VaultError;
 use crate::vault::catalogue_reader::{RefStream, SnapshotReader};
-use crate::vault::fetch::{Ahead, Got, Order};
+use crate::vault::fetch::{Ahead, Check, Got, Order};
 
 /// Zeros that stand for a hole, written a stretch at a time.
 const ZEROS: &[u8; 64 * 1024] = &[0; 64 * 1024];
@@ -102,6 +102,7 @@ fn stream(
     let mut failed = None;
     let streamed = reader.chunks.stream(
         Ahead::CONTENT,
+        Check::Chunks,
         || Ok(refs.next(&reader.chunks)?.map(Order::<()>::Chunk)),
         |got| {
             env.check_cancel()?;

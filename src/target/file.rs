@@ -26,6 +26,10 @@ pub const TEMPORARY_PREFIX: &str = ".farkeep-";
 /// Nobody else reads a file before its own mode is set.
 const TEMPORARY_MODE: Mode = Mode::from_raw_mode(0o600);
 
+/// What is hashed and written at a time, in stretches that begin at a multiple of it: BLAKE3 takes longer for what begins
+/// anywhere. For larger ones the kernel takes larger pages, which where it is itself a guest can cost more than all the rest.
+const STEP_BYTES: u64 = 32 * 1024;
+
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// Whether a file may take the place of another.
@@ -107,7 +111,8 @@ impl FileSink {
             if self.extent_left == 0 && !self.next_extent() {
                 return Err(self.wrong("there is more data than its size says"));
             }
-            let count = usize::try_from(self.extent_left).unwrap_or(usize::MAX).min(bytes.len());
+            let step = STEP_BYTES - self.position % STEP_BYTES;
+            let count = usize::try_from(self.extent_left.min(step)).unwrap_or(usize::MAX).min(bytes.len());
             let (now, later) = bytes.split_at(count);
             self.hasher.update(now);
             let Some(file) = &self.file else { return Err(self.wrong("is closed")) };

@@ -18,7 +18,7 @@ use crate::model::pattern::Selection;
 use crate::state::index::{ChunkIndex, Shelf};
 use crate::store::Store;
 use crate::vault::copy::Copy;
-use crate::vault::fetch::{Ahead, ChunkReader, Got, Order};
+use crate::vault::fetch::{Ahead, Check, ChunkReader, Got, Order};
 use crate::vault::index_sync::import;
 use crate::vault::objects::read_object;
 use crate::vault::snapshots::Snapshot;
@@ -99,7 +99,7 @@ impl SnapshotReader {
         let mut chunks = self.chunks_for(&member.catalogue, selection)?.into_iter();
         let mut last: Option<EntryPath> = None;
         let mut orders = || Ok(chunks.next().map(|chunk| Order::<()>::Chunk(chunk.id)));
-        self.chunks.stream(Ahead::CATALOGUE, &mut orders, |got| {
+        self.chunks.stream(Ahead::CATALOGUE, Check::Chunks, &mut orders, |got| {
             let bytes = match got {
                 Got::Data(bytes) => bytes,
                 Got::Lost(error) => return Err(error),

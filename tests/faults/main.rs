@@ -18,6 +18,7 @@ mod forge;
 mod gone;
 mod hostile;
 mod init;
+mod miscalled;
 mod refusing;
 mod root;
 mod rot;

@@ -1,6 +1,6 @@
 //! What is to be fetched for a restore, in order: entries become marks and chunks for one stream.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -67,6 +67,8 @@ pub struct Orders<'a> {
     content: Option<RefStream>,
     /// For further names whose first one is not selected: where the content went instead.
     substitutes: HashMap<EntryPath, EntryPath>,
+    /// The files that are wanted, if not all are.
+    only: Option<HashSet<EntryPath>>,
 }
 
 impl<'a> Orders<'a> {
@@ -75,8 +77,9 @@ impl<'a> Orders<'a> {
         reader: &'a SnapshotReader,
         planned: &'a Planned,
         entries: Receiver<Result<Entry, VaultError>>,
+        only: Option<HashSet<EntryPath>>,
     ) -> Self {
-        Self { plan, reader, planned, entries, ordinal: 0, content: None, substitutes: HashMap::new() }
+        Self { plan, reader, planned, entries, ordinal: 0, content: None, substitutes: HashMap::new(), only }
     }
 
     /// The next mark or chunk; none at the end of the last catalogue.
@@ -100,6 +103,9 @@ impl<'a> Orders<'a> {
             let Some(path) = target_path(self.plan, &entry.path) else { continue };
             let decision = self.planned.decision(self.ordinal);
             self.ordinal += 1;
+            if self.only.as_ref().is_some_and(|only| !only.contains(&path)) {
+                continue;
+            }
             entry.path = path;
             return self.order(entry, decision).map(|mark| Some(Order::Mark(mark)));
         }

@@ -24,16 +24,18 @@ use crate::target::metadata::{apply_by_name, apply_to_fd};
 use crate::target::{MetadataPolicy, TargetError, TargetRoot, existing};
 use crate::vault::VaultError;
 use crate::vault::catalogue_reader::SnapshotReader;
-use crate::vault::fetch::{Ahead, Got, Piece};
+use crate::vault::fetch::{Ahead, Check, Got, Piece};
 
 /// Threads that write files.
 const WRITERS: usize = 4;
-/// Messages that wait for one of them; each holds on to a block.
-const MESSAGES_WAITING: usize = 8;
+/// Messages that wait for one of them; each holds on to a block, or several.
+const MESSAGES_WAITING: usize = 4;
 /// Entries that the catalogue is read ahead.
 const ENTRIES_AHEAD: usize = 1024;
-/// Pieces of a file that travel together.
+/// Pieces of a file that travel together at most.
 const PIECES_PER_MESSAGE: usize = 8;
+/// With so many bytes they travel too.
+const BYTES_PER_MESSAGE: usize = 256 * 1024;
 
 /// What the last step works through: directories and further names of files, as catalogue lines with their target paths.
 pub struct Spool {
@@ -64,6 +66,9 @@ impl Spool {
 }
 
 /// Writes all selected entries but further names of files and the metadata of directories, which go into the spool.
+///
+/// Each file is hashed as it is written, so its chunks are not checked one by one. Only a file whose hash differs is read once
+/// more so, which tells the chunk that is wrong, or finds a sound one elsewhere.
 pub fn write(
     plan: &RestorePlan,
     reader: &SnapshotReader,
@@ -74,45 +79,26 @@ pub fn write(
     receipt: &mut RestoreReceipt,
     progressed: &mut Progressed,
 ) -> Result<Spool, OpError> {
-    let shared = Shared::default();
+    let shared = Shared::new();
     let mut spool = Spool::create()?;
-    let outcome = std::thread::scope(|scope| {
-        let (entry_sender, entries) = bounded::<Result<Entry, VaultError>>(ENTRIES_AHEAD);
-        scope.spawn(move || read_entries(plan, reader, &entry_sender));
-        let mut senders = Vec::new();
-        for _ in 0..WRITERS {
-            let (sender, messages) = bounded::<Message>(MESSAGES_WAITING);
-            let shared = &shared;
-            scope.spawn(move || write_files(&messages, policy, shared, env));
-            senders.push(sender);
-        }
-        let mut orders = Orders::new(plan, reader, planned, entries);
-        let mut taker = Taker {
-            plan,
-            root,
-            policy,
-            env,
-            shared: &shared,
-            senders,
-            next: 0,
-            file: None,
-            spool: &mut spool,
-            entries: 0,
-            equal: 0,
-            skipped: 0,
-        };
-        let outcome = reader.chunks.stream(Ahead::CONTENT, || orders.next(), |got| taker.take(got));
-        (outcome, taker.entries, taker.equal, taker.skipped)
-    });
-    let (outcome, entries, equal, skipped) = outcome;
-    receipt.entries = entries;
-    receipt.files_equal = equal;
-    receipt.skipped = skipped;
+    let pass = Pass { plan, reader, planned, policy, env, shared: &shared };
+    let (mut outcome, mut counts) = pass.run(root, &mut spool, Check::Whole, None);
+    let wrong = shared.take_wrong();
+    if outcome.is_ok() && !wrong.is_empty() {
+        env.step("reading again, chunk by chunk, what came out wrong");
+        counts.entries -= wrong.len() as u64;
+        let (again, restored) = pass.run(root, &mut spool, Check::Chunks, Some(wrong));
+        counts.entries += restored.entries;
+        outcome = again;
+    }
+    receipt.entries = counts.entries;
+    receipt.files_equal = counts.equal;
+    receipt.skipped = counts.skipped;
     receipt.files_written = shared.files.load(Ordering::Relaxed);
     receipt.bytes_written = shared.bytes.load(Ordering::Relaxed);
     spool.absent = shared.absent.into_inner().unwrap_or_else(PoisonError::into_inner);
     let findings = shared.findings.into_inner().unwrap_or_else(PoisonError::into_inner);
-    *progressed = Progressed { entries, bytes: receipt.bytes_written, findings: findings.len() as u64 };
+    *progressed = Progressed { entries: counts.entries, bytes: receipt.bytes_written, findings: findings.len() as u64 };
     receipt.findings.extend(findings);
     if let Some(error) = shared.error.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error.into());
@@ -121,27 +107,71 @@ pub fn write(
     Ok(spool)
 }
 
-/// Takes what the stream gives, in order.
-struct Taker<'a> {
+/// What all passes over the entries share.
+#[derive(Clone, Copy)]
+struct Pass<'a> {
     plan: &'a RestorePlan,
-    root: &'a mut TargetRoot,
+    reader: &'a SnapshotReader,
+    planned: &'a Planned,
     policy: &'a MetadataPolicy,
     env: &'a Env<'a>,
     shared: &'a Shared,
+}
+
+/// What became of the entries.
+#[derive(Default)]
+struct Counts {
+    /// They are at their places, or will be when the spool was worked through.
+    entries: u64,
+    /// Files that were right already.
+    equal: u64,
+    /// Left out, for something else has their place.
+    skipped: u64,
+}
+
+impl Pass<'_> {
+    /// Goes over the selected entries; with `only`, over these files alone.
+    fn run(
+        &self,
+        root: &mut TargetRoot,
+        spool: &mut Spool,
+        check: Check,
+        only: Option<HashSet<EntryPath>>,
+    ) -> (Result<(), VaultError>, Counts) {
+        let Self { plan, reader, planned, policy, env, shared } = *self;
+        std::thread::scope(|scope| {
+            let (entry_sender, entries) = bounded::<Result<Entry, VaultError>>(ENTRIES_AHEAD);
+            scope.spawn(move || read_entries(plan, reader, &entry_sender));
+            let mut senders = Vec::new();
+            for _ in 0..WRITERS {
+                let (sender, messages) = bounded::<Message>(MESSAGES_WAITING);
+                scope.spawn(move || write_files(&messages, policy, shared, env));
+                senders.push(sender);
+            }
+            let mut orders = Orders::new(plan, reader, planned, entries, only);
+            let mut taker = Taker { pass: self, root, senders, next: 0, file: None, spool, counts: Counts::default() };
+            let outcome = reader.chunks.stream(Ahead::CONTENT, check, || orders.next(), |got| taker.take(got));
+            (outcome, taker.counts)
+        })
+    }
+}
+
+/// Takes what the stream gives, in order.
+struct Taker<'a> {
+    pass: &'a Pass<'a>,
+    root: &'a mut TargetRoot,
     senders: Vec<Sender<Message>>,
     next: usize,
     /// The file at hand: its path, its writer, pieces not sent yet. None within a file that could not be begun.
     file: Option<(EntryPath, usize, Vec<Piece>)>,
     spool: &'a mut Spool,
-    entries: u64,
-    equal: u64,
-    skipped: u64,
+    counts: Counts,
 }
 
 impl Taker<'_> {
     fn take(&mut self, got: Got<Mark>) -> Result<(), VaultError> {
-        self.env.check_cancel()?;
-        if self.shared.failed.load(Ordering::Relaxed) {
+        self.pass.env.check_cancel()?;
+        if self.pass.shared.failed.load(Ordering::Relaxed) {
             return Err(VaultError::Interrupted);
         }
         match got {
@@ -150,12 +180,12 @@ impl Taker<'_> {
             Got::Mark(Mark::Begin(goal)) => self.begin(goal),
             Got::Mark(Mark::End) => self.end(),
             Got::Mark(Mark::Skipped(path)) => {
-                self.skipped += 1;
-                self.shared.is_absent(path);
+                self.counts.skipped += 1;
+                self.pass.shared.is_absent(path);
             }
             Got::Mark(Mark::LeftOut(path, finding)) => {
-                self.shared.note(vec![finding], self.env);
-                self.shared.is_absent(path);
+                self.pass.shared.note(vec![finding], self.pass.env);
+                self.pass.shared.is_absent(path);
             }
             Got::Mark(Mark::Equal(path, meta, xattrs)) => self.equal(&path, &meta, &xattrs),
             Got::Mark(Mark::Other(entry, xattrs, decision)) => return self.other(*entry, &xattrs, decision),
@@ -173,7 +203,7 @@ impl Taker<'_> {
             }
             Err(error) => {
                 self.file = None;
-                self.shared.fail(goal.path, error, self.env);
+                self.pass.shared.fail(goal.path, error, self.pass.env);
             }
         }
     }
@@ -184,11 +214,19 @@ impl Taker<'_> {
     }
 
     fn data(&mut self, piece: Piece) {
-        self.env.observer.event(Event::Advance { items: 0, bytes: piece.len() as u64 });
+        self.pass.env.observer.event(Event::Advance { items: 0, bytes: piece.len() as u64 });
         let Some((_, writer, pieces)) = &mut self.file else { return };
+        // Chunks that lie together in a block are hashed and written together, which is faster.
+        let apart = match pieces.last_mut() {
+            Some(last) => last.extend(piece),
+            None => Err(piece),
+        };
+        let Err(piece) = apart else { return };
+        let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let full = pieces.len() >= PIECES_PER_MESSAGE || bytes >= BYTES_PER_MESSAGE;
+        let before = full.then(|| (*writer, std::mem::take(pieces)));
         pieces.push(piece);
-        if pieces.len() >= PIECES_PER_MESSAGE {
-            let (writer, pieces) = (*writer, std::mem::take(pieces));
+        if let Some((writer, pieces)) = before {
             self.send(writer, Message::Data(pieces));
         }
     }
@@ -197,14 +235,14 @@ impl Taker<'_> {
         let Some((path, writer, _)) = self.file.take() else { return };
         self.send(writer, Message::Drop);
         let finding = Finding::new(FindingKind::Damage, &path, format!("not restored: {error}"));
-        self.shared.note(vec![finding], self.env);
-        self.shared.is_absent(path);
+        self.pass.shared.note(vec![finding], self.pass.env);
+        self.pass.shared.is_absent(path);
     }
 
     fn end(&mut self) {
-        self.env.observer.event(Event::Advance { items: 1, bytes: 0 });
+        self.pass.env.observer.event(Event::Advance { items: 1, bytes: 0 });
         let Some((_, writer, pieces)) = self.file.take() else { return };
-        self.entries += 1;
+        self.counts.entries += 1;
         if !pieces.is_empty() {
             self.send(writer, Message::Data(pieces));
         }
@@ -212,11 +250,11 @@ impl Taker<'_> {
     }
 
     fn equal(&mut self, path: &EntryPath, meta: &Metadata, xattrs: &[(Vec<u8>, Vec<u8>)]) {
-        self.entries += 1;
-        self.equal += 1;
+        self.counts.entries += 1;
+        self.counts.equal += 1;
         match self.root.open_entry(path, OFlags::RDONLY | OFlags::NONBLOCK) {
-            Ok(fd) => self.shared.note(apply_to_fd(&fd, path, meta, xattrs, self.policy), self.env),
-            Err(error) => self.shared.fail(path.clone(), TargetError::io(path, error), self.env),
+            Ok(fd) => self.pass.shared.note(apply_to_fd(&fd, path, meta, xattrs, self.pass.policy), self.pass.env),
+            Err(error) => self.pass.shared.fail(path.clone(), TargetError::io(path, error), self.pass.env),
         }
     }
 
@@ -228,25 +266,25 @@ impl Taker<'_> {
         };
         match made {
             Ok(true) if matches!(entry.kind, EntryKind::Directory | EntryKind::HardLink(_)) => {
-                self.entries += 1;
+                self.counts.entries += 1;
                 self.spool.add(&entry).map_err(VaultError::internal)
             }
             Ok(made) => {
-                self.entries += u64::from(made);
+                self.counts.entries += u64::from(made);
                 if !made {
-                    self.shared.is_absent(entry.path);
+                    self.pass.shared.is_absent(entry.path);
                 }
                 Ok(())
             }
             Err(error) => {
-                self.shared.fail(entry.path, error, self.env);
+                self.pass.shared.fail(entry.path, error, self.pass.env);
                 Ok(())
             }
         }
     }
 
     fn directory(&mut self, entry: &Entry, decision: Decision) -> Result<bool, TargetError> {
-        if decision == Decision::Blocked && self.plan.on_conflict == OnConflict::Replace {
+        if decision == Decision::Blocked && self.pass.plan.on_conflict == OnConflict::Replace {
             let parent = self.root.parent_of(&entry.path)?;
             let io = |e| TargetError::io(&entry.path, e);
             let found = crate::target::root::kind_at(&parent, entry.path.name()).map_err(io)?;
@@ -262,9 +300,9 @@ impl Taker<'_> {
     fn node(&mut self, entry: &Entry, xattrs: &[(Vec<u8>, Vec<u8>)], decision: Decision) -> Result<bool, TargetError> {
         let path = &entry.path;
         let is_device = matches!(entry.kind, EntryKind::CharDevice(..) | EntryKind::BlockDevice(..));
-        if is_device && !self.policy.special {
+        if is_device && !self.pass.policy.special {
             let message = format!("a {} is made only with --special", entry.kind.word());
-            self.shared.note(vec![Finding::new(FindingKind::Target, path, message)], self.env);
+            self.pass.shared.note(vec![Finding::new(FindingKind::Target, path, message)], self.pass.env);
             return Ok(false);
         }
         let parent = self.root.parent_of(path)?;
@@ -272,8 +310,8 @@ impl Taker<'_> {
             make_node(&parent, entry, decision == Decision::Replace).map_err(|e| TargetError::io(path, e))?;
         }
         let is_link = matches!(entry.kind, EntryKind::Symlink(_));
-        let findings = apply_by_name(&parent, path, is_link, &entry.meta, xattrs, self.policy);
-        self.shared.note(findings, self.env);
+        let findings = apply_by_name(&parent, path, is_link, &entry.meta, xattrs, self.pass.policy);
+        self.pass.shared.note(findings, self.pass.env);
         Ok(true)
     }
 }

@@ -35,6 +35,8 @@ pub struct Shared {
     pub bytes: AtomicU64,
     /// What is wrong so far.
     pub findings: Mutex<Vec<Finding>>,
+    /// Files that came out wrong, as long as their chunks were not checked one by one.
+    wrong: Mutex<Option<HashSet<EntryPath>>>,
     /// Entries that are not at their places.
     pub absent: Mutex<HashSet<EntryPath>>,
     /// Whether the work has to end.
@@ -44,6 +46,27 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Nothing is wrong yet.
+    pub fn new() -> Self {
+        Self { wrong: Mutex::new(Some(HashSet::new())), ..Self::default() }
+    }
+
+    /// The files that came out wrong. From now on one that does is a finding.
+    pub fn take_wrong(&self) -> HashSet<EntryPath> {
+        self.wrong.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
+    }
+
+    /// The file at `path` came out wrong, or could not be put in place.
+    fn unfinished(&self, path: EntryPath, error: TargetError, env: &Env<'_>) {
+        if matches!(error, TargetError::Content { .. })
+            && let Some(wrong) = &mut *self.wrong.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            wrong.insert(path);
+            return;
+        }
+        self.fail(path, error, env);
+    }
+
     /// Tells and keeps findings.
     pub fn note(&self, findings: Vec<Finding>, env: &Env<'_>) {
         if findings.is_empty() {
@@ -104,7 +127,7 @@ pub fn write_files(messages: &Receiver<Message>, policy: &MetadataPolicy, shared
                         shared.bytes.fetch_add(size, Ordering::Relaxed);
                         shared.note(findings, env);
                     }
-                    Err(error) => shared.fail(path, error, env),
+                    Err(error) => shared.unfinished(path, error, env),
                 }
             }
         }

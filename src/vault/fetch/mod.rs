@@ -7,8 +7,9 @@
 //! ```
 //!
 //! The planner looks ahead as far as memory allows. Blocks that are wanted again soon are kept; each stretch of a pack is
-//! fetched once while it is near. Nothing comes out whose chunk id was not checked. A block that cannot be had is reported
-//! where its chunk was wanted, after every other place of the chunk was tried; the rest goes on.
+//! fetched once while it is near. Nothing comes out whose chunk id was not checked, but to a caller who checks more
+//! ([`Check`]). A block that cannot be had is reported where its chunk was wanted, after every other place of the chunk was
+//! tried; the rest goes on.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -31,7 +32,8 @@ mod window;
 
 pub use listed::Listed;
 use pack::{DecodeJob, FetchJob, PackReader, TableMap};
-use slot::{For, Slot, SlotGuard};
+pub use slot::Check;
+use slot::{Slot, SlotGuard};
 use window::{Weight, Window};
 
 /// How far a stream looks ahead.
@@ -82,7 +84,7 @@ pub enum Order<T> {
 pub enum Got<T> {
     /// What the caller ordered.
     Mark(T),
-    /// A chunk whose id was checked.
+    /// A chunk.
     Data(Piece),
     /// A chunk that cannot be had from anywhere.
     Lost(VaultError),
@@ -94,6 +96,20 @@ pub struct Piece {
     block: Arc<Vec<u8>>,
     start: usize,
     length: usize,
+}
+
+impl Piece {
+    /// Takes in the piece that follows, if it lies behind this one in the same block.
+    ///
+    /// # Errors
+    /// It is given back if it does not.
+    pub fn extend(&mut self, next: Self) -> Result<(), Self> {
+        if !Arc::ptr_eq(&self.block, &next.block) || self.start + self.length != next.start {
+            return Err(next);
+        }
+        self.length += next.length;
+        Ok(())
+    }
 }
 
 impl std::ops::Deref for Piece {
@@ -154,13 +170,14 @@ impl ChunkReader {
         Err(problem)
     }
 
-    /// Takes orders from `orders` until it gives none, and hands what they name to `each`, in order.
+    /// Takes orders from `orders` until it gives none, and hands what they name, checked as `check` says, to `each`, in order.
     ///
     /// # Errors
     /// The first error of `orders` or `each`.
     pub fn stream<T: Send>(
         &self,
         ahead: Ahead,
+        check: Check,
         mut orders: impl FnMut() -> Result<Option<Order<T>>, VaultError> + Send,
         mut each: impl FnMut(Got<T>) -> Result<(), VaultError>,
     ) -> Result<(), VaultError> {
@@ -189,7 +206,7 @@ impl ChunkReader {
                 });
             }
             scope.spawn(move || {
-                let mut planner = Planner::new(self, ahead, &batch_sender, &fetch_sender, window, stop);
+                let mut planner = Planner::new(self, ahead, check, &batch_sender, &fetch_sender, window, stop);
                 if let Err(error) = planner.run(&mut orders) {
                     let _ = batch_sender.send(Err(error));
                 }
@@ -261,6 +278,7 @@ impl Drop for Closing<'_> {
 struct Planner<'a, T> {
     reader: &'a ChunkReader,
     ahead: Ahead,
+    check: Check,
     batches: &'a Sender<Result<Batch<T>, VaultError>>,
     fetches: &'a Sender<FetchJob>,
     window: &'a Window<DecodeJob>,
@@ -281,6 +299,7 @@ impl<'a, T> Planner<'a, T> {
     fn new(
         reader: &'a ChunkReader,
         ahead: Ahead,
+        check: Check,
         batches: &'a Sender<Result<Batch<T>, VaultError>>,
         fetches: &'a Sender<FetchJob>,
         window: &'a Window<DecodeJob>,
@@ -289,6 +308,7 @@ impl<'a, T> Planner<'a, T> {
         Self {
             reader,
             ahead,
+            check,
             batches,
             fetches,
             window,
@@ -336,7 +356,7 @@ impl<'a, T> Planner<'a, T> {
         };
         let map = self.map(place.pack)?;
         let (block, start, length) = map.locate(place.ordinal)?;
-        let slot = self.slot(place, block, &map, For::Content)?;
+        let slot = self.slot(place, block, &map, self.check)?;
         self.items.push(Planned::Chunk { slot, start, length, id, pack: place.pack });
         Ok(())
     }
@@ -354,17 +374,17 @@ impl<'a, T> Planner<'a, T> {
     }
 
     /// The slot of a block: one that is under way or kept, or a new one that this batch orders, after its bases.
-    fn slot(&mut self, place: Place, block: u32, map: &TableMap, wanted: For) -> Result<Arc<Slot>, VaultError> {
+    fn slot(&mut self, place: Place, block: u32, map: &TableMap, check: Check) -> Result<Arc<Slot>, VaultError> {
         let key = (place.pack, block);
         if let Some(slot) = self.known.get(&key)
-            && slot.want(wanted)
+            && slot.want(check)
         {
             return Ok(Arc::clone(slot));
         }
         // What this batch orders is ordered once, however much it orders in between.
         let ordered = self.wanted.get(&place.pack).and_then(|blocks| blocks.iter().find(|(number, _)| *number == block));
         if let Some((_, guard)) = ordered
-            && guard.slot().want(wanted)
+            && guard.slot().want(check)
         {
             return Ok(Arc::clone(guard.slot()));
         }
@@ -381,10 +401,10 @@ impl<'a, T> Planner<'a, T> {
             })?;
             let base_map = self.map(pack)?;
             base_map.check_depth(base.block, described.depth)?;
-            bases.push(self.slot(Place { pack, ordinal: 0 }, base.block, &base_map, For::Base)?);
+            bases.push(self.slot(Place { pack, ordinal: 0 }, base.block, &base_map, Check::Whole)?);
         }
         let raw_bytes = u64::from(described.raw_bytes);
-        let slot = Slot::new(raw_bytes, bases, wanted);
+        let slot = Slot::new(raw_bytes, bases, check);
         self.wanted.entry(place.pack).or_default().push((block, SlotGuard::new(&slot)));
         self.weight.stored_bytes += u64::from(described.stored_bytes);
         self.weight.plain_bytes += raw_bytes;

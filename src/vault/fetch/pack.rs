@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::slot::{For, Parked, Slot, SlotGuard};
+use super::slot::{Check, Parked, Slot, SlotGuard};
 use super::window::{Fetcher, Window};
 use crate::codec::Decompressor;
 use crate::crypto::hash::{ChunkKey, hash};
@@ -303,7 +303,7 @@ impl PackReader {
     fn read_block(&self, pack: PackNumber, block: u32) -> Result<Vec<u8>, VaultError> {
         let map = TableMap::new(self.index.table(pack)?);
         let described = map.block(block)?;
-        let slot = Slot::new(u64::from(described.raw_bytes), self.read_bases(&map, block)?, For::Content);
+        let slot = Slot::new(u64::from(described.raw_bytes), self.read_bases(&map, block)?, Check::Chunks);
         let mut first_suffix = 0;
         loop {
             let fetched = self.fetch_blocks(pack, &[block], first_suffix)?;
@@ -329,7 +329,7 @@ impl PackReader {
             let pack = self.index.number_of(named).ok_or_else(missing)?;
             TableMap::new(self.index.table(pack)?).check_depth(base.block, described.depth)?;
             let plain = self.read_block(pack, base.block)?;
-            let slot = Slot::new(plain.len() as u64, Vec::new(), For::Content);
+            let slot = Slot::new(plain.len() as u64, Vec::new(), Check::Chunks);
             drop(SlotGuard::new(&slot).fill(Ok(plain)));
             bases.push(slot);
         }

@@ -11,7 +11,7 @@ use crate::vault::VaultError;
 const OPEN: u8 = 0;
 /// Its chunks are checked.
 const CHECKED: u8 = 1;
-/// It was decoded as a base, without a look at its chunks.
+/// It was decoded without a look at its chunks.
 const UNCHECKED: u8 = 2;
 
 /// Slots are numbered as they are ordered.
@@ -53,13 +53,14 @@ impl Failure {
     }
 }
 
-/// What a block is wanted for.
+/// Who finds out that what was decoded is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum For {
-    /// To be built on.
-    Base,
-    /// For chunks of its own, whose ids are then checked.
-    Content,
+pub enum Check {
+    /// The stream: no chunk comes out whose id was not checked, and one that is wrong is looked for elsewhere.
+    Chunks,
+    /// Whoever takes it: a block that is built on it has chunks that are checked, or the file has a hash. What was damaged or
+    /// put in by somebody without the key does not come out even so: stored bytes are authenticated as they are decrypted.
+    Whole,
 }
 
 /// One block, wanted or there.
@@ -74,11 +75,11 @@ pub struct Slot {
 }
 
 impl Slot {
-    pub fn new(raw_bytes: u64, bases: Vec<Arc<Self>>, wanted: For) -> Arc<Self> {
+    pub fn new(raw_bytes: u64, bases: Vec<Arc<Self>>, check: Check) -> Arc<Self> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let checking = AtomicU8::new(match wanted {
-            For::Base => OPEN,
-            For::Content => CHECKED,
+        let checking = AtomicU8::new(match check {
+            Check::Whole => OPEN,
+            Check::Chunks => CHECKED,
         });
         let (bases, state) = (Mutex::new(bases), Mutex::new(State::Waiting(Vec::new())));
         Arc::new(Self { number, raw_bytes, checking, bases, state, filled: Condvar::new() })
@@ -86,8 +87,8 @@ impl Slot {
 
     /// Whether the block will do for what it is now wanted for. One that was decoded without a look at its chunks, as a base,
     /// will not do for these.
-    pub fn want(&self, wanted: For) -> bool {
-        wanted == For::Base || self.settle_checking(CHECKED) == CHECKED
+    pub fn want(&self, check: Check) -> bool {
+        check == Check::Whole || self.settle_checking(CHECKED) == CHECKED
     }
 
     /// Whether the chunks of the block must be checked. Once it was said that they need not, nobody can want them any more.
@@ -201,16 +202,16 @@ mod tests {
 
     #[test]
     fn chunks_of_a_base_are_checked_when_they_are_wanted_in_time() {
-        let base = Slot::new(1, Vec::new(), For::Base);
-        assert!(base.want(For::Base) && base.want(For::Content), "not decoded yet");
+        let base = Slot::new(1, Vec::new(), Check::Whole);
+        assert!(base.want(Check::Whole) && base.want(Check::Chunks), "not decoded yet");
         assert!(base.is_to_be_checked());
 
-        let base = Slot::new(1, Vec::new(), For::Base);
+        let base = Slot::new(1, Vec::new(), Check::Whole);
         assert!(!base.is_to_be_checked());
-        assert!(!base.want(For::Content), "nobody looked at its chunks");
-        assert!(base.want(For::Base));
+        assert!(!base.want(Check::Chunks), "nobody looked at its chunks");
+        assert!(base.want(Check::Whole));
 
-        let content = Slot::new(1, Vec::new(), For::Content);
-        assert!(content.is_to_be_checked() && content.want(For::Content) && content.want(For::Base));
+        let content = Slot::new(1, Vec::new(), Check::Chunks);
+        assert!(content.is_to_be_checked() && content.want(Check::Chunks) && content.want(Check::Whole));
     }
 }

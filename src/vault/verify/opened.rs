@@ -12,7 +12,7 @@ use crate::model::ids::ObjectHash;
 use crate::model::path::EntryPath;
 use crate::vault::VaultError;
 use crate::vault::catalogue_reader::{RefStream, SnapshotReader};
-use crate::vault::fetch::{Ahead, Got, Listed, Order};
+use crate::vault::fetch::{Ahead, Check, Got, Listed, Order};
 use crate::vault::snapshots::Snapshot;
 
 /// Files of which it is remembered that they were right, so that later snapshots need not be read whole: 16 bytes each.
@@ -91,6 +91,7 @@ pub fn check(
         let mut file: Option<File> = None;
         reader.chunks.stream(
             Ahead::CONTENT,
+            Check::Chunks,
             || orders.next(),
             |got| {
                 if cancel.load(Ordering::Relaxed) {
