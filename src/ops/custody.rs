@@ -3,10 +3,10 @@
 //! Both are durable on this machine before anything goes on; they go to the copy too, if it takes them, and are delivered by
 //! the next `farkeep sync` if not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::context::Context;
-use super::delivery::deliver_missing;
+use super::delivery::deliver_further;
 use super::reading::Opened;
 use super::{Env, OpError};
 use crate::crypto::seal::seal;
@@ -46,6 +46,8 @@ pub struct Custody<'a> {
     copy: &'a Copy,
     context: &'a Context,
     records: &'a Records,
+    /// Records that the copy was sent since it was read.
+    sent: BTreeSet<ObjectName>,
     /// What could not be delivered.
     pub findings: Vec<Finding>,
 }
@@ -113,7 +115,7 @@ impl<'a> Custody<'a> {
             &body,
             context.record_context(env, copy.trust.head(), records.heads()),
         )?;
-        let mut custody = Self { scribe, intent: signed.head, copy, context, records, findings };
+        let mut custody = Self { scribe, intent: signed.head, copy, context, records, sent: BTreeSet::new(), findings };
         custody.deliver(&signed);
         Ok(custody)
     }
@@ -169,7 +171,7 @@ impl<'a> Custody<'a> {
 
     /// Sends own records that the copy lacks, `signed` among them.
     fn deliver(&mut self, signed: &Signed) {
-        let outcome = deliver_missing(self.context, self.copy, &signed.name);
+        let outcome = deliver_further(self.context, self.copy, &signed.name, &mut self.sent);
         if let Err(error) = outcome
             && !self.findings.iter().any(|finding| finding.kind == FindingKind::Notice)
         {

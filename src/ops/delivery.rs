@@ -122,6 +122,19 @@ impl Delivery<'_> {
 /// # Errors
 /// When it refuses one, or `last` has to wait until its snapshots were brought there.
 pub fn deliver_missing(context: &Context, copy: &Copy, last: &ObjectName) -> Result<(), OpError> {
+    deliver_further(context, copy, last, &mut BTreeSet::new())
+}
+
+/// As [`deliver_missing`], where these records were `sent` since the copy was read; adds what is sent now.
+///
+/// # Errors
+/// As [`deliver_missing`].
+pub fn deliver_further(
+    context: &Context,
+    copy: &Copy,
+    last: &ObjectName,
+    sent: &mut BTreeSet<ObjectName>,
+) -> Result<(), OpError> {
     let delivery = Delivery {
         context,
         trust: &copy.trust,
@@ -129,7 +142,8 @@ pub fn deliver_missing(context: &Context, copy: &Copy, last: &ObjectName) -> Res
         policy: RetryPolicy::ONCE,
         snapshots: Snapshots::Whole,
     };
-    let done = delivery.run(&|name| holds(copy, name))?;
+    let done = delivery.run(&|name| sent.contains(name) || holds(copy, name))?;
+    sent.extend(done.sent.into_iter().map(|record| record.name));
     if !done.waiting.contains(last) {
         return Ok(());
     }
