@@ -243,7 +243,7 @@ fn writes() {
     let unsynced = put(&failing(EXTENDED).connect().unwrap()).unwrap_err();
     assert!(matches!(unsynced, StoreError::Full { .. }), "{unsynced}");
     let unmade = put(&failing(OPEN).connect().unwrap()).unwrap_err();
-    assert!(matches!(unmade, StoreError::Io { .. }), "{unmade}");
+    assert!(matches!(&unmade, StoreError::Io { why, .. } if why.contains("a quota")), "{unmade}");
     let quota = lying(OPEN, |a| status(a.id, 4, "Disk quota exceeded"));
     assert!(matches!(put(&quota.connect().unwrap()), Err(StoreError::Full { .. })));
     lost("no reply to writes", &lying(WRITE, |_| Vec::new()), put);
@@ -350,16 +350,18 @@ fn listings() {
 
 #[test]
 fn room() {
-    let with = |reply: fn(u32) -> Vec<u8>| {
+    let refusing = |kind: u8, reply: fn(u32) -> Vec<u8>| {
         Liar::start(move |a| {
             Act::Say(match a.kind {
                 INIT => packet(2, 3, &fields().text("statvfs@openssh.com").text("2").into_vec()),
                 EXTENDED if a.body.windows(7).any(|w| w == b"statvfs") => reply(a.id),
-                WRITE => status(a.id, 4, "Failure"),
+                LSTAT => status(a.id, 2, "No such file"),
+                refused if refused == kind => status(a.id, 4, "Failure"),
                 _ => honest(a),
             })
         })
     };
+    let with = |reply| refusing(WRITE, reply);
     assert_eq!(with(|id| packet(201, id, &[1, 2, 3])).connect().unwrap().room().unwrap(), None);
     assert_eq!(with(|id| status(id, 4, "no")).connect().unwrap().room().unwrap(), None);
     let full = with(|id| {
@@ -369,6 +371,12 @@ fn room() {
     assert_eq!(full.connect().unwrap().room().unwrap(), Some(0));
     let error = full.connect().unwrap().put("d/y", b"12345").unwrap_err();
     assert!(matches!(&error, StoreError::Full { why, .. } if why.contains("0 bytes are free")), "{error}");
+    let read_only = refusing(OPEN, |id| {
+        let body = [4096_u64, 4096, 100, 50, 50, 10, 5, 5, 0, 1, 255].iter().fold(fields(), |f, n| f.u64(*n)).into_vec();
+        packet(201, id, &body)
+    });
+    let error = read_only.connect().unwrap().put("d/y", b"12345").unwrap_err();
+    assert!(matches!(&error, StoreError::Io { why, .. } if why.contains("mounted read-only")), "{error}");
     let huge = with(|id| packet(201, id, &[0xff; 88]));
     assert_eq!(huge.connect().unwrap().room().unwrap(), Some(u64::MAX));
 }

@@ -62,6 +62,11 @@ pub async fn of_creation(
         if let Some(why) = no_room(session, dir, words, 0).await? {
             return Ok(StoreError::Full { name: name.to_owned(), why });
         }
+        let why = match stat_vfs(session, dir).await? {
+            Some(vfs) if vfs.read_only => "its file system is mounted read-only".to_owned(),
+            _ => format!("{}, without a reason: a quota, too many open files, or a failing disk", said(words)),
+        };
+        return Ok(StoreError::Io { name: name.to_owned(), why });
     }
     Ok(error(name, *code, words))
 }

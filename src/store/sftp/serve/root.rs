@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, StatVfsMountFlags};
 use rustix::io::Errno;
 
 use crate::store::sftp::wire::{Attrs, StatVfs};
@@ -109,6 +109,7 @@ impl Root {
             blocks_free: vfs.f_bavail,
             inodes: vfs.f_files,
             inodes_free: vfs.f_favail,
+            read_only: vfs.f_flag.contains(StatVfsMountFlags::RDONLY),
         })
     }
 }

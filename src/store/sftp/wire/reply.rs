@@ -258,9 +258,14 @@ pub struct StatVfs {
     pub inodes: u64,
     /// Inodes that an ordinary user may still take.
     pub inodes_free: u64,
+    /// Whether nothing can be written to it.
+    pub read_only: bool,
 }
 
 impl StatVfs {
+    /// The flag of a file system that is mounted read-only (OpenSSH, PROTOCOL, section 4.8).
+    const READ_ONLY: u64 = 1;
+
     /// Bytes that may still be written.
     #[must_use]
     pub const fn free_bytes(&self) -> u64 {
@@ -280,7 +285,7 @@ impl StatVfs {
             self.inodes_free,
             self.inodes_free,
             0,
-            0,
+            if self.read_only { Self::READ_ONLY } else { 0 },
             255,
         ];
         numbers.iter().flat_map(|n| n.to_be_bytes()).collect()
@@ -295,7 +300,9 @@ impl StatVfs {
         let (block, fragment, blocks) = (cursor.u64()?, cursor.u64()?, cursor.u64()?);
         let (_free, blocks_free, inodes, _inodes) = (cursor.u64()?, cursor.u64()?, cursor.u64()?, cursor.u64()?);
         let inodes_free = cursor.u64()?;
-        Ok(Self { block_bytes: if fragment == 0 { block } else { fragment }, blocks, blocks_free, inodes, inodes_free })
+        let flags = cursor.u64().and_then(|_id| cursor.u64()).unwrap_or(0);
+        let block_bytes = if fragment == 0 { block } else { fragment };
+        Ok(Self { block_bytes, blocks, blocks_free, inodes, inodes_free, read_only: flags & Self::READ_ONLY != 0 })
     }
 }
 
@@ -321,7 +328,7 @@ mod tests {
         for reply in replies {
             assert_eq!(Reply::read(&Bytes::from(reply.write(7)).slice(4..)), Ok((7, reply)));
         }
-        let vfs = StatVfs { block_bytes: 4096, blocks: 10, blocks_free: 4, inodes: 9, inodes_free: 8 };
+        let vfs = StatVfs { block_bytes: 4096, blocks: 10, blocks_free: 4, inodes: 9, inodes_free: 8, read_only: true };
         assert_eq!(StatVfs::read(&vfs.write()), Ok(vfs));
         let (version, extensions) = Reply::read_version(&Reply::version()[4..]).unwrap_or_default();
         assert_eq!((version, extensions.len()), (VERSION, 4));
