@@ -308,3 +308,25 @@ fn a_snapshot_whose_entries_all_lie_below_dots_says_so() {
     world.run(args!["ls", &id, "--identity", &world.identity]).exits(4);
     world.run(args!["verify", "--depth", "opened", "--identity", &world.identity]).exits(4).says(&id[..8]);
 }
+
+#[test]
+fn a_plan_tells_what_the_restore_would_not_do() {
+    let world = World::new();
+    let forge = Forge::new(&world);
+    let place = Place::new(&world, "plan");
+    let content = b"content".to_vec();
+    let mut vast = file(&forge, "a/vast", &content);
+    vast["size"] = (1_u64 << 56).into();
+    let mut torn = file(&forge, "a/torn", b"");
+    torn["unreadable"] = "permission denied".into();
+    torn["chunks"] = json!([]);
+    let lines = [entry("dir", "a"), torn, vast];
+    let id = forge.snapshot(&lines, std::slice::from_ref(&content));
+    for target in ["empty", "not empty"] {
+        let planned = place.restore(&world, &id, &["--dry-run"]);
+        assert_ne!(planned.code, 0, "{target}: {}{}", planned.out, planned.err);
+        planned.says("64.0 PiB are needed").says("a/torn").says("could not be read when it was backed up");
+        fs::write(place.into.join("other"), "").unwrap();
+    }
+    place.restore(&world, &id, &[]).exits(1).says("64.0 PiB are needed");
+}

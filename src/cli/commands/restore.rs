@@ -157,6 +157,7 @@ fn describe(receipt: &RestoreReceipt) -> String {
             plan.equal,
             plan.conflicts
         );
+        render::findings(&mut text, &receipt.findings);
         return text;
     }
     let _ = writeln!(

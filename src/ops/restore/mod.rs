@@ -258,7 +258,14 @@ pub(super) fn write_out(
         let spelled = plan.selection.spelled().join(", ");
         return Err(OpError::NotDone(format!("nothing in this snapshot matches {spelled}")));
     }
+    let room = root.room().filter(|room| *room < planned.report.bytes);
+    let no_room = room.map(|room| {
+        let (needed, free) = (human_size(planned.report.bytes), human_size(room));
+        format!("{needed} are needed and {free} are free")
+    });
     if plan.dry_run {
+        receipt.findings.extend(planned.left_out);
+        receipt.findings.extend(no_room.map(|why| Finding::new(FindingKind::Target, target.display(), why)));
         let mut report = planned.report;
         if plan.delete {
             finish::plan_deletions(plan, reader, &root, env, &mut report, &mut receipt.findings)?;
@@ -267,11 +274,8 @@ pub(super) fn write_out(
         return Ok(receipt);
     }
     planned.refuse_conflicts(plan.on_conflict)?;
-    if let Some(room) = root.room()
-        && room < planned.report.bytes
-    {
-        let (needed, free) = (human_size(planned.report.bytes), human_size(room));
-        return Err(OpError::NotDone(format!("{}: {needed} are needed and {free} are free", target.display())));
+    if let Some(why) = no_room {
+        return Err(OpError::NotDone(format!("{}: {why}", target.display())));
     }
     env.observer.event(Event::Total { items: Some(planned.report.entries), bytes: Some(planned.report.bytes) });
     env.step("restoring");

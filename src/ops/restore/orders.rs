@@ -120,10 +120,8 @@ impl<'a> Orders<'a> {
             let message = "a directory, or a link on the way to it, is in its place; it is not replaced";
             return Ok(left_out(FindingKind::Target, entry.path, message));
         }
-        if entry.flaw.is_some() && matches!(entry.kind, EntryKind::File(_)) && entry.kind.size() == 0 {
-            // Its content could not be read when it was backed up: an empty file in its place would be a lie.
-            let message = "not restored: its content could not be read when it was backed up";
-            return Ok(left_out(FindingKind::Target, entry.path, message));
+        if let Some(finding) = unreadable(&entry, &entry.path) {
+            return Ok(Mark::LeftOut(entry.path, finding));
         }
         let xattrs = match self.reader.xattrs_of(&entry) {
             Ok(xattrs) => xattrs,
@@ -192,6 +190,14 @@ impl<'a> Orders<'a> {
         }
         entry
     }
+}
+
+/// What is to be said of an entry whose content could not be read when it was backed up: an empty file in its place would be
+/// a lie.
+pub fn unreadable(entry: &Entry, at: &EntryPath) -> Option<Finding> {
+    let is_empty = matches!(entry.kind, EntryKind::File(_)) && entry.kind.size() == 0;
+    let message = "not restored: its content could not be read when it was backed up";
+    (entry.flaw.is_some() && is_empty).then(|| Finding::new(FindingKind::Damage, at, message))
 }
 
 fn left_out(kind: FindingKind, path: EntryPath, message: impl std::fmt::Display) -> Mark {

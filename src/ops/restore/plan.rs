@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::orders::unreadable;
 use super::{Into, OnConflict, RestorePlan};
 use crate::model::entry::{Entry, EntryKind};
 use crate::model::finding::{Finding, FindingKind};
@@ -67,6 +68,8 @@ pub struct Planned {
     pub matched: u64,
     /// Whether anything that was asked for lies outside a prefix that is to be stripped.
     pub outside: bool,
+    /// Entries that will be left out, as a restore says it.
+    pub left_out: Vec<Finding>,
     /// None: everything is written.
     decisions: Option<Vec<Decision>>,
 }
@@ -75,7 +78,7 @@ impl Planned {
     /// Everything goes into an empty directory.
     pub fn everything(entries: u64, bytes: u64) -> Self {
         let report = PlanReport { entries, files: entries, bytes, ..PlanReport::default() };
-        Self { report, matched: entries, outside: false, decisions: None }
+        Self { report, matched: entries, outside: false, left_out: Vec::new(), decisions: None }
     }
 
     /// What is to be done with the selected entry number `ordinal`.
@@ -125,7 +128,7 @@ pub fn source_path(plan: &RestorePlan, path: &EntryPath) -> EntryPath {
 pub fn plan(plan: &RestorePlan, reader: &SnapshotReader, root: &TargetRoot, env: &Env<'_>) -> Result<Planned, OpError> {
     let mut report = PlanReport::default();
     let mut decisions = Vec::new();
-    let (mut matched, mut outside) = (0, false);
+    let (mut matched, mut outside, mut left_out) = (0, false, Vec::new());
     for member in &reader.manifest.members {
         if !plan.members.is_empty() && !plan.members.contains(&member.name) {
             continue;
@@ -141,10 +144,11 @@ pub fn plan(plan: &RestorePlan, reader: &SnapshotReader, root: &TargetRoot, env:
             let decision = decide(reader, root, &entry, &path, env);
             decisions.push(decision);
             count(&mut report, &entry, &path, decision);
+            left_out.extend(unreadable(&entry, &path));
             Ok(())
         })?;
     }
-    Ok(Planned { report, matched, outside, decisions: Some(decisions) })
+    Ok(Planned { report, matched, outside, left_out, decisions: Some(decisions) })
 }
 
 fn decide(reader: &SnapshotReader, root: &TargetRoot, entry: &Entry, path: &EntryPath, env: &Env<'_>) -> Decision {
