@@ -216,17 +216,10 @@ impl Taker<'_> {
     fn data(&mut self, piece: Piece) {
         self.pass.env.observer.event(Event::Advance { items: 0, bytes: piece.len() as u64 });
         let Some((_, writer, pieces)) = &mut self.file else { return };
-        // Chunks that lie together in a block are hashed and written together, which is faster.
-        let apart = match pieces.last_mut() {
-            Some(last) => last.extend(piece),
-            None => Err(piece),
-        };
-        let Err(piece) = apart else { return };
-        let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
-        let full = pieces.len() >= PIECES_PER_MESSAGE || bytes >= BYTES_PER_MESSAGE;
-        let before = full.then(|| (*writer, std::mem::take(pieces)));
         pieces.push(piece);
-        if let Some((writer, pieces)) = before {
+        let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+        if pieces.len() >= PIECES_PER_MESSAGE || bytes >= BYTES_PER_MESSAGE {
+            let (writer, pieces) = (*writer, std::mem::take(pieces));
             self.send(writer, Message::Data(pieces));
         }
     }

@@ -84,13 +84,13 @@ pub enum Order<T> {
 pub enum Got<T> {
     /// What the caller ordered.
     Mark(T),
-    /// A chunk.
+    /// A chunk, or several that follow one another.
     Data(Piece),
     /// A chunk that cannot be had from anywhere.
     Lost(VaultError),
 }
 
-/// The bytes of a chunk: a stretch of a block.
+/// The bytes of chunks that were ordered one after the other and lie so: a stretch of a block.
 #[derive(Debug, Clone)]
 pub struct Piece {
     block: Arc<Vec<u8>>,
@@ -103,7 +103,7 @@ impl Piece {
     ///
     /// # Errors
     /// It is given back if it does not.
-    pub fn extend(&mut self, next: Self) -> Result<(), Self> {
+    fn extend(&mut self, next: Self) -> Result<(), Self> {
         if !Arc::ptr_eq(&self.block, &next.block) || self.start + self.length != next.start {
             return Err(next);
         }
@@ -222,6 +222,8 @@ impl ChunkReader {
         each: &mut dyn FnMut(Got<T>) -> Result<(), VaultError>,
     ) -> Result<(), VaultError> {
         for batch in batches {
+            // Chunks that lie together go together: whoever hashes and writes them is faster.
+            let mut piece: Option<Piece> = None;
             for item in batch? {
                 let got = match item {
                     Planned::Mark(mark) => Got::Mark(mark),
@@ -233,7 +235,23 @@ impl ChunkReader {
                         Err(error) => self.elsewhere(&id, pack, error)?,
                     },
                 };
-                each(got)?;
+                let got = match (got, &mut piece) {
+                    (Got::Data(next), Some(piece)) => match piece.extend(next) {
+                        Ok(()) => continue,
+                        Err(next) => Got::Data(next),
+                    },
+                    (got, _) => got,
+                };
+                if let Some(piece) = piece.take() {
+                    each(Got::Data(piece))?;
+                }
+                match got {
+                    Got::Data(next) => piece = Some(next),
+                    other => each(other)?,
+                }
+            }
+            if let Some(piece) = piece {
+                each(Got::Data(piece))?;
             }
             window.leave();
         }
