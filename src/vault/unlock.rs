@@ -6,6 +6,7 @@ use crate::crypto::CryptoError;
 use crate::crypto::identity::{Identity, read_identity_file};
 use crate::crypto::open::open;
 use crate::crypto::secret::VaultSecret;
+use crate::model::ids::ObjectHash;
 use crate::model::limits::SMALL_OBJECT_MAX_BYTES;
 use crate::model::name::ObjectName;
 use crate::vault::copy::Copy;
@@ -21,30 +22,46 @@ pub struct Unlocked {
     pub by_epoch: BTreeMap<u32, Vec<Identity>>,
     /// The vault secrets by generation.
     pub secrets: BTreeMap<u32, VaultSecret>,
+    /// Epochs of which a key file cannot be read here: the file, and why. Another one may have opened it.
+    lost: BTreeMap<u32, (ObjectName, String)>,
 }
 
-/// Opens the epochs of a copy with an operator's identities.
+impl Unlocked {
+    /// Why an epoch is not open.
+    #[must_use]
+    pub fn why_shut(&self, copy: &Copy, epoch: u32) -> VaultError {
+        self.lost.get(&epoch).map_or_else(|| shut(copy, epoch), |(name, why)| VaultError::damaged(name, why))
+    }
+}
+
+/// Opens the epochs of a copy with an operator's identities. A key file that this copy does not have, or has damaged, shuts no
+/// other epoch: an older copy lacks those of newer ones, which nothing in it needs.
 ///
 /// # Errors
 /// When none of them opens any epoch: then the message says whose identity is needed.
 pub fn unlock(copy: &Copy, operators: &[Identity]) -> Result<Unlocked, VaultError> {
-    let mut by_epoch = BTreeMap::new();
+    let (mut by_epoch, mut lost) = (BTreeMap::new(), BTreeMap::new());
     let files = &copy.trust.body().files;
     for (name, expected) in files {
         let ObjectName::Identity { epoch, .. } = name else { continue };
-        let sealed = read_hashed(copy.store.as_ref(), name, *expected)?;
-        match open(&sealed, operators, SMALL_OBJECT_MAX_BYTES) {
-            Ok(text) => {
+        match open_file(copy, name, *expected, operators) {
+            Ok(Some(text)) => {
                 let opened = read_identity_file(&text, None).map_err(in_object(name))?;
                 by_epoch.insert(*epoch, opened.identities);
             }
             // Sealed to others; a later file of the same epoch may be for us.
-            Err(CryptoError::NoIdentity) => {}
-            Err(error) => return Err(in_object(name)(error)),
+            Ok(None) => {}
+            Err(error @ VaultError::Store(_)) => return Err(error),
+            Err(error) => {
+                tracing::warn!(epoch, "a key file cannot be read: {error}");
+                lost.insert(*epoch, (name.clone(), why(error)));
+            }
         }
     }
     if by_epoch.is_empty() {
-        return Err(shut(copy, copy.trust.epoch().n));
+        let newest = copy.trust.epoch().n;
+        let lost = lost.pop_last().map(|(_, (name, why))| VaultError::damaged(name, why));
+        return Err(lost.unwrap_or_else(|| shut(copy, newest)));
     }
     let epochs: Vec<Identity> = by_epoch.values().rev().flatten().cloned().collect();
     let mut secrets = BTreeMap::new();
@@ -53,17 +70,43 @@ pub fn unlock(copy: &Copy, operators: &[Identity]) -> Result<Unlocked, VaultErro
         if secrets.contains_key(generation) {
             continue;
         }
-        let sealed = read_hashed(copy.store.as_ref(), name, *expected)?;
-        let text = match open(&sealed, &epochs, SMALL_OBJECT_MAX_BYTES) {
-            Ok(text) => text,
+        match open_file(copy, name, *expected, &epochs) {
+            Ok(Some(text)) => {
+                let text = String::from_utf8(text).map_err(|e| VaultError::damaged(name, e))?;
+                secrets.insert(*generation, VaultSecret::from_text(&text).map_err(in_object(name))?);
+            }
             // Each epoch has the secret sealed to itself.
-            Err(CryptoError::NoIdentity) => continue,
-            Err(error) => return Err(in_object(name)(error)),
-        };
-        let text = String::from_utf8(text).map_err(|e| VaultError::damaged(name, e))?;
-        secrets.insert(*generation, VaultSecret::from_text(&text).map_err(in_object(name))?);
+            Ok(None) => {}
+            Err(error @ VaultError::Store(_)) => return Err(error),
+            Err(error) => tracing::warn!(generation, "a key file cannot be read: {error}"),
+        }
     }
-    Ok(Unlocked { epochs, by_epoch, secrets })
+    Ok(Unlocked { epochs, by_epoch, secrets, lost })
+}
+
+/// The content of a key file; none when it is sealed to others.
+fn open_file(
+    copy: &Copy,
+    name: &ObjectName,
+    expected: ObjectHash,
+    identities: &[Identity],
+) -> Result<Option<Vec<u8>>, VaultError> {
+    let sealed = match read_hashed(copy.store.as_ref(), name, expected) {
+        Err(VaultError::Store(error)) if !error.is_store_wide() => return Err(VaultError::damaged(name, error)),
+        read => read?,
+    };
+    match open(&sealed, identities, SMALL_OBJECT_MAX_BYTES) {
+        Ok(text) => Ok(Some(text)),
+        Err(CryptoError::NoIdentity) => Ok(None),
+        Err(error) => Err(in_object(name)(error)),
+    }
+}
+
+fn why(error: VaultError) -> String {
+    match error {
+        VaultError::Damaged { why, .. } => why,
+        other => other.to_string(),
+    }
 }
 
 /// An epoch that the identities at hand do not open.

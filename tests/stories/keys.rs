@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
+use crate::world::tools::must;
 use crate::world::{Machine, Run, World, args, assert_same, needs};
 
 /// A world with one snapshot; the identity lies with the operator, not on the agent.
@@ -170,4 +171,50 @@ fn a_second_operators_identity_opens_what_was_sealed_to_both() {
         // The deputy's file pins another root: the configuration decides.
         assert_eq!(world.run(args!["cat", "latest", tree.path("file"), "--identity", identity]).ok().out, "content");
     }
+}
+
+/// Each file of the area of keys that belongs to an epoch.
+fn identity_files(vault: &std::path::Path, epoch: u32) -> Vec<std::path::PathBuf> {
+    let all = crate::world::files_below(&vault.join("keys"));
+    all.into_iter()
+        .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(&format!("identity-{epoch}-")))
+        .collect()
+}
+
+#[test]
+fn a_key_file_that_a_copy_lacks_shuts_only_what_needs_it() {
+    let world = pushed();
+    let older = world.path("older");
+    must(Command::new("cp").arg("-a").arg(&world.vault).arg(&older));
+    let root = world.identity.with_extension("root");
+    world.run(args!["keys", "new-epoch", "--root", &root, "--identity", &world.identity]).ok();
+    // A copy from before knows nothing of the epoch, and this machine does.
+    let restore = |from: &std::path::Path, into: &str| {
+        let into = world.path(into);
+        world.run(args!["restore", "latest", "--from", from, "--into", &into, "--identity", &world.identity])
+    };
+    restore(&older, "from-older").ok();
+    assert_same(&world.path("data"), &world.tree("data").below(&world.path("from-older")));
+    world.run(args!["verify", "--depth", "opened", "--store", &older, "--identity", &world.identity]);
+
+    world.tree("data").noise("further", 100_000, 9);
+    world.push(world.path("data"));
+    // What is sealed to the new epoch alone needs no file of the old one.
+    let fresh = World::new();
+    let tree = fresh.tree("data");
+    tree.ordinary(10, 1);
+    let root = fresh.identity.with_extension("root");
+    fresh.run(args!["keys", "new-epoch", "--root", &root, "--identity", &fresh.identity]).ok();
+    fresh.push(&tree.root);
+    let [first] = &identity_files(&fresh.vault, 1)[..] else { panic!("one file of the first epoch") };
+    fs::remove_file(first).unwrap();
+    let out = fresh.path("out");
+    fresh.run(args!["restore", "latest", "--into", &out, "--identity", &fresh.identity]).ok();
+    assert_same(&tree.root, &tree.below(&out));
+    // The one that is needed is named.
+    for file in identity_files(&fresh.vault, 2) {
+        fs::remove_file(file).unwrap();
+    }
+    let run = fresh.run(args!["restore", "latest", "--into", fresh.path("not"), "--identity", &fresh.identity]);
+    run.exits(4).says("keys/identity-2-").says("missing");
 }

@@ -181,7 +181,7 @@ fn unlock_any(opened: &Opened, identities: &[Identity]) -> Result<Unlocked, OpEr
             Ok(unlocked) if unlocked.by_epoch.contains_key(&epoch.n) && unlocked.secrets.contains_key(&epoch.generation) => {
                 return Ok(unlocked);
             }
-            Ok(_) => {}
+            Ok(unlocked) => failed = failed.or_else(|| Some(unlocked.why_shut(copy, epoch.n))),
             Err(error @ VaultError::Store(_)) => return Err(error.into()),
             Err(error) => failed = failed.or(Some(error)),
         }
