@@ -164,9 +164,12 @@ impl FileSink {
     fn put_in_place(&self, file: &File) -> Result<(), Errno> {
         let name = self.goal.path.name();
         if self.nameless {
-            // The link in /proc leads to the inode itself.
+            // The link in /proc leads to the inode itself. Where nothing is mounted there, only root can do without.
             let open = format!("/proc/self/fd/{}", file.as_raw_fd());
-            let link = |to: &[u8]| rustix::fs::linkat(CWD, &open, &*self.parent, to, AtFlags::SYMLINK_FOLLOW);
+            let link = |to: &[u8]| match rustix::fs::linkat(CWD, &open, &*self.parent, to, AtFlags::SYMLINK_FOLLOW) {
+                Err(Errno::NOENT) => rustix::fs::linkat(file, "", &*self.parent, to, AtFlags::EMPTY_PATH),
+                outcome => outcome,
+            };
             match self.goal.placing {
                 Placing::New => return link(name),
                 Placing::Replace => retry_past_leftover(&self.parent, &self.temporary, || link(self.temporary.as_bytes()))?,

@@ -14,6 +14,8 @@ use crate::model::path::EntryPath;
 /// setuid and setgid.
 const SPECIAL_BITS: u32 = 0o6000;
 const CAPABILITY: &[u8] = b"security.capability";
+/// Access lists: what an entry does not have it must not inherit from where it is restored, or keep.
+const ACLS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
 
 /// What is set on restored entries.
 #[derive(Debug, Default)]
@@ -80,6 +82,12 @@ pub fn apply_to_fd(
     let stat = rustix::fs::fstat(fd);
     let is_dir = stat.is_ok_and(|s| rustix::fs::FileType::from_raw_mode(s.st_mode) == rustix::fs::FileType::Directory);
     let mode = report.mode(meta.mode, is_dir, policy);
+    for acl in ACLS.iter().filter(|acl| xattrs.iter().all(|(name, _)| name != acl.as_bytes())) {
+        let is_there = matches!(rustix::fs::fgetxattr(fd, *acl, &mut [0_u8; 1]), Ok(1..) | Err(Errno::RANGE));
+        if is_there && let Err(e) = rustix::fs::fremovexattr(fd, *acl) {
+            report.add(format!("attribute {acl} could not be removed: {e}"));
+        }
+    }
     set_xattrs(&mut report, xattrs, policy, |name, value| rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()));
     // After the ACL, which changes the group bits; before the times, which nothing changes any more.
     let chmod = rustix::fs::fchmod(fd, Mode::from_raw_mode(mode));
