@@ -30,7 +30,24 @@ pub enum PatternError {
 pub struct Selection {
     paths: Vec<EntryPath>,
     globs: Option<Gitignore>,
+    /// What was spelled as a glob, as the name that it may be: `[id].js` is one.
+    literals: Vec<EntryPath>,
     spelled: Vec<String>,
+}
+
+/// What was spelled and has matched nothing yet.
+pub struct Unmatched(Vec<(String, Selection)>);
+
+impl Unmatched {
+    /// Takes note of an entry.
+    pub fn saw(&mut self, path: &EntryPath, is_dir: bool) {
+        self.0.retain(|(_, selection)| !selection.matches(path, is_dir));
+    }
+
+    /// What is left.
+    pub fn spelled(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(text, _)| text.as_str())
+    }
 }
 
 impl Selection {
@@ -43,7 +60,7 @@ impl Selection {
     /// Selects a path with all below it.
     #[must_use]
     pub fn of_path(path: EntryPath) -> Self {
-        Self { spelled: vec![format!("/{path}")], paths: vec![path], globs: None }
+        Self { spelled: vec![format!("/{path}")], paths: vec![path], ..Self::default() }
     }
 
     /// Reads what is searched for: like [`Selection::parse`], but a text without `/` is a name, wherever it lies.
@@ -57,7 +74,7 @@ impl Selection {
         let error = |e: ignore::Error| PatternError::Glob { text: text.to_owned(), message: e.to_string() };
         let mut globs = GitignoreBuilder::new("");
         globs.add_line(None, text).map_err(error)?;
-        Ok(Self { paths: Vec::new(), globs: Some(globs.build().map_err(error)?), spelled: vec![text.to_owned()] })
+        Ok(Self { globs: Some(globs.build().map_err(error)?), spelled: vec![text.to_owned()], ..Self::default() })
     }
 
     /// Reads what was given on the command line. A text with `*`, `?` or `[` is a glob in gitignore syntax; anything else is
@@ -66,7 +83,7 @@ impl Selection {
     /// # Errors
     /// When a text is neither.
     pub fn parse(texts: &[String]) -> Result<Self, PatternError> {
-        let mut paths = Vec::new();
+        let (mut paths, mut literals) = (Vec::new(), Vec::new());
         let mut globs = GitignoreBuilder::new("");
         let mut any_glob = false;
         for text in texts {
@@ -74,6 +91,9 @@ impl Selection {
             if text.contains(['*', '?', '[']) {
                 globs.add_line(None, text).map_err(glob_error)?;
                 any_glob = true;
+                if !text.starts_with('!') {
+                    literals.extend(EntryPath::from_fs(std::path::Path::new(text)));
+                }
             } else {
                 let path = EntryPath::from_fs(std::path::Path::new(text));
                 paths.push(path.map_err(|source| PatternError::Path { text: text.clone(), source })?);
@@ -85,7 +105,7 @@ impl Selection {
         } else {
             None
         };
-        Ok(Self { paths, globs, spelled: texts.to_vec() })
+        Ok(Self { paths, globs, literals, spelled: texts.to_vec() })
     }
 
     /// Whether everything is selected.
@@ -100,11 +120,19 @@ impl Selection {
         &self.spelled
     }
 
+    /// What was spelled, each by itself, to be told which of it matches nothing. What leaves something out is none of it.
+    #[must_use]
+    pub fn unmatched(&self) -> Unmatched {
+        let selecting = self.spelled.iter().filter(|text| !text.starts_with('!'));
+        let each = selecting.filter_map(|text| Some((text.clone(), Self::parse(std::slice::from_ref(text)).ok()?)));
+        Unmatched(each.collect())
+    }
+
     /// Whether the entry at `path` is selected.
     #[must_use]
     pub fn matches(&self, path: &EntryPath, is_dir: bool) -> bool {
         self.is_all()
-            || self.paths.iter().any(|p| path.is_at_or_below(p))
+            || self.paths.iter().chain(&self.literals).any(|p| path.is_at_or_below(p))
             || self.globs.as_ref().is_some_and(|g| g.matched_path_or_any_parents(path.as_path(), is_dir).is_ignore())
     }
 

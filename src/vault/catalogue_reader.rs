@@ -9,7 +9,7 @@ use crate::crypto::identity::Identity;
 use crate::crypto::open::open;
 use crate::format::catalogue::{check_extents, decode_line, decode_xattrs};
 use crate::format::manifest::{Catalogue, CatalogueChunk, Manifest, Member};
-use crate::model::entry::{Content, Entry, EntryKind, Extents, Refs, Xattrs};
+use crate::model::entry::{Content, Entry, EntryKind, Extents, Flaw, Refs, Xattrs};
 use crate::model::ids::ChunkId;
 use crate::model::limits::{CATALOGUE_LINE_MAX_BYTES, MANIFEST_MAX_BYTES, MIB};
 use crate::model::name::ObjectName;
@@ -22,7 +22,7 @@ use crate::vault::fetch::{Ahead, Check, ChunkReader, Got, Order};
 use crate::vault::index_sync::import;
 use crate::vault::objects::read_object;
 use crate::vault::snapshots::Snapshot;
-use crate::vault::unlock::{Unlocked, shut};
+use crate::vault::unlock::Unlocked;
 use crate::vault::{VaultError, in_object};
 
 /// A list stream that is held in memory whole: extents or attributes of one file.
@@ -60,7 +60,7 @@ impl SnapshotReader {
     ) -> Result<Self, VaultError> {
         // Its manifest is sealed to the newest of its epochs.
         if let Some(epoch) = snapshot.body.epochs.last().filter(|epoch| !unlocked.by_epoch.contains_key(epoch)) {
-            return Err(shut(copy, *epoch));
+            return Err(unlocked.why_shut(copy, *epoch));
         }
         let manifest = read_manifest(store.as_ref(), &snapshot.body.manifest, &unlocked.epochs)?;
         let mut objects = BTreeSet::new();
@@ -200,17 +200,35 @@ impl SnapshotReader {
         found.ok_or_else(|| VaultError::NoEntry(format!("/{path}: {why}")))
     }
 
-    /// The file that an entry stands for: itself, or the first name of a hard link.
+    /// What an entry stands for: itself, or what a hard link is another name of.
     ///
     /// # Errors
-    /// When it is no file, or the first name is missing.
-    pub fn content_of(&self, entry: &Entry) -> Result<Content, VaultError> {
-        match &entry.kind {
-            EntryKind::File(content) => Ok(content.clone()),
-            EntryKind::HardLink(first) => match self.entry(first)?.kind {
-                EntryKind::File(content) => Ok(content),
-                _ => Err(VaultError::damaged(format!("/{}", entry.path), "is a hard link of something that is no file")),
+    /// When the catalogue cannot be read, or the first name is missing.
+    pub fn original_of(&self, entry: &Entry) -> Result<Entry, VaultError> {
+        let EntryKind::HardLink(first) = &entry.kind else { return Ok(entry.clone()) };
+        let wrong = |why| Err(VaultError::damaged(format!("/{}", entry.path), why));
+        match self.entry(first) {
+            Ok(original) => match original.kind {
+                EntryKind::Directory | EntryKind::HardLink(_) => wrong("is a hard link of something that can have none"),
+                _ => Ok(original),
             },
+            Err(VaultError::NoEntry(_)) => wrong("is another name of something that is not in this snapshot"),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The content of the file that an entry stands for: itself, or the first name of a hard link.
+    ///
+    /// # Errors
+    /// When it is no file, the first name is missing, or its content could not be read when it was backed up.
+    pub fn content_of(&self, entry: &Entry) -> Result<Content, VaultError> {
+        let original = self.original_of(entry)?;
+        if let Some(Flaw::Unreadable(why)) = &original.flaw {
+            let message = format!("/{}: could not be read when it was backed up: {why}", original.path);
+            return Err(VaultError::NoEntry(message));
+        }
+        match original.kind {
+            EntryKind::File(content) => Ok(content),
             other => Err(VaultError::NoEntry(format!("/{}: is a {}, not a file", entry.path, other.word()))),
         }
     }

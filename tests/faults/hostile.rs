@@ -320,7 +320,11 @@ fn a_plan_tells_what_the_restore_would_not_do() {
     let mut torn = file(&forge, "a/torn", b"");
     torn["unreadable"] = "permission denied".into();
     torn["chunks"] = json!([]);
-    let lines = [entry("dir", "a"), torn, vast];
+    // Holes take no room.
+    let mut sparse = file(&forge, "a/sparse", &content);
+    sparse["size"] = (1_u64 << 57).into();
+    sparse["extents"] = json!([[0, content.len()]]);
+    let lines = [entry("dir", "a"), sparse, torn, vast];
     let id = forge.snapshot(&lines, std::slice::from_ref(&content));
     for target in ["empty", "not empty"] {
         let planned = place.restore(&world, &id, &["--dry-run"]);
@@ -329,4 +333,49 @@ fn a_plan_tells_what_the_restore_would_not_do() {
         fs::write(place.into.join("other"), "").unwrap();
     }
     place.restore(&world, &id, &[]).exits(1).says("64.0 PiB are needed");
+}
+
+#[test]
+fn a_further_name_is_never_made_of_something_else() {
+    let world = World::new();
+    let forge = Forge::new(&world);
+    let place = Place::new(&world, "further");
+    let content = b"content".to_vec();
+    let link = |path: &str, first: &str| {
+        let mut line = entry("hardlink", path);
+        line["link"] = first.into();
+        line
+    };
+    let mut torn = file(&forge, "a/torn", b"");
+    torn["unreadable"] = "permission denied".into();
+    torn["chunks"] = json!([]);
+    let lines = [
+        entry("dir", "a"),
+        file(&forge, "a/sound", &content),
+        torn,
+        entry("dir", "b"),
+        link("b/of-nothing", "a/missing"),
+        link("b/of-torn", "a/torn"),
+        link("b/sound", "a/sound"),
+    ];
+    let id = forge.snapshot(&lines, std::slice::from_ref(&content));
+    // Something that has nothing to do with it lies where the first name would.
+    fs::create_dir_all(place.into.join("a")).unwrap();
+    fs::create_dir_all(place.into.join("b")).unwrap();
+    for name in ["a/missing", "b/of-nothing", "b/of-torn"] {
+        fs::write(place.into.join(name), name).unwrap();
+    }
+    for only in [&[][..], &["/b"][..]] {
+        let run = place.restore(&world, &id, &[&["--on-conflict", "replace"], only].concat()).exits(4);
+        run.says("b/of-nothing").says("b/of-torn");
+        for name in ["a/missing", "b/of-nothing", "b/of-torn"] {
+            assert_eq!(fs::read_to_string(place.into.join(name)).unwrap(), name, "{only:?}");
+        }
+        assert_eq!(fs::read_to_string(place.into.join("b/sound")).unwrap(), "content", "{only:?}");
+    }
+    for name in ["/b/of-nothing", "/b/of-torn"] {
+        let run = world.run(args!["cat", &id, name, "--identity", &world.identity]);
+        assert!(run.code != 0 && run.out.is_empty(), "{name}: {}", run.err);
+    }
+    place.assert_outside_untouched("further names");
 }

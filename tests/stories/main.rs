@@ -17,6 +17,7 @@ mod copies;
 mod damage;
 mod deletions;
 mod drives;
+mod in_place;
 mod keys;
 mod kills;
 mod ledger;

@@ -30,7 +30,7 @@ pub fn finish(
     env: &Env<'_>,
     receipt: &mut RestoreReceipt,
 ) -> Result<(), OpError> {
-    let (mut lines, absent) = spool.into_lines()?;
+    let mut last = spool.into_last()?;
     let mut findings = Vec::new();
     // The directories from the root down to where the walk is: their metadata is set as the walk leaves them.
     let mut open: Vec<Entry> = Vec::new();
@@ -41,7 +41,7 @@ pub fn finish(
     loop {
         env.check_cancel()?;
         line.clear();
-        let read = lines.read_until(b'\n', &mut line);
+        let read = last.lines.read_until(b'\n', &mut line);
         let count = read.map_err(|e| OpError::NotDone(format!("temporary file: {e}")))?;
         if count == 0 {
             break;
@@ -52,9 +52,13 @@ pub fn finish(
         }
         match &entry.kind {
             EntryKind::Directory => open.push(entry),
-            EntryKind::HardLink(first) if absent.contains(first) => {
+            EntryKind::HardLink(first) if last.absent.contains(first) => {
                 let message = format!("not made another name of {first}, which was not restored");
                 findings.push(Finding::new(FindingKind::Target, &entry.path, message));
+            }
+            EntryKind::HardLink(first) if !last.is_placed(first) => {
+                let message = format!("not made another name of {first}, which is not in this snapshot");
+                findings.push(Finding::new(FindingKind::Damage, &entry.path, message));
             }
             EntryKind::HardLink(first) => match link(root, first, &entry.path) {
                 Ok(()) => {}
@@ -223,7 +227,8 @@ fn each_extra(
     Ok(deleted)
 }
 
-fn is_above_a_root(reader: &SnapshotReader, path: &EntryPath) -> bool {
+/// Whether `path` only leads to something that was backed up.
+pub fn is_above_a_root(reader: &SnapshotReader, path: &EntryPath) -> bool {
     reader.manifest.members.iter().flat_map(|m| &m.roots).any(|root| root != path && root.is_at_or_below(path))
 }
 

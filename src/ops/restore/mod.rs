@@ -16,7 +16,6 @@ use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::SnapshotId;
 use crate::model::path::EntryPath;
 use crate::model::pattern::Selection;
-use crate::model::size::human_size;
 use crate::model::time::Timestamp;
 use crate::target::{MetadataPolicy, TargetRoot};
 use crate::vault::catalogue_reader::SnapshotReader;
@@ -219,6 +218,12 @@ pub(super) fn write_out(
     env: &Env<'_>,
     progressed: &mut Progressed,
 ) -> Result<RestoreReceipt, OpError> {
+    if let Some(text) = plan.selection.spelled().iter().find(|text| plan.delete && text.starts_with('!')) {
+        let message = format!(
+            "--delete removes what the snapshot does not hold, and cannot go with {text}, which leaves out what it holds"
+        );
+        return Err(OpError::Usage(message));
+    }
     for member in &plan.members {
         if !reader.manifest.members.iter().any(|m| m.name == *member) {
             let all: Vec<&str> = reader.manifest.members.iter().map(|m| m.name.as_str()).collect();
@@ -258,11 +263,8 @@ pub(super) fn write_out(
         let spelled = plan.selection.spelled().join(", ");
         return Err(OpError::NotDone(format!("nothing in this snapshot matches {spelled}")));
     }
-    let room = root.room().filter(|room| *room < planned.report.bytes);
-    let no_room = room.map(|room| {
-        let (needed, free) = (human_size(planned.report.bytes), human_size(room));
-        format!("{needed} are needed and {free} are free")
-    });
+    receipt.findings.extend(planned.missing.iter().cloned());
+    let no_room = plan::no_room(plan, reader, &root, planned.report.bytes)?;
     if plan.dry_run {
         receipt.findings.extend(planned.left_out);
         receipt.findings.extend(no_room.map(|why| Finding::new(FindingKind::Target, target.display(), why)));

@@ -6,7 +6,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::plan::{Decision, Planned, is_fatal, target_path};
 use super::{OnConflict, RestorePlan};
-use crate::model::entry::{Content, Entry, EntryKind, Metadata};
+use crate::model::entry::{Content, Entry, EntryKind, Flaw, Metadata};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::path::EntryPath;
 use crate::target::file::{FileGoal, Placing};
@@ -16,8 +16,8 @@ use crate::vault::fetch::Order;
 
 /// What is handed through the stream of chunks.
 pub enum Mark {
-    /// A file whose content follows.
-    Begin(Box<FileGoal>),
+    /// A file whose content follows, and what is to be said of it.
+    Begin(Box<FileGoal>, Option<Finding>),
     /// Its end.
     End,
     /// Its list of chunks cannot be had: so much for this file.
@@ -30,6 +30,19 @@ pub enum Mark {
     Skipped(EntryPath),
     /// An entry that is left out for what the finding says.
     LeftOut(EntryPath, Finding),
+}
+
+impl Mark {
+    /// What its lists take.
+    fn bytes(&self) -> u64 {
+        let of = |xattrs: &[(Vec<u8>, Vec<u8>)]| xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        let bytes = match self {
+            Self::Begin(goal, _) => of(&goal.xattrs) + 16 * goal.extents.as_ref().map_or(0, Vec::len),
+            Self::Other(_, xattrs, _) | Self::Equal(_, _, xattrs) => of(xattrs),
+            Self::End | Self::Lost(_) | Self::Skipped(_) | Self::LeftOut(..) => 0,
+        };
+        bytes as u64
+    }
 }
 
 /// Reads the catalogues of the selected members.
@@ -95,7 +108,7 @@ impl<'a> Orders<'a> {
                 Err(error) => Mark::Lost(error),
             };
             self.content = None;
-            return Ok(Some(Order::Mark(mark)));
+            return Ok(Some(Order::Mark(mark, 0)));
         }
         loop {
             let Ok(entry) = self.entries.recv() else { return Ok(None) };
@@ -107,11 +120,13 @@ impl<'a> Orders<'a> {
                 continue;
             }
             entry.path = path;
-            return self.order(entry, decision).map(|mark| Some(Order::Mark(mark)));
+            let mark = self.order(entry, decision)?;
+            let bytes = mark.bytes();
+            return Ok(Some(Order::Mark(mark, bytes)));
         }
     }
 
-    fn order(&mut self, entry: Entry, decision: Decision) -> Result<Mark, VaultError> {
+    fn order(&mut self, mut entry: Entry, decision: Decision) -> Result<Mark, VaultError> {
         let taken = matches!(decision, Decision::Replace | Decision::Blocked);
         if taken && self.plan.on_conflict == OnConflict::Skip {
             return Ok(Mark::Skipped(entry.path));
@@ -128,14 +143,16 @@ impl<'a> Orders<'a> {
             Err(error) if is_fatal(&error) => return Err(error),
             Err(error) => return Ok(left_out(FindingKind::Damage, entry.path, error)),
         };
-        let content = match &entry.kind {
-            EntryKind::File(content) => content.clone(),
-            EntryKind::HardLink(first) => match self.substitute(&entry, first)? {
-                Some(content) => content,
-                None => return Ok(Mark::Other(Box::new(self.redirect(entry)), xattrs, decision)),
-            },
-            _ => return Ok(Mark::Other(Box::new(entry), xattrs, decision)),
-        };
+        if let EntryKind::HardLink(first) = &entry.kind {
+            match self.substitute(&entry, first) {
+                Ok(Some(kind)) => entry.kind = kind,
+                Ok(None) => return Ok(Mark::Other(Box::new(self.redirect(entry)), xattrs, decision)),
+                Err(error) if is_fatal(&error) => return Err(error),
+                Err(error) => return Ok(left_out(FindingKind::Damage, entry.path, error)),
+            }
+        }
+        let EntryKind::File(content) = &entry.kind else { return Ok(Mark::Other(Box::new(entry), xattrs, decision)) };
+        let content = content.clone();
         if decision == Decision::Equal {
             return Ok(Mark::Equal(entry.path, Box::new(entry.meta), xattrs));
         }
@@ -155,6 +172,8 @@ impl<'a> Orders<'a> {
             Err(error) => return Ok(left_out(FindingKind::Damage, entry.path, error)),
         };
         self.content = Some(RefStream::of_file(&content));
+        // The first pass has said it.
+        let note = if self.only.is_none() { imperfect(&entry, &entry.path) } else { None };
         let placing = if decision == Decision::Replace { Placing::Replace } else { Placing::New };
         let goal = FileGoal {
             path: entry.path,
@@ -165,19 +184,21 @@ impl<'a> Orders<'a> {
             xattrs,
             placing,
         };
-        Ok(Mark::Begin(Box::new(goal)))
+        Ok(Mark::Begin(Box::new(goal), note))
     }
 
-    /// For a further name of a file whose first name is not restored: the content, the first time.
-    fn substitute(&mut self, entry: &Entry, first: &EntryPath) -> Result<Option<Content>, VaultError> {
+    /// For a further name of something whose first name is not restored: what it is, the first time.
+    fn substitute(&mut self, entry: &Entry, first: &EntryPath) -> Result<Option<EntryKind>, VaultError> {
         let selected = self.plan.selection.matches(first, false) && target_path(self.plan, first).is_some();
         if selected || self.substitutes.contains_key(first) {
             return Ok(None);
         }
-        let original = Entry { path: entry.path.clone(), ..entry.clone() };
-        let content = self.reader.content_of(&original)?;
+        let original = self.reader.original_of(entry)?;
+        if unreadable(&original, &entry.path).is_some() {
+            return Err(VaultError::damaged(format!("/{first}"), "its content could not be read when it was backed up"));
+        }
         self.substitutes.insert(first.clone(), entry.path.clone());
-        Ok(Some(content))
+        Ok(Some(original.kind))
     }
 
     /// A further name, pointed at where its first name was restored.
@@ -192,12 +213,26 @@ impl<'a> Orders<'a> {
     }
 }
 
-/// What is to be said of an entry whose content could not be read when it was backed up: an empty file in its place would be
-/// a lie.
+/// What is to be said of a file that is left out because its content could not be read when it was backed up: an empty one in
+/// its place would be a lie.
 pub fn unreadable(entry: &Entry, at: &EntryPath) -> Option<Finding> {
     let is_empty = matches!(entry.kind, EntryKind::File(_)) && entry.kind.size() == 0;
     let message = "not restored: its content could not be read when it was backed up";
     (entry.flaw.is_some() && is_empty).then(|| Finding::new(FindingKind::Damage, at, message))
+}
+
+/// What is to be said of an entry that is not all that was there when it was backed up.
+pub fn imperfect(entry: &Entry, at: &EntryPath) -> Option<Finding> {
+    let (kind, message) = match entry.flaw.as_ref()? {
+        Flaw::Changed => (FindingKind::Notice, "it changed while it was backed up: its content may be a mixture".to_owned()),
+        Flaw::Unreadable(why) if entry.kind == EntryKind::Directory => {
+            let message = format!("what it held could not be read when it was backed up, and is not in the snapshot: {why}");
+            (FindingKind::Target, message)
+        }
+        Flaw::Unreadable(_) => return unreadable(entry, at),
+        Flaw::LeftOut => return None,
+    };
+    Some(Finding::new(kind, at, message))
 }
 
 fn left_out(kind: FindingKind, path: EntryPath, message: impl std::fmt::Display) -> Mark {

@@ -1,12 +1,14 @@
 //! What a restore would do: how much, what is right already, what is in the way.
 
+use rustix::fs::OFlags;
 use serde::Serialize;
 
-use super::orders::unreadable;
+use super::orders::imperfect;
 use super::{Into, OnConflict, RestorePlan};
 use crate::model::entry::{Entry, EntryKind};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::path::EntryPath;
+use crate::model::size::human_size;
 use crate::ops::{Env, Event, OpError};
 use crate::target::TargetRoot;
 use crate::target::existing::{Existing, compare};
@@ -68,8 +70,10 @@ pub struct Planned {
     pub matched: u64,
     /// Whether anything that was asked for lies outside a prefix that is to be stripped.
     pub outside: bool,
-    /// Entries that will be left out, as a restore says it.
+    /// Entries that will be left out, or are not all that was there, as a restore says it.
     pub left_out: Vec<Finding>,
+    /// What was asked for and is not in the snapshot.
+    pub missing: Vec<Finding>,
     /// None: everything is written.
     decisions: Option<Vec<Decision>>,
 }
@@ -78,7 +82,7 @@ impl Planned {
     /// Everything goes into an empty directory.
     pub fn everything(entries: u64, bytes: u64) -> Self {
         let report = PlanReport { entries, files: entries, bytes, ..PlanReport::default() };
-        Self { report, matched: entries, outside: false, left_out: Vec::new(), decisions: None }
+        Self { report, matched: entries, outside: false, left_out: Vec::new(), missing: Vec::new(), decisions: None }
     }
 
     /// What is to be done with the selected entry number `ordinal`.
@@ -129,6 +133,7 @@ pub fn plan(plan: &RestorePlan, reader: &SnapshotReader, root: &TargetRoot, env:
     let mut report = PlanReport::default();
     let mut decisions = Vec::new();
     let (mut matched, mut outside, mut left_out) = (0, false, Vec::new());
+    let mut missing = plan.selection.unmatched();
     for member in &reader.manifest.members {
         if !plan.members.is_empty() && !plan.members.contains(&member.name) {
             continue;
@@ -141,14 +146,44 @@ pub fn plan(plan: &RestorePlan, reader: &SnapshotReader, root: &TargetRoot, env:
                 return Ok(());
             };
             matched += u64::from(is_wanted);
+            missing.saw(&entry.path, entry.kind == EntryKind::Directory);
             let decision = decide(reader, root, &entry, &path, env);
             decisions.push(decision);
             count(&mut report, &entry, &path, decision);
-            left_out.extend(unreadable(&entry, &path));
+            left_out.extend(imperfect(&entry, &path));
             Ok(())
         })?;
     }
-    Ok(Planned { report, matched, outside, left_out, decisions: Some(decisions) })
+    let missing =
+        missing.spelled().map(|text| Finding::new(FindingKind::Target, text, "nothing in this snapshot matches it"));
+    let missing = missing.collect();
+    Ok(Planned { report, matched, outside, left_out, missing, decisions: Some(decisions) })
+}
+
+/// What is to be said when `bytes`, holes included, do not fit where the restore goes.
+pub fn no_room(
+    plan: &RestorePlan,
+    reader: &SnapshotReader,
+    root: &TargetRoot,
+    bytes: u64,
+) -> Result<Option<String>, VaultError> {
+    let Some(room) = root.room().filter(|room| *room < bytes) else { return Ok(None) };
+    let mut data = 0_u64;
+    for member in &reader.manifest.members {
+        if !plan.members.is_empty() && !plan.members.contains(&member.name) {
+            continue;
+        }
+        reader.each_entry(member, &plan.selection, |entry| {
+            if let EntryKind::File(content) = &entry.kind {
+                let extents = reader.extents_of(content).ok().flatten();
+                let bytes = extents.map_or(content.size, |list| list.iter().map(|(_, length)| length).sum());
+                data = data.saturating_add(bytes);
+            }
+            Ok(())
+        })?;
+    }
+    let needed = data.min(bytes);
+    Ok((room < needed).then(|| format!("{} are needed and {} are free", human_size(needed), human_size(room))))
 }
 
 fn decide(reader: &SnapshotReader, root: &TargetRoot, entry: &Entry, path: &EntryPath, env: &Env<'_>) -> Decision {
@@ -158,6 +193,7 @@ fn decide(reader: &SnapshotReader, root: &TargetRoot, entry: &Entry, path: &Entr
     let content = reader_content(reader, entry);
     match compare(root, path, &entry.kind, content.as_ref()) {
         Ok(Existing::Absent) => Decision::Write,
+        Ok(Existing::Equal) if would_change_others(root, path, entry) => Decision::Replace,
         Ok(Existing::Equal) => Decision::Equal,
         Ok(Existing::Other) => Decision::Replace,
         Ok(Existing::WrongKind) => Decision::Blocked,
@@ -166,6 +202,18 @@ fn decide(reader: &SnapshotReader, root: &TargetRoot, entry: &Entry, path: &Entr
             Decision::Blocked
         }
     }
+}
+
+/// Whether the file at `path` has further names, which may lie anywhere, and would take its metadata to them.
+fn would_change_others(root: &TargetRoot, path: &EntryPath, entry: &Entry) -> bool {
+    const PERMISSIONS: u32 = 0o777;
+    let EntryKind::File(_) = entry.kind else { return false };
+    let stat = root.open_entry(path, OFlags::PATH).and_then(|fd| Ok(rustix::fs::fstat(fd)?));
+    stat.is_ok_and(|stat| {
+        let mtime_ns = i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec);
+        let equal = (stat.st_mode ^ entry.meta.mode) & PERMISSIONS == 0 && mtime_ns == entry.meta.mtime_ns;
+        stat.st_nlink > 1 && !equal
+    })
 }
 
 /// The content that a file or a further name of one stands for.

@@ -2,6 +2,7 @@
 //! that `orders` gives.
 
 use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::sync::PoisonError;
@@ -10,10 +11,11 @@ use std::sync::atomic::Ordering;
 use crossbeam_channel::{Sender, bounded};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
-use super::orders::{Mark, Orders, read_entries};
-use super::plan::{Decision, Planned};
+use super::finish::is_above_a_root;
+use super::orders::{Mark, Orders, imperfect, read_entries};
+use super::plan::{Decision, Planned, source_path};
 use super::writers::{Message, Shared, write_files};
-use super::{OnConflict, Progressed, RestorePlan, RestoreReceipt};
+use super::{Into, OnConflict, Progressed, RestorePlan, RestoreReceipt};
 use crate::format::catalogue::encode_line;
 use crate::model::entry::{Entry, EntryKind, Metadata};
 use crate::model::finding::{Finding, FindingKind};
@@ -42,12 +44,44 @@ pub struct Spool {
     file: std::io::BufWriter<std::fs::File>,
     /// Entries that are not at their places now: whatever lies there is not what was backed up.
     absent: HashSet<EntryPath>,
+    /// Where something else may lie at the target: what this restore has put there, or found to be right.
+    placed: Option<Placed>,
+}
+
+/// What the last step needs.
+pub struct Last {
+    /// The lines, from the beginning.
+    pub lines: std::io::BufReader<std::fs::File>,
+    /// Entries that were not restored.
+    pub absent: HashSet<EntryPath>,
+    placed: Option<Placed>,
+}
+
+impl Last {
+    /// Whether what lies at `path` is from this snapshot.
+    pub fn is_placed(&self, path: &EntryPath) -> bool {
+        self.placed.as_ref().is_none_or(|placed| placed.hashes.binary_search(&placed.state.hash_one(path)).is_ok())
+    }
+}
+
+/// Paths, as eight bytes each.
+#[derive(Default)]
+struct Placed {
+    state: RandomState,
+    hashes: Vec<u64>,
 }
 
 impl Spool {
-    fn create() -> Result<Self, OpError> {
+    fn create(target_is_fresh: bool) -> Result<Self, OpError> {
         let file = tempfile::tempfile().map_err(|e| OpError::NotDone(format!("temporary file: {e}")))?;
-        Ok(Self { file: std::io::BufWriter::new(file), absent: HashSet::new() })
+        let placed = (!target_is_fresh).then(Placed::default);
+        Ok(Self { file: std::io::BufWriter::new(file), absent: HashSet::new(), placed })
+    }
+
+    fn is_placed(&mut self, path: &EntryPath) {
+        if let Some(Placed { state, hashes }) = &mut self.placed {
+            hashes.push(state.hash_one(path));
+        }
     }
 
     fn add(&mut self, entry: &Entry) -> Result<(), OpError> {
@@ -56,12 +90,14 @@ impl Spool {
         self.file.write_all(&line).map_err(|e| OpError::NotDone(format!("temporary file: {e}")))
     }
 
-    /// The lines, from the beginning, and the entries that were not restored.
-    pub fn into_lines(self) -> Result<(std::io::BufReader<std::fs::File>, HashSet<EntryPath>), OpError> {
+    /// Ends the collecting.
+    pub fn into_last(self) -> Result<Last, OpError> {
         let failed = |e: std::io::Error| OpError::NotDone(format!("temporary file: {e}"));
         let mut file = self.file.into_inner().map_err(|e| failed(e.into_error()))?;
         file.seek(SeekFrom::Start(0)).map_err(failed)?;
-        Ok((std::io::BufReader::new(file), self.absent))
+        let mut placed = self.placed;
+        placed.iter_mut().for_each(|placed| placed.hashes.sort_unstable());
+        Ok(Last { lines: std::io::BufReader::new(file), absent: self.absent, placed })
     }
 }
 
@@ -80,17 +116,18 @@ pub fn write(
     progressed: &mut Progressed,
 ) -> Result<Spool, OpError> {
     let shared = Shared::new();
-    let mut spool = Spool::create()?;
+    let mut spool = Spool::create(root.is_fresh())?;
     let pass = Pass { plan, reader, planned, policy, env, shared: &shared };
     let (mut outcome, mut counts) = pass.run(root, &mut spool, Check::Whole, None);
     let wrong = shared.take_wrong();
     if outcome.is_ok() && !wrong.is_empty() {
         env.step("reading again, chunk by chunk, what came out wrong");
-        counts.entries -= wrong.len() as u64;
+        counts.entries = counts.entries.saturating_sub(wrong.len() as u64);
         let (again, restored) = pass.run(root, &mut spool, Check::Chunks, Some(wrong));
         counts.entries += restored.entries;
         outcome = again;
     }
+    counts.entries = counts.entries.saturating_sub(shared.failed_files.load(Ordering::Relaxed));
     receipt.entries = counts.entries;
     receipt.files_equal = counts.equal;
     receipt.skipped = counts.skipped;
@@ -177,7 +214,10 @@ impl Taker<'_> {
         match got {
             Got::Data(piece) => self.data(piece),
             Got::Lost(error) | Got::Mark(Mark::Lost(error)) => self.lost(error),
-            Got::Mark(Mark::Begin(goal)) => self.begin(goal),
+            Got::Mark(Mark::Begin(goal, note)) => {
+                self.pass.shared.note(note.into_iter().collect(), self.pass.env);
+                self.begin(goal);
+            }
             Got::Mark(Mark::End) => self.end(),
             Got::Mark(Mark::Skipped(path)) => {
                 self.counts.skipped += 1;
@@ -198,6 +238,7 @@ impl Taker<'_> {
         self.next = (self.next + 1) % self.senders.len();
         match self.root.parent_of(&goal.path) {
             Ok(parent) => {
+                self.spool.is_placed(&goal.path);
                 self.file = Some((goal.path.clone(), writer, Vec::new()));
                 self.send(writer, Message::Begin(goal, parent));
             }
@@ -243,15 +284,23 @@ impl Taker<'_> {
     }
 
     fn equal(&mut self, path: &EntryPath, meta: &Metadata, xattrs: &[(Vec<u8>, Vec<u8>)]) {
-        self.counts.entries += 1;
-        self.counts.equal += 1;
         match self.root.open_entry(path, OFlags::RDONLY | OFlags::NONBLOCK) {
-            Ok(fd) => self.pass.shared.note(apply_to_fd(&fd, path, meta, xattrs, self.pass.policy), self.pass.env),
+            Ok(fd) => {
+                self.counts.entries += 1;
+                self.counts.equal += 1;
+                self.spool.is_placed(path);
+                self.pass.shared.note(apply_to_fd(&fd, path, meta, xattrs, self.pass.policy), self.pass.env);
+            }
             Err(error) => self.pass.shared.fail(path.clone(), TargetError::io(path, error), self.pass.env),
         }
     }
 
     fn other(&mut self, entry: Entry, xattrs: &[(Vec<u8>, Vec<u8>)], decision: Decision) -> Result<(), VaultError> {
+        self.pass.shared.note(imperfect(&entry, &entry.path).into_iter().collect(), self.pass.env);
+        if entry.kind == EntryKind::Directory && decision == Decision::Equal && self.is_on_the_way(&entry.path) {
+            self.counts.entries += 1;
+            return Ok(());
+        }
         let made = match &entry.kind {
             EntryKind::Directory => self.directory(&entry, decision),
             EntryKind::HardLink(_) => Ok(true),
@@ -264,8 +313,9 @@ impl Taker<'_> {
             }
             Ok(made) => {
                 self.counts.entries += u64::from(made);
-                if !made {
-                    self.pass.shared.is_absent(entry.path);
+                match made {
+                    true => self.spool.is_placed(&entry.path),
+                    false => self.pass.shared.is_absent(entry.path),
                 }
                 Ok(())
             }
@@ -274,6 +324,13 @@ impl Taker<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// Whether a directory that is there already only leads to what is restored where it came from: it stays as it is.
+    fn is_on_the_way(&self, path: &EntryPath) -> bool {
+        let plan = self.pass.plan;
+        let source = source_path(plan, path);
+        plan.into == Into::InPlace && (!plan.selection.matches(&source, true) || is_above_a_root(self.pass.reader, &source))
     }
 
     fn directory(&mut self, entry: &Entry, decision: Decision) -> Result<bool, TargetError> {

@@ -33,6 +33,8 @@ pub struct Shared {
     pub files: AtomicU64,
     /// Bytes of these.
     pub bytes: AtomicU64,
+    /// Files that were begun and are not at their places, though their content came.
+    pub failed_files: AtomicU64,
     /// What is wrong so far.
     pub findings: Mutex<Vec<Finding>>,
     /// Files that came out wrong, as long as their chunks were not checked one by one.
@@ -53,10 +55,13 @@ impl Shared {
 
     /// The files that came out wrong. From now on one that does is a finding.
     pub fn take_wrong(&self) -> HashSet<EntryPath> {
-        self.wrong.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
+        let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
+        let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+        wrong.retain(|path| !absent.contains(path));
+        wrong
     }
 
-    /// The file at `path` came out wrong, or could not be put in place.
+    /// The file at `path` came out wrong, or could not be written.
     fn unfinished(&self, path: EntryPath, error: TargetError, env: &Env<'_>) {
         if matches!(error, TargetError::Content { .. })
             && let Some(wrong) = &mut *self.wrong.lock().unwrap_or_else(PoisonError::into_inner)
@@ -64,6 +69,7 @@ impl Shared {
             wrong.insert(path);
             return;
         }
+        self.failed_files.fetch_add(1, Ordering::Relaxed);
         self.fail(path, error, env);
     }
 
@@ -107,7 +113,7 @@ pub fn write_files(messages: &Receiver<Message>, policy: &MetadataPolicy, shared
                     Ok(created) => sink = Some((created, path, size)),
                     Err(error) => {
                         sink = None;
-                        shared.fail(path, error, env);
+                        shared.unfinished(path, error, env);
                     }
                 }
             }
@@ -115,7 +121,7 @@ pub fn write_files(messages: &Receiver<Message>, policy: &MetadataPolicy, shared
                 let Some((mut file, path, size)) = sink.take() else { continue };
                 match pieces.iter().try_for_each(|piece| file.write(piece)) {
                     Ok(()) => sink = Some((file, path, size)),
-                    Err(error) => shared.fail(path, error, env),
+                    Err(error) => shared.unfinished(path, error, env),
                 }
             }
             Message::Drop => sink = None,

@@ -74,8 +74,8 @@ const MAPS_KEPT: usize = 32;
 
 /// What is wanted next.
 pub enum Order<T> {
-    /// Something of the caller's, handed back in its place.
-    Mark(T),
+    /// Something of the caller's, handed back in its place, and how many bytes it holds beyond a thousand.
+    Mark(T, u64),
     /// A chunk.
     Chunk(ChunkId),
 }
@@ -345,10 +345,10 @@ impl<'a, T> Planner<'a, T> {
     fn run(&mut self, orders: &mut dyn FnMut() -> Result<Option<Order<T>>, VaultError>) -> Result<(), VaultError> {
         while !self.stop.load(Ordering::Relaxed) {
             match orders()? {
-                Some(Order::Mark(mark)) => {
+                Some(Order::Mark(mark, bytes)) => {
                     self.items.push(Planned::Mark(mark));
-                    self.weight.stored_bytes += MARK_BYTES;
-                    self.weight.plain_bytes += MARK_BYTES;
+                    self.weight.stored_bytes += MARK_BYTES + bytes;
+                    self.weight.plain_bytes += MARK_BYTES + bytes;
                 }
                 Some(Order::Chunk(id)) => self.order(id)?,
                 None => {

@@ -162,7 +162,7 @@ impl Orders<'_> {
                 Err(error) => Mark::Lost(error),
             };
             self.content = None;
-            return Ok(Some(Order::Mark(mark)));
+            return Ok(Some(Order::Mark(mark, 0)));
         }
         loop {
             let Ok(entry) = self.entries.recv() else { return Ok(None) };
@@ -174,7 +174,7 @@ impl Orders<'_> {
             if self.known.has(content) {
                 match self.unlisted(&entry.path, content)? {
                     None => continue,
-                    Some(finding) => return Ok(Some(Order::Mark(Mark::Note(finding)))),
+                    Some(finding) => return Ok(Some(Order::Mark(Mark::Note(finding), 0))),
                 }
             }
             let extents = match self.reader.extents_of(content) {
@@ -182,13 +182,13 @@ impl Orders<'_> {
                 Err(error @ (VaultError::Store(_) | VaultError::State(_))) => return Err(error),
                 Err(error) => {
                     let finding = Finding::new(FindingKind::Damage, format!("/{}", entry.path), error);
-                    return Ok(Some(Order::Mark(Mark::Note(finding))));
+                    return Ok(Some(Order::Mark(Mark::Note(finding), 0)));
                 }
             };
             self.content = Some(RefStream::of_file(content));
             let digest = Seen::digest(content);
             let begin = Begin { path: entry.path, size: content.size, hash: content.hash, extents, digest };
-            return Ok(Some(Order::Mark(Mark::Begin(Box::new(begin)))));
+            return Ok(Some(Order::Mark(Mark::Begin(Box::new(begin)), 0)));
         }
     }
 }
