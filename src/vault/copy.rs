@@ -66,13 +66,24 @@ impl Copy {
             }
         }
         let mut records = state.map(remembered_trust).transpose()?.unwrap_or_default();
+        let stored_names = trust_names.clone();
         // What is remembered whole need not come over the line again: its signature is verified below like any other.
         let is_remembered = |name: &String| records.iter().any(|(known, bytes)| known == name && fits_name(name, bytes));
         trust_names.retain(|name| !is_remembered(name));
         records.extend(read_all(store.as_ref(), &trust_names)?);
         records.sort();
         records.dedup();
-        let trust = Trust::verify(header.vault, pin, &records)?;
+        let taken_from_memory: Vec<&String> = stored_names.iter().filter(|name| !trust_names.contains(name)).collect();
+        let trust = match Trust::verify(header.vault, pin, &records) {
+            Ok(trust) if taken_from_memory.iter().all(|name| is_of(&trust, name)) => trust,
+            outcome if taken_from_memory.is_empty() => outcome?,
+            // What is remembered has rotted here: what lies there comes over the line after all.
+            _ => {
+                records.retain(|(name, _)| !stored_names.contains(name));
+                records.extend(read_all(store.as_ref(), &stored_names)?);
+                Trust::verify(header.vault, pin, &records)?
+            }
+        };
         let trust_records = chain_records(&trust, records);
         let lies_there = |(name, bytes): &&(ObjectName, Vec<u8>)| trust_listed.contains(&(name.clone(), bytes.len() as u64));
         let lost = trust_records.iter().filter(|record| !lies_there(record));
@@ -277,6 +288,10 @@ fn chain_records(trust: &Trust, records: Vec<(String, Vec<u8>)>) -> Vec<(ObjectN
         }
     }
     chain.into_iter().collect()
+}
+
+fn is_of(trust: &Trust, stored: &str) -> bool {
+    ObjectName::parse_stored(stored).is_ok_and(|(name, _)| trust.names().any(|known| known == name))
 }
 
 fn fits_name(stored: &str, bytes: &[u8]) -> bool {

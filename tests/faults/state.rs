@@ -239,3 +239,36 @@ fn copy_of(from: &Path, to: &Path) -> PathBuf {
     copy(from, to);
     to.to_owned()
 }
+
+#[test]
+fn a_trust_record_that_rotted_here_is_read_from_the_copy() {
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.noise("file", 50_000, 1);
+    world.push(&tree.root);
+    let root = world.identity.with_extension("root");
+    for epoch in 1..=2 {
+        let all = files_below(&world.agent.state);
+        let remembered = all.iter().filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("trust-"));
+        let remembered: Vec<&PathBuf> = remembered.collect();
+        assert_eq!(remembered.len(), epoch, "{remembered:?}");
+        for path in &remembered {
+            let whole = fs::read(path).unwrap();
+            // The signature stands behind the statement, which is a line.
+            let line = whole.iter().position(|byte| *byte == b'\n').unwrap();
+            let mut flipped = whole.clone();
+            flipped[line + 200] ^= 1;
+            for damaged in [&flipped, &whole[..line + 100]] {
+                fs::write(path, damaged).unwrap();
+                newest_restores(&world, epoch);
+                world.push(&tree.root);
+                world.run(args!["verify", "--depth", "list"]).ok();
+            }
+            fs::write(path, &whole).unwrap();
+        }
+        if epoch == 1 {
+            world.run(args!["keys", "new-epoch", "--root", &root, "--identity", &world.identity]).ok();
+            world.push(&tree.root);
+        }
+    }
+}
