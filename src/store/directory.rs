@@ -400,7 +400,7 @@ impl WriteOnceStore for DirectoryStore {
         let (dir_name, file) = split(name);
         let dir = self.open_dir(dir_name)?.ok_or_else(|| StoreError::Io {
             name: name.to_owned(),
-            why: format!("directory {dir_name:?} is missing from the vault"),
+            why: format!("directory {dir_name:?} is missing from the vault: `farkeep init --layout DIR` makes it anew"),
         })?;
         let renamed = self.put_by_rename(&dir, file, bytes).map_err(|e| error(name, e))?;
         if renamed.is_none() {

@@ -52,7 +52,9 @@ pub async fn of_creation(
 ) -> Result<StoreError, StoreError> {
     let Reply::Status(code, words) = reply else { return Ok(unexpected(name, reply)) };
     if *code == Code::NotFound {
-        let why = format!("directory {:?} is missing from the vault", name.rsplit_once('/').map_or("", |(dir, _)| dir));
+        let dir = name.rsplit_once('/').map_or("", |(dir, _)| dir);
+        let why =
+            format!("directory {dir:?} is missing from the vault: `farkeep init --layout DIR` on its machine makes it anew");
         return Ok(StoreError::Io { name: name.to_owned(), why });
     }
     if *code == Code::Failure {
