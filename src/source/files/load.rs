@@ -9,6 +9,7 @@ use rustix::fs::{OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::Shared;
+use super::hardlinks::Link;
 use super::scan::open_beneath;
 use super::stat::{Kind, Stat};
 use crate::model::entry::{Content as StoredContent, Entry, EntryKind, Flaw, Metadata, Refs, Xattrs};
@@ -24,36 +25,51 @@ pub struct FileLoad {
     pub shared: Arc<Shared>,
     pub path: EntryPath,
     pub stat: Stat,
-    /// For a further name of a file: the first one.
-    pub first: Option<EntryPath>,
+    /// For a file with several names: its place among them.
+    pub link: Option<Link>,
     /// For a directory: what was wrong when its names were read.
     pub flaw: Option<Flaw>,
 }
 
 impl FileLoad {
-    /// Loads anything but a further name of a file.
-    pub fn load_entry(self) -> Loaded {
-        let kind = match self.stat.kind() {
-            Kind::File => {
-                return match FileContent::open(&self) {
-                    Ok((meta, content)) => Loaded::File(meta, Box::new(content)),
-                    Err(error) => self.unreadable(&error),
-                };
+    /// Loads the entry as what it is, not as a further name of a file.
+    pub fn load_entry(mut self) -> Loaded {
+        if self.stat.kind() == Kind::File {
+            return match FileContent::open(&self) {
+                Ok((meta, mut content)) => {
+                    content.load.link = self.link.take();
+                    Loaded::File(meta, Box::new(content))
+                }
+                Err(error) => self.unreadable(&error),
+            };
+        }
+        match self.kind().and_then(|kind| Ok((kind, self.look()?))) {
+            Ok((kind, (stat, meta))) => {
+                self.stored_from(&stat);
+                Loaded::Whole(Entry { path: self.path, kind, meta, flaw: self.flaw })
             }
+            Err(error) => self.unreadable(&error),
+        }
+    }
+
+    fn kind(&self) -> io::Result<EntryKind> {
+        let rdev = self.stat.rdev;
+        match self.stat.kind() {
             Kind::Directory => Ok(EntryKind::Directory),
             Kind::Symlink => self.read_link().map(EntryKind::Symlink),
             Kind::Fifo => Ok(EntryKind::Fifo),
-            Kind::CharDevice => {
-                Ok(EntryKind::CharDevice(rustix::fs::major(self.stat.rdev), rustix::fs::minor(self.stat.rdev)))
-            }
-            Kind::BlockDevice => {
-                Ok(EntryKind::BlockDevice(rustix::fs::major(self.stat.rdev), rustix::fs::minor(self.stat.rdev)))
-            }
-            Kind::Socket => Err(io::Error::other("a socket")),
-        };
-        match kind.and_then(|kind| Ok((kind, self.metadata_by_path()?))) {
-            Ok((kind, meta)) => Loaded::Whole(Entry { path: self.path, kind, meta, flaw: self.flaw }),
-            Err(error) => self.unreadable(&error),
+            Kind::CharDevice => Ok(EntryKind::CharDevice(rustix::fs::major(rdev), rustix::fs::minor(rdev))),
+            Kind::BlockDevice => Ok(EntryKind::BlockDevice(rustix::fs::major(rdev), rustix::fs::minor(rdev))),
+            Kind::File | Kind::Socket => Err(io::Error::other("a socket")),
+        }
+    }
+
+    /// Notes for further names what was stored at this path: the inode that the scan saw here, or another one.
+    fn stored_from(&mut self, stat: &Stat) {
+        let same = stat.identity() == self.stat.identity();
+        // A name that points at an earlier one leaves that to the next.
+        if let Some(link) = self.link.as_mut().filter(|_| same) {
+            link.store(Some(&self.path));
         }
     }
 
@@ -84,15 +100,15 @@ impl FileLoad {
         Metadata { mode: stat.mode & 0o7777, owner, mtime_ns: stat.mtime_ns(), xattrs }
     }
 
-    /// Metadata of what is not opened for reading: through a descriptor that only names it.
-    pub fn metadata_by_path(&self) -> io::Result<Metadata> {
-        let xattrs = match open_beneath(&self.shared.slash, &self.path, OFlags::PATH) {
-            Ok(fd) => read_xattrs_of_path(&fd)?,
+    /// Inode and metadata of what is not opened for reading: through a descriptor that only names it.
+    pub fn look(&self) -> io::Result<(Stat, Metadata)> {
+        let (stat, xattrs) = match open_beneath(&self.shared.slash, &self.path, OFlags::PATH) {
+            Ok(fd) => (Stat::new(&rustix::fs::fstat(&fd)?), read_xattrs_of_path(&fd)?),
             // A directory above a root may be reached through a link.
-            Err(Errno::LOOP) => Vec::new(),
+            Err(Errno::LOOP) => (self.stat, Vec::new()),
             Err(e) => return Err(e.into()),
         };
-        Ok(self.metadata(&self.stat, Xattrs::Inline(xattrs)))
+        Ok((stat, self.metadata(&self.stat, Xattrs::Inline(xattrs))))
     }
 
     fn read_link(&self) -> io::Result<Vec<u8>> {
@@ -160,7 +176,7 @@ struct FileContent {
 impl FileContent {
     fn open(load: &FileLoad) -> io::Result<(Metadata, Self)> {
         let copy =
-            FileLoad { shared: Arc::clone(&load.shared), path: load.path.clone(), stat: load.stat, first: None, flaw: None };
+            FileLoad { shared: Arc::clone(&load.shared), path: load.path.clone(), stat: load.stat, link: None, flaw: None };
         let (file, before) = open_file(load)?;
         let xattrs = read_xattrs_of_file(&file)?;
         let meta = load.metadata(&before, Xattrs::Inline(xattrs));
@@ -235,11 +251,18 @@ impl Content for FileContent {
     fn settle(&mut self) -> Result<Settled, ContentError> {
         let after = rustix::fs::fstat(&self.file).map_err(|e| ContentError::Entry(e.into()))?;
         let same = Stat::new(&after).key() == self.before.key() && self.position == self.before.bytes;
+        let before = self.before;
+        self.load.stored_from(&before);
         Ok(if same { Settled::Same } else { Settled::Changed })
     }
 
     fn again(&mut self) -> Result<Option<Metadata>, ContentError> {
-        let (meta, content) = Self::open(&self.load).map_err(ContentError::Entry)?;
+        let mut link = self.load.link.take();
+        if let Some(link) = &mut link {
+            link.store(None);
+        }
+        let (meta, mut content) = Self::open(&self.load).map_err(ContentError::Entry)?;
+        content.load.link = link;
         *self = content;
         Ok(Some(meta))
     }

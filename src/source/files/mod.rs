@@ -21,9 +21,11 @@ mod load;
 mod names;
 mod scan;
 mod stat;
+#[cfg(test)]
+mod tests;
 
 pub use exclude::ExcludeRules;
-use hardlinks::HardLinks;
+use hardlinks::{HardLinks, Link};
 use load::FileLoad;
 use names::Owners;
 use scan::{Step, Walk};
@@ -197,12 +199,13 @@ impl Source for FilesSource {
                 self.shared.report(Finding::new(FindingKind::Notice, format!("/{path}"), message));
                 continue;
             }
-            let first = if stat.links > 1 && stat.kind() != Kind::Directory { self.links.seen(&path, &stat) } else { None };
+            let link = if stat.links > 1 && stat.kind() != Kind::Directory { self.links.seen(&path, &stat) } else { None };
+            let is_further = link.as_ref().is_some_and(Link::is_further);
             // A link's line names another path, and a flaw tells of how the names were read: neither follows from the inode.
-            let key = if first.is_none() && flaw.is_none() { stat.change_key() } else { None };
-            let bytes = if stat.kind() == Kind::File && first.is_none() { stat.bytes } else { 0 };
+            let key = if !is_further && flaw.is_none() { stat.change_key() } else { None };
+            let bytes = if stat.kind() == Kind::File && !is_further { stat.bytes } else { 0 };
             let load: Box<dyn Load> =
-                Box::new(FileLoad { shared: Arc::clone(&self.shared), path: path.clone(), stat, first, flaw });
+                Box::new(FileLoad { shared: Arc::clone(&self.shared), path: path.clone(), stat, link, flaw });
             return Ok(Some(Found { path, key, bytes, load }));
         }
         Ok(None)
@@ -215,16 +218,17 @@ impl Source for FilesSource {
 }
 
 impl Load for FileLoad {
-    fn load(self: Box<Self>) -> Result<Loaded, SourceError> {
-        if let Some(first) = &self.first {
-            let meta = self.metadata_by_path();
-            return Ok(match meta {
-                Ok(meta) => {
-                    let kind = EntryKind::HardLink(first.clone());
-                    Loaded::Whole(Entry { path: self.path.clone(), kind, meta, flaw: None })
+    fn load(mut self: Box<Self>) -> Result<Loaded, SourceError> {
+        if let Some(first) = self.link.as_mut().and_then(Link::first) {
+            match self.look() {
+                Ok((stat, meta)) if stat.identity() == self.stat.identity() => {
+                    let kind = EntryKind::HardLink(first);
+                    return Ok(Loaded::Whole(Entry { path: self.path.clone(), kind, meta, flaw: None }));
                 }
-                Err(error) => self.unreadable(&error),
-            });
+                // This name was given to another file.
+                Ok(_) => {}
+                Err(error) => return Ok(self.unreadable(&error)),
+            }
         }
         Ok(self.load_entry())
     }

@@ -66,6 +66,11 @@ impl Stat {
         }
     }
 
+    /// What tells one inode from all others.
+    pub const fn identity(&self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+
     pub fn mtime_ns(&self) -> i128 {
         nanoseconds(self.mtime)
     }

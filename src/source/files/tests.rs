@@ -1,0 +1,179 @@
+//! A tree that changes between the scan and the reading.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::source::{Piece, Settled};
+use crate::state::file_cache::StatKey;
+
+/// What became of one path.
+#[derive(Debug, PartialEq)]
+enum Kept {
+    File(String),
+    Link(String),
+    Other(&'static str),
+    Finding(String),
+}
+
+/// A source that is about to read what it has found.
+struct Scanned {
+    source: FilesSource,
+    root: EntryPath,
+    found: Vec<Found>,
+}
+
+fn open(roots: &[&Path], exclude: ExcludeRules) -> Result<FilesSource, SourceError> {
+    let roots = roots.iter().map(|root| PathBuf::from(*root)).collect();
+    FilesSource::open(FilesConfig { name: "test".into(), roots, exclude })
+}
+
+fn scan(root: &Path) -> Scanned {
+    let mut source = open(&[root], ExcludeRules::default()).unwrap_or_else(|e| panic!("{e}"));
+    let root = EntryPath::from_fs(root).unwrap_or_else(|e| panic!("{e}"));
+    let found = all(&mut source);
+    Scanned { source, root, found }
+}
+
+fn all(source: &mut FilesSource) -> Vec<Found> {
+    std::iter::from_fn(|| source.next().unwrap_or_else(|e| panic!("{e}"))).collect()
+}
+
+impl Scanned {
+    /// Loads everything below the root, in order, with the key under which each is remembered.
+    fn load(self) -> BTreeMap<String, (Kept, Option<StatKey>)> {
+        let mut kept = BTreeMap::new();
+        for found in self.found {
+            let Some(name) = found.path.below(&self.root) else { continue };
+            kept.insert(name.to_string(), load(found, &self.root));
+        }
+        drop(self.source);
+        kept
+    }
+
+    /// The same without keys.
+    fn kept(self) -> BTreeMap<String, Kept> {
+        self.load().into_iter().map(|(name, (kept, _))| (name, kept)).collect()
+    }
+}
+
+fn load(found: Found, root: &EntryPath) -> (Kept, Option<StatKey>) {
+    match found.load.load().unwrap_or_else(|e| panic!("{e}")) {
+        Loaded::Whole(entry) => {
+            let kept = match entry.kind {
+                EntryKind::HardLink(first) => Kept::Link(first.below(root).map(|p| p.to_string()).unwrap_or_default()),
+                other => Kept::Other(other.word()),
+            };
+            (kept, found.key)
+        }
+        Loaded::File(_, mut content) => {
+            let (mut text, mut buffer) = (String::new(), [0; 4096]);
+            while let Piece::Data(count) = content.read(&mut buffer).unwrap_or_else(|e| panic!("{e:?}")) {
+                text += &String::from_utf8_lossy(&buffer[..count]);
+            }
+            assert_eq!(content.settle().unwrap_or_else(|e| panic!("{e:?}")), Settled::Same);
+            (Kept::File(text), found.key)
+        }
+        Loaded::Flawed(_, finding) => (Kept::Finding(finding.message), None),
+    }
+}
+
+fn tree() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn file(text: &str) -> Kept {
+    Kept::File(text.into())
+}
+
+fn link(first: &str) -> Kept {
+    Kept::Link(first.into())
+}
+
+#[test]
+fn names_of_one_file_point_at_the_first() -> std::io::Result<()> {
+    let dir = tree();
+    fs::write(dir.path().join("a"), "content")?;
+    for name in ["b", "c"] {
+        fs::hard_link(dir.path().join("a"), dir.path().join(name))?;
+    }
+    let kept = scan(dir.path()).kept();
+    assert_eq!(kept.into_values().collect::<Vec<_>>(), [file("content"), link("a"), link("a")]);
+    // The first one is as the last push left it: it is never loaded.
+    let mut scanned = scan(dir.path());
+    scanned.found.retain(|found| found.path.name() != b"a");
+    assert_eq!(scanned.kept().into_values().collect::<Vec<_>>(), [link("a"), link("a")]);
+    Ok(())
+}
+
+#[test]
+fn a_first_name_that_was_given_away_holds_nothing_of_the_others() -> std::io::Result<()> {
+    let dir = tree();
+    let at = |name: &str| dir.path().join(name);
+    fs::write(at("a"), "old")?;
+    for name in ["b", "c", "d"] {
+        fs::hard_link(at("a"), at(name))?;
+    }
+    // Saved by rename, as editors do.
+    let scanned = scan(dir.path());
+    fs::write(at("new"), "new")?;
+    fs::rename(at("new"), at("a"))?;
+    let kept = scanned.kept();
+    assert_eq!(kept.into_values().collect::<Vec<_>>(), [file("new"), file("old"), link("b"), link("b")]);
+    // Gone altogether.
+    fs::remove_file(at("a"))?;
+    fs::hard_link(at("b"), at("a"))?;
+    let scanned = scan(dir.path());
+    fs::remove_file(at("a"))?;
+    let kept = scanned.kept();
+    let gone = Kept::Finding("vanished while the tree was read".into());
+    assert_eq!(kept.into_values().collect::<Vec<_>>(), [gone, file("old"), link("b"), link("b")]);
+    Ok(())
+}
+
+#[test]
+fn a_further_name_that_was_given_away_is_stored_as_what_it_is() -> std::io::Result<()> {
+    let dir = tree();
+    let at = |name: &str| dir.path().join(name);
+    fs::write(at("a"), "old")?;
+    for name in ["b", "c", "d"] {
+        fs::hard_link(at("a"), at(name))?;
+    }
+    let scanned = scan(dir.path());
+    fs::write(at("new"), "new")?;
+    fs::rename(at("new"), at("b"))?;
+    fs::remove_file(at("c"))?;
+    let kept = scanned.kept();
+    let gone = Kept::Finding("vanished while the tree was read".into());
+    assert_eq!(kept.into_values().collect::<Vec<_>>(), [file("old"), file("new"), gone, link("a")]);
+    Ok(())
+}
+
+#[test]
+fn a_first_name_that_is_given_away_while_it_is_read_counts_for_nothing() -> std::io::Result<()> {
+    let dir = tree();
+    let at = |name: &str| dir.path().join(name);
+    fs::write(at("a"), "old")?;
+    fs::hard_link(at("a"), at("b"))?;
+    let mut scanned = scan(dir.path());
+    let second = scanned.found.pop();
+    let Loaded::File(_, mut content) =
+        scanned.found.remove(scanned.found.len() - 1).load.load().unwrap_or_else(|e| panic!("{e}"))
+    else {
+        panic!("the first name is a file");
+    };
+    // It changes, and is another file when it is read again.
+    fs::write(at("a"), "older")?;
+    assert!(matches!(content.settle(), Ok(Settled::Changed)));
+    fs::write(at("new"), "new")?;
+    fs::rename(at("new"), at("a"))?;
+    assert!(content.again().is_ok());
+    let mut buffer = [0; 16];
+    assert!(matches!(content.read(&mut buffer), Ok(Piece::Data(3))));
+    assert!(matches!(content.settle(), Ok(Settled::Same)));
+    drop(content);
+    let kept = second.map(|found| load(found, &scanned.root).0);
+    assert_eq!(kept, Some(file("older")));
+    Ok(())
+}
