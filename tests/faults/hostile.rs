@@ -181,6 +181,31 @@ fn a_hard_link_to_a_restored_link_or_device_takes_nothing_from_outside() {
 }
 
 #[test]
+fn a_further_name_of_nothing_is_found_when_the_snapshot_is_opened() {
+    let link = |path: &str, first: &str| {
+        let mut line = entry("hardlink", path);
+        line["link"] = first.into();
+        line
+    };
+    let verify = |world: &World| world.run(args!["verify", "--depth", "opened", "--identity", &world.identity]);
+    let content = b"content".to_vec();
+    let world = World::new();
+    let forge = Forge::new(&world);
+    let mut lines = vec![file(&forge, "a", &content), link("b", "a"), entry("fifo", "c"), link("d", "c"), link("e", "a")];
+    forge.snapshot(&lines, std::slice::from_ref(&content));
+    verify(&world).ok();
+    // To nothing, to another link, to a directory, to what comes later, to itself.
+    lines.extend([entry("dir", "f"), link("g", "0"), link("h", "b"), link("i", "f"), link("j", "z"), link("k", "k")]);
+    lines.push(file(&forge, "z", &content));
+    forge.snapshot(&lines, std::slice::from_ref(&content));
+    let mut verified = verify(&world).exits(4);
+    for (path, first) in [("g", "0"), ("h", "b"), ("i", "f"), ("j", "z"), ("k", "k")] {
+        verified = verified.says(&format!("/{path}: is another name of /{first}, and no file stands there"));
+    }
+    verified.never_says("another name of /a").never_says("another name of /c");
+}
+
+#[test]
 fn links_planted_at_each_component_are_not_followed() {
     let world = World::new();
     world.tree("data").file("a/b/c/file", "content").link("a/b/c/link", "file").hard_link("a/b/c/file", "a/b/second");

@@ -19,6 +19,7 @@ use crate::vault::presence::Presence;
 use crate::vault::pruned::Pruned;
 use crate::vault::snapshots::{Records, Snapshot};
 
+mod links;
 pub mod opened;
 pub mod sealed;
 

@@ -1,15 +1,17 @@
 //! Depth `opened`: every chunk that a snapshot needs is decrypted, decompressed and held against its id, every file against
-//! the hash of its whole content.
+//! the hash of its whole content, every further name of a file against the entry that it points at.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::links::Links;
 use super::{FINDINGS_MAX, Looked, Watch};
 use crate::crypto::hash::{StreamHasher, hash};
 use crate::model::entry::{Content, Entry, EntryKind, Flaw};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::ObjectHash;
 use crate::model::path::EntryPath;
+use crate::model::pattern::Selection;
 use crate::vault::VaultError;
 use crate::vault::catalogue_reader::{RefStream, SnapshotReader};
 use crate::vault::fetch::{Ahead, Check, Got, Listed, Order};
@@ -52,6 +54,12 @@ struct Begin {
     digest: [u8; 16],
 }
 
+/// What comes from the catalogue.
+enum Item {
+    Entry(Entry),
+    Finding(Finding),
+}
+
 enum Mark {
     Begin(Box<Begin>),
     End,
@@ -75,13 +83,17 @@ pub fn check(
     let known = std::mem::take(seen);
     let mut fresh = Vec::new();
     let outcome = std::thread::scope(|scope| {
-        let (sender, entries) = crossbeam_channel::bounded::<Result<Entry, VaultError>>(ENTRIES_AHEAD);
+        let (sender, entries) = crossbeam_channel::bounded::<Result<Item, VaultError>>(ENTRIES_AHEAD);
         scope.spawn(move || {
+            let send = |item| sender.send(Ok(item)).map_err(|_| VaultError::Interrupted);
             for member in &reader.manifest.members {
-                let all = crate::model::pattern::Selection::all();
-                let outcome =
-                    reader.each_entry(member, &all, |entry| sender.send(Ok(entry)).map_err(|_| VaultError::Interrupted));
-                if let Err(error) = outcome {
+                let mut links = Links::default();
+                let outcome = reader.each_entry(member, &Selection::all(), |entry| {
+                    links.note(&entry);
+                    send(Item::Entry(entry))
+                });
+                let checked = |()| links.check(reader, member, cancel, |finding| send(Item::Finding(finding)));
+                if let Err(error) = outcome.and_then(checked) {
                     let _ = sender.send(Err(error));
                     return;
                 }
@@ -99,7 +111,7 @@ pub fn check(
                 }
                 match got {
                     Got::Mark(Mark::Begin(begin)) => file = Some(File::new(*begin)),
-                    Got::Mark(Mark::Note(finding)) => looked.findings.push(for_snapshot(finding, snapshot)),
+                    Got::Mark(Mark::Note(finding)) => push(&mut looked.findings, for_snapshot(finding, snapshot)),
                     Got::Data(piece) => {
                         watch.looked(0, piece.len() as u64);
                         looked.bytes += piece.len() as u64;
@@ -146,7 +158,7 @@ fn for_snapshot(mut finding: Finding, snapshot: &Snapshot) -> Finding {
 
 struct Orders<'a> {
     reader: &'a SnapshotReader,
-    entries: crossbeam_channel::Receiver<Result<Entry, VaultError>>,
+    entries: crossbeam_channel::Receiver<Result<Item, VaultError>>,
     known: &'a Seen,
     listed: Listed,
     content: Option<RefStream>,
@@ -165,8 +177,11 @@ impl Orders<'_> {
             return Ok(Some(Order::Mark(mark, 0)));
         }
         loop {
-            let Ok(entry) = self.entries.recv() else { return Ok(None) };
-            let entry = entry?;
+            let Ok(item) = self.entries.recv() else { return Ok(None) };
+            let entry = match item? {
+                Item::Entry(entry) => entry,
+                Item::Finding(finding) => return Ok(Some(Order::Mark(Mark::Note(finding), 0))),
+            };
             let EntryKind::File(content) = &entry.kind else { continue };
             if matches!(entry.flaw, Some(Flaw::Unreadable(_))) {
                 continue;
