@@ -8,6 +8,7 @@ use crate::model::size::human_size;
 use crate::model::snapshot::Tally;
 use crate::source::engine::Account;
 use crate::source::{Content, ContentError, Found, Load, Loaded, Piece, Settled, Source, SourceError};
+use crate::state::file_cache::StatKey;
 
 /// What a member must be.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -188,6 +189,10 @@ impl Content for GuardedContent {
 
     fn is_sparse(&self) -> bool {
         self.inner.is_sparse()
+    }
+
+    fn key(&self) -> Option<StatKey> {
+        self.inner.key()
     }
 }
 

@@ -107,7 +107,7 @@ impl SourceError {
 pub struct Found {
     /// Where it lies.
     pub path: EntryPath,
-    /// What would tell that it has not changed; none for what must always be read.
+    /// What tells that it is as the last push left it; none for what must always be read.
     pub key: Option<StatKey>,
     /// About how many bytes loading it will read.
     pub bytes: u64,
@@ -126,8 +126,8 @@ pub trait Load: Send {
 
 /// A loaded entry.
 pub enum Loaded {
-    /// A directory, link, device or pipe: all there is.
-    Whole(Entry),
+    /// A directory, link, device or pipe: all there is, and what would tell that it has changed since it was looked at.
+    Whole(Entry, Option<StatKey>),
     /// A file whose content is still to be read.
     File(Metadata, Box<dyn Content>),
     /// An entry with something to report: what can be told of it stands in the entry.
@@ -185,6 +185,11 @@ pub trait Content: Send {
 
     /// Whether data lies in extents with holes between them.
     fn is_sparse(&self) -> bool;
+
+    /// What would tell that it has changed since it was opened: not what was seen at its path before.
+    fn key(&self) -> Option<StatKey> {
+        None
+    }
 }
 
 /// A source as it is configured.

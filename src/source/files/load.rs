@@ -16,9 +16,11 @@ use crate::model::entry::{Content as StoredContent, Entry, EntryKind, Flaw, Meta
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::path::EntryPath;
 use crate::source::{Content, ContentError, Loaded, Piece, Settled};
+use crate::state::file_cache::StatKey;
 
 /// Names and values of attributes: Linux bounds both at 64 KiB.
 const XATTR_MAX_BYTES: usize = 64 * 1024;
+const BECAME_ANOTHER: &str = "became something else while the tree was read";
 
 /// An entry to be loaded.
 pub struct FileLoad {
@@ -43,24 +45,25 @@ impl FileLoad {
                 Err(error) => self.unreadable(&error),
             };
         }
-        match self.kind().and_then(|kind| Ok((kind, self.look()?))) {
-            Ok((kind, (stat, meta))) => {
+        match self.look().and_then(|seen| Ok((self.kind(&seen)?, seen))) {
+            Ok((kind, Look { stat, meta, .. })) => {
                 self.stored_from(&stat);
-                Loaded::Whole(Entry { path: self.path, kind, meta, flaw: self.flaw })
+                Loaded::Whole(Entry { path: self.path, kind, meta, flaw: self.flaw }, stat.change_key())
             }
             Err(error) => self.unreadable(&error),
         }
     }
 
-    fn kind(&self) -> io::Result<EntryKind> {
-        let rdev = self.stat.rdev;
-        match self.stat.kind() {
-            Kind::Directory => Ok(EntryKind::Directory),
-            Kind::Symlink => self.read_link().map(EntryKind::Symlink),
-            Kind::Fifo => Ok(EntryKind::Fifo),
-            Kind::CharDevice => Ok(EntryKind::CharDevice(rustix::fs::major(rdev), rustix::fs::minor(rdev))),
-            Kind::BlockDevice => Ok(EntryKind::BlockDevice(rustix::fs::major(rdev), rustix::fs::minor(rdev))),
-            Kind::File | Kind::Socket => Err(io::Error::other("a socket")),
+    fn kind(&self, seen: &Look) -> io::Result<EntryKind> {
+        let rdev = seen.stat.rdev;
+        match (seen.stat.kind(), &seen.fd) {
+            (kind, _) if kind != self.stat.kind() => Err(io::Error::other(BECAME_ANOTHER)),
+            (Kind::Directory, _) => Ok(EntryKind::Directory),
+            (Kind::Symlink, Some(fd)) => Ok(EntryKind::Symlink(rustix::fs::readlinkat(fd, "", Vec::new())?.into_bytes())),
+            (Kind::Fifo, _) => Ok(EntryKind::Fifo),
+            (Kind::CharDevice, _) => Ok(EntryKind::CharDevice(rustix::fs::major(rdev), rustix::fs::minor(rdev))),
+            (Kind::BlockDevice, _) => Ok(EntryKind::BlockDevice(rustix::fs::major(rdev), rustix::fs::minor(rdev))),
+            (Kind::File | Kind::Socket | Kind::Symlink, _) => Err(io::Error::other("a socket")),
         }
     }
 
@@ -100,21 +103,29 @@ impl FileLoad {
         Metadata { mode: stat.mode & 0o7777, owner, mtime_ns: stat.mtime_ns(), xattrs }
     }
 
-    /// Inode and metadata of what is not opened for reading: through a descriptor that only names it.
-    pub fn look(&self) -> io::Result<(Stat, Metadata)> {
-        let (stat, xattrs) = match open_beneath(&self.shared.slash, &self.path, OFlags::PATH) {
-            Ok(fd) => (Stat::new(&rustix::fs::fstat(&fd)?), read_xattrs_of_path(&fd)?),
+    /// Looks at what is not opened for reading: through a descriptor that only names it.
+    pub fn look(&self) -> io::Result<Look> {
+        let above = self.stat.change_key().is_none();
+        let fd = match open_beneath(&self.shared.slash, &self.path, OFlags::PATH) {
+            Ok(fd) => Some(fd),
             // A directory above a root may be reached through a link.
-            Err(Errno::LOOP) => (self.stat, Vec::new()),
+            Err(Errno::LOOP) if above => None,
             Err(e) => return Err(e.into()),
         };
-        Ok((stat, self.metadata(&self.stat, Xattrs::Inline(xattrs))))
+        let stat = match &fd {
+            Some(fd) if !above => Stat::new(&rustix::fs::fstat(fd)?),
+            _ => self.stat,
+        };
+        let xattrs = fd.as_ref().map_or_else(|| Ok(Vec::new()), read_xattrs_of_path)?;
+        Ok(Look { meta: self.metadata(&stat, Xattrs::Inline(xattrs)), fd, stat })
     }
+}
 
-    fn read_link(&self) -> io::Result<Vec<u8>> {
-        let fd = open_beneath(&self.shared.slash, &self.path, OFlags::PATH)?;
-        Ok(rustix::fs::readlinkat(&fd, "", Vec::new())?.into_bytes())
-    }
+/// One look at an inode: all of it is of the same one.
+pub struct Look {
+    fd: Option<OwnedFd>,
+    pub stat: Stat,
+    pub meta: Metadata,
 }
 
 fn read_xattrs_of_path(fd: &OwnedFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
@@ -216,7 +227,7 @@ fn open_file(load: &FileLoad) -> io::Result<(File, Stat)> {
     };
     let stat = Stat::new(&rustix::fs::fstat(&fd)?);
     if stat.kind() != Kind::File {
-        return Err(io::Error::other("became something else while the tree was read"));
+        return Err(io::Error::other(BECAME_ANOTHER));
     }
     Ok((File::from(fd), stat))
 }
@@ -269,5 +280,9 @@ impl Content for FileContent {
 
     fn is_sparse(&self) -> bool {
         self.before.is_sparse() && self.sparse
+    }
+
+    fn key(&self) -> Option<StatKey> {
+        self.before.change_key()
     }
 }

@@ -26,7 +26,7 @@ mod tests;
 
 pub use exclude::ExcludeRules;
 use hardlinks::{HardLinks, Link};
-use load::FileLoad;
+use load::{FileLoad, Look};
 use names::Owners;
 use scan::{Step, Walk};
 use stat::Kind;
@@ -221,9 +221,10 @@ impl Load for FileLoad {
     fn load(mut self: Box<Self>) -> Result<Loaded, SourceError> {
         if let Some(first) = self.link.as_mut().and_then(Link::first) {
             match self.look() {
-                Ok((stat, meta)) if stat.identity() == self.stat.identity() => {
+                Ok(Look { stat, meta, .. }) if stat.identity() == self.stat.identity() => {
                     let kind = EntryKind::HardLink(first);
-                    return Ok(Loaded::Whole(Entry { path: self.path.clone(), kind, meta, flaw: None }));
+                    let entry = Entry { path: self.path.clone(), kind, meta, flaw: None };
+                    return Ok(Loaded::Whole(entry, None));
                 }
                 // This name was given to another file.
                 Ok(_) => {}

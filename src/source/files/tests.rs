@@ -60,12 +60,13 @@ impl Scanned {
 
 fn load(found: Found, root: &EntryPath) -> (Kept, Option<StatKey>) {
     match found.load.load().unwrap_or_else(|e| panic!("{e}")) {
-        Loaded::Whole(entry) => {
+        Loaded::Whole(entry, seen) => {
             let kept = match entry.kind {
                 EntryKind::HardLink(first) => Kept::Link(first.below(root).map(|p| p.to_string()).unwrap_or_default()),
+                EntryKind::Symlink(target) => Kept::File(String::from_utf8_lossy(&target).into_owned()),
                 other => Kept::Other(other.word()),
             };
-            (kept, found.key)
+            (kept, found.key.and(seen))
         }
         Loaded::File(_, mut content) => {
             let (mut text, mut buffer) = (String::new(), [0; 4096]);
@@ -73,7 +74,7 @@ fn load(found: Found, root: &EntryPath) -> (Kept, Option<StatKey>) {
                 text += &String::from_utf8_lossy(&buffer[..count]);
             }
             assert_eq!(content.settle().unwrap_or_else(|e| panic!("{e:?}")), Settled::Same);
-            (Kept::File(text), found.key)
+            (Kept::File(text), found.key.and(content.key()))
         }
         Loaded::Flawed(_, finding) => (Kept::Finding(finding.message), None),
     }
@@ -175,5 +176,38 @@ fn a_first_name_that_is_given_away_while_it_is_read_counts_for_nothing() -> std:
     drop(content);
     let kept = second.map(|found| load(found, &scanned.root).0);
     assert_eq!(kept, Some(file("older")));
+    Ok(())
+}
+
+/// Who comes between the scan and the reading, and goes again, leaves no key under which that would be believed for ever.
+#[test]
+fn what_was_read_is_remembered_under_its_own_key() -> std::io::Result<()> {
+    let dir = tree();
+    let at = |name: &str| dir.path().join(name);
+    for name in ["x", "y"] {
+        fs::create_dir(at(name))?;
+        fs::write(at(name).join("file"), format!("of {name}"))?;
+        std::os::unix::fs::symlink(format!("of {name}"), at(name).join("link"))?;
+    }
+    let swap = || {
+        fs::rename(at("x"), at("z"))?;
+        fs::rename(at("y"), at("x"))?;
+        fs::rename(at("z"), at("y"))
+    };
+    let scanned = scan(dir.path());
+    swap()?;
+    let swapped = scanned.load();
+    swap()?;
+    let now: BTreeMap<_, _> =
+        scan(dir.path()).found.into_iter().filter_map(|found| Some((found.path.to_string(), found.key?))).collect();
+    let root = EntryPath::from_fs(dir.path()).unwrap_or_else(|e| panic!("{e}"));
+    let mut seen = 0;
+    for (name, (kept, key)) in swapped {
+        let Kept::File(text) = kept else { continue };
+        assert_eq!(text, if name.starts_with('x') { "of y" } else { "of x" });
+        assert!(key.is_some_and(|key| now.get(&format!("{root}/{name}")) != Some(&key)), "{name}");
+        seen += 1;
+    }
+    assert_eq!(seen, 4);
     Ok(())
 }

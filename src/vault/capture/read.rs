@@ -115,7 +115,7 @@ pub fn read_unit(
     for found in found {
         let Found { path, key, load, bytes } = found;
         match load.load().map_err(Halt::Failed)? {
-            Loaded::Whole(entry) => reader.done(entry, key, 0),
+            Loaded::Whole(entry, seen) => reader.done(entry, key.and(seen), 0),
             Loaded::File(meta, content) => {
                 if bytes >= STREAM_MIN_BYTES {
                     reader.events.push(Event::Begin(path.clone()));
@@ -184,7 +184,8 @@ impl Reader<'_> {
         let extents = content.is_sparse().then_some(Extents::Inline(read.extents));
         let stored = StoredContent { size: read.bytes, hash: read.hasher.finish(), extents, chunks: Refs::empty() };
         let entry = Entry { path, kind: EntryKind::File(stored), meta, flaw };
-        let key = if entry.flaw.is_none() { key } else { None };
+        // The scan's key may be of what stood at this path then: what was read is remembered under its own.
+        let key = if entry.flaw.is_none() { key.and(content.key()) } else { None };
         self.done(entry, key, read.read_bytes);
         Ok(())
     }
@@ -276,5 +277,85 @@ fn add_extent(extents: &mut Vec<(u64, u64)>, at: u64, bytes: u64) {
     match extents.last_mut() {
         Some((start, length)) if *start + *length == at => *length += bytes,
         _ => extents.push((at, bytes)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::secret::VaultSecret;
+    use crate::model::entry::{Owner, Xattrs};
+    use crate::source::Load;
+
+    fn key(inode: u64) -> Option<StatKey> {
+        Some(StatKey { device: 1, inode, bytes: 0, mtime_ns: 0, ctime_ns: 0 })
+    }
+
+    fn meta() -> Metadata {
+        let owner = Owner { uid: 0, gid: 0, user: None, group: None };
+        Metadata { mode: 0, owner, mtime_ns: 0, xattrs: Xattrs::none() }
+    }
+
+    /// An empty file, or a directory, that was another inode when it was opened.
+    struct Moved {
+        path: EntryPath,
+        is_file: bool,
+    }
+
+    impl Load for Moved {
+        fn load(self: Box<Self>) -> Result<Loaded, SourceError> {
+            Ok(if self.is_file {
+                Loaded::File(meta(), self)
+            } else {
+                let entry = Entry { path: self.path.clone(), kind: EntryKind::Directory, meta: meta(), flaw: None };
+                Loaded::Whole(entry, key(2))
+            })
+        }
+    }
+
+    impl Content for Moved {
+        fn read(&mut self, _: &mut [u8]) -> Result<Piece, ContentError> {
+            Ok(Piece::End)
+        }
+
+        fn settle(&mut self) -> Result<Settled, ContentError> {
+            Ok(Settled::Same)
+        }
+
+        fn again(&mut self) -> Result<Option<Metadata>, ContentError> {
+            Ok(None)
+        }
+
+        fn is_sparse(&self) -> bool {
+            false
+        }
+
+        fn key(&self) -> Option<StatKey> {
+            key(2)
+        }
+    }
+
+    #[test]
+    fn an_entry_is_remembered_under_the_key_of_what_was_opened() {
+        let secret = VaultSecret::generate().unwrap_or_else(|e| panic!("{e}"));
+        let (output, readings) = crossbeam_channel::unbounded();
+        let found = |is_file, key| {
+            let path = EntryPath::from_bytes("a").unwrap_or_else(|e| panic!("{e}"));
+            Found { path: path.clone(), key, bytes: 0, load: Box::new(Moved { path, is_file }) }
+        };
+        let units = vec![found(true, key(1)), found(false, key(1)), found(true, None), found(false, None)];
+        let read =
+            read_unit(units, Cutter::with_average(65_536), &secret.chunk_key(), &BufferPool::default(), &output, &|| false);
+        assert!(read.is_ok());
+        drop(output);
+        let mut keys = Vec::new();
+        for reading in readings {
+            let Reading::Events(_, events) = reading else { continue };
+            keys.extend(events.into_iter().filter_map(|event| match event {
+                Event::Done(done) => Some(done.key),
+                _ => None,
+            }));
+        }
+        assert_eq!(keys, [key(2), key(2), None, None]);
     }
 }
