@@ -197,15 +197,10 @@ impl FileContent {
 
     /// Moves to the next data, if `position` stands in a hole; gives the length of the hole.
     fn skip_hole(&mut self) -> io::Result<u64> {
-        let start = match rustix::fs::seek(&self.file, SeekFrom::Data(self.position)) {
-            Ok(start) => start.min(self.before.bytes),
-            // No data from here on: a hole up to the end.
-            Err(Errno::NXIO) => self.before.bytes,
-            // A file system without holes: all is data.
-            Err(_) => {
-                self.sparse = false;
-                return Ok(0);
-            }
+        let found = rustix::fs::seek(&self.file, SeekFrom::Data(self.position));
+        let Some(start) = next_data(found, self.position, self.before.bytes)? else {
+            self.sparse = false;
+            return Ok(0);
         };
         let hole = start.saturating_sub(self.position);
         self.position = start.max(self.position);
@@ -215,6 +210,18 @@ impl FileContent {
             self.before.bytes
         };
         Ok(hole)
+    }
+}
+
+/// Where data goes on in a file of so many bytes, by what the system said of `position`; none where it knows no holes.
+fn next_data(found: Result<u64, Errno>, position: u64, bytes: u64) -> io::Result<Option<u64>> {
+    match found {
+        Ok(start) => Ok(Some(start.min(bytes))),
+        // No data from here on: a hole up to the end.
+        Err(Errno::NXIO) => Ok(Some(bytes)),
+        // A file system without holes: all is data. Once a hole was passed, that cannot be: its zeros were not stored.
+        Err(_) if position == 0 => Ok(None),
+        Err(e) => Err(e.into()),
     }
 }
 
@@ -284,5 +291,20 @@ impl Content for FileContent {
 
     fn key(&self) -> Option<StatKey> {
         self.before.change_key()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seek_that_fails_in_the_middle_is_no_file_without_holes() {
+        let next = |found, position| next_data(found, position, 100).map_err(|e| e.raw_os_error());
+        assert_eq!(next(Ok(0), 0), Ok(Some(0)));
+        assert_eq!(next(Ok(200), 50), Ok(Some(100)));
+        assert_eq!(next(Err(Errno::NXIO), 50), Ok(Some(100)));
+        assert_eq!(next(Err(Errno::INVAL), 0), Ok(None));
+        assert_eq!(next(Err(Errno::IO), 50), Err(Some(Errno::IO.raw_os_error())));
     }
 }
