@@ -3,8 +3,23 @@
 use crate::{Text, none, rust_files};
 
 /// What every Debian has, being essential there, and what needs no line in `tests/run` therefore.
-const EVERYWHERE: [&str; 14] =
-    ["sh", "bash", "cp", "mkdir", "mknod", "touch", "chown", "date", "find", "id", "fallocate", "flock", "setpriv", "gzip"];
+const EVERYWHERE: [&str; 15] = [
+    "sh",
+    "bash",
+    "cp",
+    "mkdir",
+    "mknod",
+    "touch",
+    "chown",
+    "date",
+    "find",
+    "id",
+    "fallocate",
+    "flock",
+    "setpriv",
+    "unshare",
+    "gzip",
+];
 
 /// How a test names a program that it calls, or without which it cannot run.
 const CALLS: [&str; 3] = [concat!("Command::", "new(\""), concat!("missing_", "tool(\""), concat!("needs", "!(\"")];

@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use crate::world::machine::FARKEEP;
 use crate::world::tools::must;
-use crate::world::{Running, Tree, World, args, assert_same, files_below, needs};
+use crate::world::{Run, Running, Tree, World, args, assert_same, files_below, needs};
 
 /// Adds a job with one source.
 fn job(world: &World, name: &str, source: &str) {
@@ -186,6 +187,28 @@ fn what_cannot_be_read_is_a_finding_and_the_rest_is_kept() {
     tree.file("file", "x").socket("socket").link("dangling", "nowhere");
     world.run(args!["push", &tree.root]).ok().says("socket");
     assert_eq!(held(&world, "adhoc", &tree), ["dangling", "file"]);
+}
+
+#[test]
+fn what_cannot_be_asked_for_without_proc_is_a_finding() {
+    needs!(root);
+    needs!("unshare", "rsync");
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.file("file", "x").xattr("file", "user.of-a-file", b"yes");
+    tree.dir("dir").xattr("dir", "user.of-a-directory", b"yes").link("link", "file");
+    // As in a chroot of a rescue system.
+    let mut command = std::process::Command::new("unshare");
+    world.agent.dress(&mut command);
+    let without_proc = "mount -t tmpfs none /proc && exec \"$0\" \"$@\"";
+    command.args(["-m", "sh", "-c", without_proc]).arg(FARKEEP).args(args!["push", &tree.root]);
+    Run::of(&mut command).exits(3).says(&format!("{}: kept without its attributes", tree.path("dir").display()));
+    assert_eq!(held(&world, "adhoc", &tree), ["file", "link"]);
+    // The next push has them, and does not take those directories for unchanged.
+    world.push(&tree.root);
+    let back = world.path("back");
+    world.restore("latest", &back);
+    assert_same(&tree.root, &tree.below(&back));
 }
 
 #[test]

@@ -20,6 +20,8 @@ use crate::state::file_cache::StatKey;
 
 /// Names and values of attributes: Linux bounds both at 64 KiB.
 const XATTR_MAX_BYTES: usize = 64 * 1024;
+/// The descriptors of this process, as links.
+const PROC_FDS: &str = "/proc/self/fd";
 const BECAME_ANOTHER: &str = "became something else while the tree was read";
 
 /// An entry to be loaded.
@@ -46,9 +48,15 @@ impl FileLoad {
             };
         }
         match self.look().and_then(|seen| Ok((self.kind(&seen)?, seen))) {
-            Ok((kind, Look { stat, meta, .. })) => {
+            Ok((kind, Look { stat, meta, bare, .. })) => {
                 self.stored_from(&stat);
-                Loaded::Whole(Entry { path: self.path, kind, meta, flaw: self.flaw }, stat.change_key())
+                let subject = format!("/{}", self.path);
+                let entry = Entry { path: self.path, kind, meta, flaw: self.flaw };
+                if bare {
+                    let message = "kept without its attributes and ACLs: they cannot be read where /proc is not mounted";
+                    return Loaded::Flawed(Some(entry), Finding::new(FindingKind::Source, subject, message));
+                }
+                Loaded::Whole(entry, stat.change_key())
             }
             Err(error) => self.unreadable(&error),
         }
@@ -116,8 +124,9 @@ impl FileLoad {
             Some(fd) if !above => Stat::new(&rustix::fs::fstat(fd)?),
             _ => self.stat,
         };
-        let xattrs = fd.as_ref().map_or_else(|| Ok(Vec::new()), read_xattrs_of_path)?;
-        Ok(Look { meta: self.metadata(&stat, Xattrs::Inline(xattrs)), fd, stat })
+        let xattrs = fd.as_ref().map_or_else(|| Ok(Some(Vec::new())), read_xattrs_of_path)?;
+        let bare = xattrs.is_none();
+        Ok(Look { meta: self.metadata(&stat, Xattrs::Inline(xattrs.unwrap_or_default())), fd, stat, bare })
     }
 }
 
@@ -126,22 +135,31 @@ pub struct Look {
     fd: Option<OwnedFd>,
     pub stat: Stat,
     pub meta: Metadata,
+    /// Whether its attributes could not be asked for.
+    pub bare: bool,
 }
 
-fn read_xattrs_of_path(fd: &OwnedFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+type XattrList = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// None where there is no /proc to ask through.
+fn read_xattrs_of_path(fd: &OwnedFd) -> io::Result<Option<XattrList>> {
     // The link in /proc leads to the inode itself, whatever its kind.
-    let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    collect_xattrs(|buffer| rustix::fs::listxattr(&*link, buffer), |name, buffer| rustix::fs::getxattr(&*link, name, buffer))
+    let link = format!("{PROC_FDS}/{}", fd.as_raw_fd());
+    let list = |buffer: &mut [u8]| rustix::fs::listxattr(&*link, buffer);
+    if list(&mut []) == Err(Errno::NOENT) && !std::path::Path::new(PROC_FDS).exists() {
+        return Ok(None);
+    }
+    collect_xattrs(list, |name, buffer| rustix::fs::getxattr(&*link, name, buffer)).map(Some)
 }
 
-fn read_xattrs_of_file(file: &File) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+fn read_xattrs_of_file(file: &File) -> io::Result<XattrList> {
     collect_xattrs(|buffer| rustix::fs::flistxattr(file, buffer), |name, buffer| rustix::fs::fgetxattr(file, name, buffer))
 }
 
 fn collect_xattrs(
     list: impl Fn(&mut [u8]) -> Result<usize, Errno>,
     get: impl Fn(&[u8], &mut [u8]) -> Result<usize, Errno>,
-) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+) -> io::Result<XattrList> {
     // Most files have none, and few have more than fit here.
     let mut short = [0; 1024];
     let mut long = Vec::new();
