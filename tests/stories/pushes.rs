@@ -190,6 +190,19 @@ fn what_cannot_be_read_is_a_finding_and_the_rest_is_kept() {
 }
 
 #[test]
+fn a_link_that_is_named_as_a_path_is_a_finding_that_says_what_to_name() {
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.file("releases/7/file", "x").link("current", "releases/7").link("lost", "releases/8");
+    let real = tree.path("releases/7");
+    world.run(args!["push", tree.path("current")]).exits(3).says(&format!("name {} in its place", real.display()));
+    world.run(args!["push", tree.path("lost")]).exits(3).says("what it points at is not backed up");
+    world.push(&real);
+    // Beneath a path that is named it is a link like any other.
+    world.push(&tree.root);
+}
+
+#[test]
 fn what_cannot_be_asked_for_without_proc_is_a_finding() {
     needs!(root);
     needs!("unshare", "rsync");

@@ -176,8 +176,10 @@ impl Walk {
         let stat = rustix::fs::statat(rustix::fs::CWD, &absolute, AtFlags::SYMLINK_NOFOLLOW).map_err(missing)?;
         let stat = Stat::new(&stat);
         if stat.kind() == Kind::Symlink {
-            let message = "this root is a symbolic link: it is kept as a link, what it points at is not backed up";
-            shared.report(Finding::new(FindingKind::Notice, format!("/{root}"), message));
+            let kept = "a symbolic link, kept as one: what it points at is not backed up";
+            let real = std::fs::canonicalize(&absolute).ok().and_then(|real| EntryPath::from_fs(&real).ok());
+            let message = real.map_or_else(|| kept.to_owned(), |real| format!("{kept}; name /{real} in its place"));
+            shared.report(Finding::new(FindingKind::Source, format!("/{root}"), message));
         }
         let crew = Arc::new(Crew { shared, queue: Mutex::default(), changed: Condvar::new() });
         let below = (stat.kind() == Kind::Directory).then(|| Slot::new(root.clone(), stat.device));
