@@ -4,7 +4,6 @@
 //! from the root directory's descriptor and refuses links, so that a link swapped in while the walk runs leads nowhere.
 
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -61,8 +60,8 @@ impl Shared {
 pub struct FilesSource {
     config: FilesConfig,
     shared: Arc<Shared>,
-    /// Roots that are still to come, in reverse order.
-    roots: Vec<EntryPath>,
+    /// Roots that are still to come, in reverse order; none is `/`, which has no name of its own.
+    roots: Vec<Option<EntryPath>>,
     walk: Option<Walk>,
     /// The directories above the roots that were given already: a stack of the path to the last one.
     ancestors: Vec<EntryPath>,
@@ -82,18 +81,14 @@ impl FilesSource {
                 return Err(SourceError::Configuration(format!("{}: a root is an absolute path", root.display())));
             }
             check_root(root)?;
-            if root.parent().is_some() {
-                let path = EntryPath::from_fs(root);
-                roots.push(path.map_err(|e| SourceError::Configuration(format!("{}: {e}", root.display())))?);
-            } else {
-                roots.extend(top_level(root)?);
-            }
+            let path = root.parent().map(|_| EntryPath::from_fs(root)).transpose();
+            roots.push(path.map_err(|e| SourceError::Configuration(format!("{}: {e}", root.display())))?);
         }
         if roots.is_empty() {
             return Err(SourceError::Configuration(format!("source {:?} names no path", config.name)));
         }
         roots.sort();
-        roots.dedup_by(|inner, outer| inner.is_at_or_below(outer));
+        roots.dedup_by(|inner, outer| is_at_or_below(inner.as_ref(), outer.as_ref()));
         roots.reverse();
         let slash = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|e| SourceError::Io { path: "/".into(), source: e.into() })?;
@@ -103,6 +98,9 @@ impl FilesSource {
             exclude: config.exclude.clone(),
             findings: Mutex::new(Vec::new()),
         });
+        for root in roots.iter().flatten() {
+            warn_of_excluded(&shared, root);
+        }
         let links = HardLinks::default();
         Ok(Self { config, shared, roots, walk: None, ancestors: Vec::new(), queue: Default::default(), links })
     }
@@ -125,9 +123,9 @@ impl FilesSource {
     }
 
     /// Queues the directories above `root` that were not given yet, and begins to walk it.
-    fn enter(&mut self, root: EntryPath) -> Result<(), SourceError> {
+    fn enter(&mut self, root: Option<EntryPath>) -> Result<(), SourceError> {
         let mut above = Vec::new();
-        let mut parent = root.parent();
+        let mut parent = root.as_ref().and_then(EntryPath::parent);
         while let Some(path) = parent {
             parent = path.parent();
             above.push(path);
@@ -157,16 +155,19 @@ fn check_root(root: &Path) -> Result<(), SourceError> {
     Ok(())
 }
 
-/// The root `/` has no name of its own; its children stand for it.
-fn top_level(root: &Path) -> Result<Vec<EntryPath>, SourceError> {
-    let io = |source| SourceError::Io { path: "/".into(), source };
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(root).map_err(io)? {
-        let name = entry.map_err(io)?.file_name();
-        let path = EntryPath::from_bytes(name.as_bytes());
-        paths.push(path.map_err(|e| SourceError::Configuration(format!("/{}: {e}", name.display())))?);
+/// A path that is named counts more than a pattern that leaves it out; whoever wrote both should say which is meant.
+fn warn_of_excluded(shared: &Shared, root: &EntryPath) {
+    let is_dir = Path::new("/").join(root.as_path()).symlink_metadata().is_ok_and(|meta| meta.is_dir());
+    if shared.exclude.leaves_out(root, is_dir) {
+        let message =
+            format!("an exclude pattern leaves this path out; it is backed up, as it is named: add \"!/{root}\" to exclude");
+        shared.report(Finding::new(FindingKind::Source, format!("/{root}"), message));
     }
-    Ok(paths)
+}
+
+/// Whether a root lies in another one; all lie in `/`.
+fn is_at_or_below(inner: Option<&EntryPath>, outer: Option<&EntryPath>) -> bool {
+    outer.is_none_or(|outer| inner.is_some_and(|inner| inner.is_at_or_below(outer)))
 }
 
 impl Source for FilesSource {

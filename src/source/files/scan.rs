@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -19,7 +20,7 @@ use super::exclude::{CACHE_TAG, CACHE_TAG_START};
 use super::stat::{Kind, Stat};
 use crate::model::entry::Flaw;
 use crate::model::finding::{Finding, FindingKind};
-use crate::model::path::EntryPath;
+use crate::model::path::{EntryPath, PathError};
 use crate::source::SourceError;
 
 /// Threads that read directories: more than cores, since on cold caches they wait for the disk.
@@ -91,7 +92,8 @@ struct Listing {
 }
 
 struct Slot {
-    path: EntryPath,
+    /// None for `/`.
+    path: Option<EntryPath>,
     device: u64,
     claimed: AtomicBool,
     listing: Mutex<Option<Listing>>,
@@ -99,10 +101,15 @@ struct Slot {
 }
 
 impl Slot {
-    fn new(path: EntryPath, device: u64) -> Arc<Self> {
+    fn new(path: Option<EntryPath>, device: u64) -> Arc<Self> {
         let (claimed, listing, filled) = (AtomicBool::new(false), Mutex::new(None), Condvar::new());
         Arc::new(Self { path, device, claimed, listing, filled })
     }
+}
+
+/// The path of `name` in the directory at `dir`, which is `/` itself when there is none.
+fn child(dir: Option<&EntryPath>, name: &[u8]) -> Result<EntryPath, PathError> {
+    dir.map_or_else(|| EntryPath::from_bytes(name), |dir| dir.join(name))
 }
 
 #[derive(Default)]
@@ -165,33 +172,40 @@ pub struct Walk {
     threads: Vec<JoinHandle<()>>,
     first: Option<(EntryPath, Stat, Option<Arc<Slot>>)>,
     /// The directories from the root down to where the walk is, with what is left of each.
-    stack: Vec<(EntryPath, std::vec::IntoIter<Item>)>,
+    stack: Vec<(Option<EntryPath>, std::vec::IntoIter<Item>)>,
 }
 
 impl Walk {
-    /// Begins a walk at `root`.
-    pub fn start(shared: Arc<Shared>, root: EntryPath) -> Result<Self, SourceError> {
-        let missing = |e: Errno| SourceError::MissingRoot { path: format!("/{root}"), why: e.to_string() };
-        let absolute = std::path::Path::new("/").join(root.as_path());
-        let stat = rustix::fs::statat(rustix::fs::CWD, &absolute, AtFlags::SYMLINK_NOFOLLOW).map_err(missing)?;
-        let stat = Stat::new(&stat);
-        if stat.kind() == Kind::Symlink {
-            let kept = "a symbolic link, kept as one: what it points at is not backed up";
-            let real = std::fs::canonicalize(&absolute).ok().and_then(|real| EntryPath::from_fs(&real).ok());
-            let message = real.map_or_else(|| kept.to_owned(), |real| format!("{kept}; name /{real} in its place"));
-            shared.report(Finding::new(FindingKind::Source, format!("/{root}"), message));
-        }
+    /// Begins a walk at `root`; with none at `/`, which has no entry of its own.
+    pub fn start(shared: Arc<Shared>, root: Option<EntryPath>) -> Result<Self, SourceError> {
+        let (first, slot) = match root {
+            None => {
+                let stat = rustix::fs::fstat(&shared.slash).map_err(|e| missing(Path::new("/"), e))?;
+                (None, Some(Slot::new(None, stat.st_dev)))
+            }
+            Some(root) => {
+                let stat = look_at_root(&shared, &root)?;
+                let slot = (stat.kind() == Kind::Directory).then(|| Slot::new(Some(root.clone()), stat.device));
+                (Some((root, stat, slot.clone())), slot)
+            }
+        };
         let crew = Arc::new(Crew { shared, queue: Mutex::default(), changed: Condvar::new() });
-        let below = (stat.kind() == Kind::Directory).then(|| Slot::new(root.clone(), stat.device));
         let mut threads = Vec::new();
-        if let Some(slot) = &below {
+        if let Some(slot) = &slot {
             crew.queue().slots.push(Arc::clone(slot));
             for _ in 0..THREADS {
                 let crew = Arc::clone(&crew);
                 threads.push(std::thread::spawn(move || crew.work()));
             }
         }
-        Ok(Self { crew, threads, first: Some((root, stat, below)), stack: Vec::new() })
+        let mut walk = Self { crew, threads, first, stack: Vec::new() };
+        if walk.first.is_none()
+            && let Some(slot) = slot
+        {
+            let Listing { items, .. } = walk.take(&slot);
+            walk.stack.push((None, items.into_iter()));
+        }
+        Ok(walk)
     }
 
     /// The next path in order.
@@ -204,7 +218,7 @@ impl Walk {
                 self.stack.pop();
                 continue;
             };
-            let path = dir.join(&item.name);
+            let path = child(dir.as_ref(), &item.name);
             self.consumed();
             match path {
                 Ok(path) => return Ok(Some(self.step(path, item.stat, item.below))),
@@ -225,7 +239,7 @@ impl Walk {
             return Step { path, stat, flaw };
         };
         let Listing { items, flaw } = self.take(&slot);
-        self.stack.push((path.clone(), items.into_iter()));
+        self.stack.push((Some(path.clone()), items.into_iter()));
         Step { path, stat, flaw }
     }
 
@@ -266,21 +280,44 @@ impl Drop for Walk {
     }
 }
 
+fn missing(path: &Path, e: Errno) -> SourceError {
+    SourceError::MissingRoot { path: path.display().to_string(), why: e.to_string() }
+}
+
+/// Looks at a root, and tells of one that is a link.
+fn look_at_root(shared: &Shared, root: &EntryPath) -> Result<Stat, SourceError> {
+    let absolute = Path::new("/").join(root.as_path());
+    let stat =
+        rustix::fs::statat(rustix::fs::CWD, &absolute, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| missing(&absolute, e))?;
+    let stat = Stat::new(&stat);
+    if stat.kind() == Kind::Symlink {
+        let kept = "a symbolic link, kept as one: what it points at is not backed up";
+        let real = std::fs::canonicalize(&absolute).ok().and_then(|real| EntryPath::from_fs(&real).ok());
+        let message = real.map_or_else(|| kept.to_owned(), |real| format!("{kept}; name /{real} in its place"));
+        shared.report(Finding::new(FindingKind::Source, format!("/{root}"), message));
+    }
+    Ok(stat)
+}
+
 /// Reads one directory: its entries with their stats, sorted, without what the rules leave out. What cannot be read is a
 /// finding. The flaw tells a later restore that the directory held more than is listed here.
 fn read_dir(shared: &Shared, slot: &Slot) -> Listing {
-    let report = |path: &EntryPath, e: Errno| {
+    let report = |path: Option<&EntryPath>, e: Errno| {
         // Gone since its parent was read: that is what living trees do.
         let message =
             if e == Errno::NOENT { "vanished while the tree was read".to_owned() } else { format!("cannot be read: {e}") };
-        shared.report(Finding::new(FindingKind::Source, format!("/{path}"), message));
+        shared.report(Finding::new(FindingKind::Source, shown(path), message));
     };
-    let opened = open_beneath(&shared.slash, &slot.path, OFlags::RDONLY | OFlags::DIRECTORY);
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let opened = match &slot.path {
+        Some(path) => open_beneath(&shared.slash, path, flags),
+        None => rustix::fs::openat(&shared.slash, ".", flags | OFlags::CLOEXEC, Mode::empty()),
+    };
     let listed = opened.and_then(|fd| Dir::read_from(&fd).map(|entries| (fd, entries)));
     let (fd, entries) = match listed {
         Ok(listed) => listed,
         Err(e) => {
-            report(&slot.path, e);
+            report(slot.path.as_ref(), e);
             return Listing { items: Vec::new(), flaw: Some(Flaw::Unreadable(e.to_string())) };
         }
     };
@@ -293,7 +330,7 @@ fn read_dir(shared: &Shared, slot: &Slot) -> Listing {
                 name => names.push(name.into()),
             },
             Err(e) => {
-                report(&slot.path, e);
+                report(slot.path.as_ref(), e);
                 flaw = Some(Flaw::Unreadable(e.to_string()));
                 break;
             }
@@ -305,8 +342,8 @@ fn read_dir(shared: &Shared, slot: &Slot) -> Listing {
     names.sort_unstable();
     let mut items = Vec::with_capacity(names.len());
     for name in names {
-        let Ok(path) = slot.path.join(&name) else {
-            let subject = format!("/{}/{}", slot.path, crate::model::path::escape(&name));
+        let Ok(path) = child(slot.path.as_ref(), &name) else {
+            let subject = format!("{}/{}", shown(slot.path.as_ref()), crate::model::path::escape(&name));
             shared.report(Finding::new(FindingKind::Source, subject, "name too long or path too deep"));
             left_out = true;
             continue;
@@ -321,16 +358,20 @@ fn read_dir(shared: &Shared, slot: &Slot) -> Listing {
                     continue;
                 }
                 let elsewhere = shared.exclude.one_file_system && stat.device != slot.device;
-                let below = (is_dir && !elsewhere).then(|| Slot::new(path, slot.device));
+                let below = (is_dir && !elsewhere).then(|| Slot::new(Some(path), slot.device));
                 items.push(Item { name, stat, below });
             }
             Err(e) => {
                 left_out |= e != Errno::NOENT;
-                report(&path, e);
+                report(Some(&path), e);
             }
         }
     }
     Listing { items, flaw: flaw.or(left_out.then_some(Flaw::LeftOut)) }
+}
+
+fn shown(path: Option<&EntryPath>) -> String {
+    path.map_or_else(|| "/".to_owned(), |path| format!("/{path}"))
 }
 
 /// Empties `names` where a marker or a cache tag says that the directory's content is not to be backed up; the tag itself

@@ -211,3 +211,61 @@ fn what_was_read_is_remembered_under_its_own_key() -> std::io::Result<()> {
     assert_eq!(seen, 4);
     Ok(())
 }
+
+fn rules(patterns: &[&str]) -> ExcludeRules {
+    let patterns: Vec<String> = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+    ExcludeRules::with_patterns(&patterns).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The paths that a source finds. It ends at the first one over `most`: it may be at work on the whole machine.
+fn paths(roots: &[&Path], exclude: ExcludeRules, most: usize) -> Vec<String> {
+    let mut source = open(roots, exclude).unwrap_or_else(|e| panic!("{e}"));
+    let next = || source.next().unwrap_or_else(|e| panic!("{e}")).map(|found| format!("/{}", found.path));
+    std::iter::from_fn(next).take(most + 1).collect()
+}
+
+#[test]
+fn what_lies_in_the_root_directory_is_left_out_like_anything_else() -> std::io::Result<()> {
+    let dir = tree();
+    let place = dir.path().canonicalize()?;
+    fs::write(place.join("file"), "x")?;
+    // Everything but the way to the file.
+    let mut patterns = Vec::new();
+    let mut expected = Vec::new();
+    for step in place.join("file").ancestors().collect::<Vec<_>>().into_iter().rev().skip(1) {
+        patterns.extend([step.with_file_name("*").display().to_string(), format!("!{}", step.display())]);
+        expected.push(step.display().to_string());
+    }
+    let patterns: Vec<&str> = patterns.iter().map(String::as_str).collect();
+    assert_eq!(paths(&[Path::new("/")], rules(&patterns), expected.len()), expected);
+    Ok(())
+}
+
+#[test]
+fn what_is_mounted_in_the_root_directory_is_another_file_system() -> std::io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    if fs::metadata("/proc")?.dev() == fs::metadata("/")?.dev() {
+        return Ok(());
+    }
+    let mut exclude = rules(&["/*", "!/proc"]);
+    exclude.one_file_system = true;
+    assert_eq!(paths(&[Path::new("/")], exclude, 1), ["/proc"]);
+    Ok(())
+}
+
+#[test]
+fn a_path_that_is_named_and_left_out_is_kept_and_told_of() -> std::io::Result<()> {
+    let dir = tree();
+    fs::write(dir.path().join("file"), "x")?;
+    let root = dir.path().display().to_string();
+    let look = |patterns: &[&str]| {
+        let mut source = open(&[dir.path()], rules(patterns)).unwrap_or_else(|e| panic!("{e}"));
+        assert!(all(&mut source).iter().any(|found| found.path.name() == b"file"));
+        source.finish().unwrap_or_else(|e| panic!("{e}"))
+    };
+    let findings = look(&[&root]);
+    assert_eq!(findings.len(), 1);
+    assert!(findings[0].kind == FindingKind::Source && findings[0].message.contains(&format!("\"!{root}\"")));
+    assert_eq!(look(&[&root, &format!("!{root}")]), []);
+    Ok(())
+}
