@@ -17,6 +17,7 @@ mod hooks;
 mod local;
 mod mongodump;
 mod opencrvs;
+mod roots;
 mod run;
 mod safety;
 mod spool;

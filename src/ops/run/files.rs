@@ -8,9 +8,9 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::held::{Held, held};
 use super::notes::Notes;
 use crate::format::manifest::Member;
-use crate::model::entry::EntryKind;
 use crate::model::path::EntryPath;
 use crate::model::size::human_size;
 use crate::ops::OpError;
@@ -56,19 +56,44 @@ fn is_there(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }
 
+/// Where a root lies. What leads there is kept: the content goes to where it leads.
+fn resolved(path: &Path, is_dir: bool) -> PathBuf {
+    if is_dir && let Ok(place) = fs::canonicalize(path) {
+        return place;
+    }
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => resolved(parent, true).join(name),
+        _ => path.to_owned(),
+    }
+}
+
+/// Refuses roots that lie within one another, of whatever member: the one would step aside with the other's content.
+pub fn apart<'a>(tasks: impl Iterator<Item = &'a FilesTask>) -> Result<(), OpError> {
+    let places: Vec<&Path> = tasks.flat_map(|task| &task.roots).map(|root| root.place.as_path()).collect();
+    for (index, inner) in places.iter().enumerate() {
+        if let Some((_, outer)) = places.iter().enumerate().find(|(n, outer)| *n != index && inner.starts_with(outer)) {
+            return Err(OpError::NotDone(format!(
+                "{} lies within {}, and both are roots of this restore: they cannot be swapped one after another; nothing was \
+                 done. Restore one member of them with --member, or all of it with farkeep restore SNAP --in-place or \
+                 --into DIR",
+                inner.display(),
+                outer.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
 impl FilesTask {
     pub fn new(member: &Member, reader: &SnapshotReader, notes: &Notes) -> Result<Self, OpError> {
         let id = notes.dir().file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let root = |entry: &EntryPath| {
-            let place = Path::new("/").join(entry.as_path());
-            let is_dir = reader.entry(entry)?.kind == EntryKind::Directory;
-            // What leads there is kept: the content goes to where it leads.
-            let place = if is_dir { fs::canonicalize(&place).unwrap_or(place) } else { place };
+        let root = |Held { entry, is_dir }| {
+            let place = resolved(&Path::new("/").join(entry.as_path()), is_dir);
             let holder = if is_dir { place.as_path() } else { place.parent().unwrap_or(Path::new("/")) };
             let stage = holder.join(format!(".farkeep-restore-{id}"));
-            Ok::<_, OpError>(Root { entry: entry.clone(), is_dir, stage, place })
+            Root { entry, is_dir, stage, place }
         };
-        Ok(Self { roots: member.roots.iter().map(root).collect::<Result<_, _>>()? })
+        Ok(Self { roots: held(member, reader)?.into_iter().map(root).collect() })
     }
 
     pub fn survey(&self) -> Survey {

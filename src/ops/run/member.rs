@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::files::FilesTask;
+use super::files::{self, FilesTask};
 use super::notes::Notes;
 use super::sheet::MemberSheet;
 use super::{MemberReceipt, Place, RunJob, RunPlan, RunSource, in_member};
@@ -82,6 +82,7 @@ pub fn tasks<'a>(
         };
         tasks.push(Task { member, source, done: notes.when(name), work, way });
     }
+    files::apart(tasks.iter().filter_map(|task| if let Way::Files(files) = &task.way { Some(files) } else { None }))?;
     Ok(tasks)
 }
 

@@ -23,6 +23,7 @@ use crate::vault::VaultError;
 
 mod fetch;
 mod files;
+mod held;
 mod member;
 mod notes;
 mod sheet;

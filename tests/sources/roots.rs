@@ -1,0 +1,67 @@
+//! The way back of plain files: what a root is, where it goes, and what must not be lost on the way.
+
+use std::fs;
+use std::path::Path;
+
+use crate::world::{Run, World, needs};
+use crate::{job, restore_run, source};
+
+/// A job `nightly` with one member of files.
+fn files(world: &World, paths: &[&Path], more: &str) {
+    let paths: Vec<String> = paths.iter().map(|path| format!("'{}'", path.display())).collect();
+    job(world, &source("files", "files", &format!("paths = [{}]\n{more}", paths.join(", "))));
+}
+
+fn restore(world: &World, more: &[&str]) -> Run {
+    let mut all = vec!["--yes-destroy", "nightly"];
+    all.extend(more);
+    world.run(restore_run(world, "latest", &all))
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+#[test]
+fn a_root_within_another_is_refused_before_anything_is_touched() {
+    let world = World::new();
+    let srv = world.tree("srv");
+    srv.file("db/rows", "of the night").file("page", "of the night");
+    let refused = |run: Run| {
+        run.exits(1).says("lies within").says("--in-place");
+        assert_eq!((read(&srv.path("db/rows")), read(&srv.path("page"))), ("of today".into(), "of today".into()));
+    };
+    files(&world, &[&srv.root, &srv.path("db")], "");
+    world.push("nightly");
+    srv.file("db/rows", "of today").file("page", "of today");
+    refused(restore(&world, &[]));
+    refused(world.run(restore_run(&world, "latest", &["--dry-run"])));
+
+    // By another name, and of another member.
+    let (other, member) =
+        (world.tree("other"), |name: &str, path: &Path| source(name, "files", &format!("paths = ['{}']", path.display())));
+    other.file("rows", "of the night");
+    job(&world, &(member("pages", &srv.root) + &member("rows", &other.path("rows"))));
+    world.push("nightly");
+    fs::remove_dir_all(&other.root).unwrap();
+    std::os::unix::fs::symlink(srv.path("db"), &other.root).unwrap();
+    refused(restore(&world, &[]));
+    restore(&world, &["--member", "rows"]).ok();
+    assert_eq!((read(&srv.path("db/rows")), read(&srv.path("page"))), ("of the night".into(), "of today".into()));
+}
+
+#[test]
+fn what_was_backed_up_from_the_root_of_the_machine_is_not_said_to_be_restored() {
+    needs!(root);
+    let world = World::new();
+    let tree = world.tree("data");
+    tree.file("page", "of the night");
+    let alone = format!("exclude = ['/*/*', '!{}']", world.dir.path().display());
+    let refused = |paths: &[&Path]| {
+        files(&world, paths, &alone);
+        world.push("nightly");
+        restore(&world, &[]).exits(1).says("was backed up from /").says("--into DIR").never_says("restored");
+    };
+    refused(&[Path::new("/")]);
+    refused(&[Path::new("/"), &tree.root]);
+}
