@@ -65,3 +65,48 @@ fn what_was_backed_up_from_the_root_of_the_machine_is_not_said_to_be_restored() 
     refused(&[Path::new("/")]);
     refused(&[Path::new("/"), &tree.root]);
 }
+
+#[test]
+fn files_go_to_the_paths_of_the_target_that_was_named_and_nowhere_else() {
+    let world = World::new();
+    let (prod, conf, staging) = (world.tree("prod"), world.tree("conf"), world.tree("staging"));
+    prod.file("page", "of the night").file("deep/page", "of the night");
+    conf.file("settings", "of the night");
+    let target = |paths: &[&Path]| {
+        let paths: Vec<String> = paths.iter().map(|path| format!("'{}'", path.display())).collect();
+        let target = format!("\n[job.nightly.target.staging.source.files]\npaths = [{}]\n", paths.join(", "));
+        files(&world, &[&prod.root, &conf.path("settings")], &target);
+    };
+    target(&[&staging.path("prod"), &staging.path("settings of staging")]);
+    world.push("nightly");
+    prod.file("page", "of today");
+    conf.file("settings", "of today");
+    staging.file("prod/page", "of staging").file("prod/other", "of staging");
+    let into = |more: &[&str]| world.run(restore_run(&world, "latest", &[&["--into-target", "staging"], more].concat()));
+    let untouched = || {
+        assert_eq!((read(&prod.path("page")), read(&conf.path("settings"))), ("of today".into(), "of today".into()));
+        assert_eq!(fs::read_dir(&prod.root).unwrap().count(), 2);
+    };
+    let plan = into(&["--dry-run"]).ok();
+    let plan = plan.says(&format!("{} (was {})", staging.path("prod").display(), prod.root.display()));
+    plan.says(&format!("DESTROYS {}: 2 files", staging.path("prod").display()));
+    into(&["--yes-destroy", "nightly"]).exits(2).says("is not the target");
+    assert_eq!(read(&staging.path("prod/page")), "of staging");
+    into(&["--yes-destroy", "staging"]).ok();
+    untouched();
+    assert_eq!(read(&staging.path("prod/page")), "of the night");
+    assert_eq!(read(&staging.path("prod/deep/page")), "of the night");
+    assert_eq!(read(&staging.path("settings of staging")), "of the night");
+    assert!(!staging.path("prod/other").exists());
+
+    // One path too few; and paths that are no other place.
+    target(&[&staging.path("prod")]);
+    into(&["--yes-destroy", "staging"]).exits(2).says("has 2 roots in this snapshot").says("has 1 paths for it");
+    for place in [prod.root.clone(), prod.path("deep"), world.dir.path().to_owned()] {
+        target(&[&staging.path("prod"), &place]);
+        into(&["--yes-destroy", "staging"]).exits(2).says("name other paths for this target");
+    }
+    files(&world, &[&prod.root, &conf.path("settings")], "\n[job.nightly.target.staging.source.files]\nservice = 'web'\n");
+    into(&["--yes-destroy", "staging"]).exits(2).says("name other paths for this target");
+    untouched();
+}

@@ -67,6 +67,45 @@ fn resolved(path: &Path, is_dir: bool) -> PathBuf {
     }
 }
 
+/// Where a root came from.
+fn origin(root: &EntryPath) -> PathBuf {
+    Path::new("/").join(root.as_path())
+}
+
+/// The paths of another target, one for each root. None of them may be what the member came from: who names another target
+/// has not said yes to that.
+fn elsewhere(member: &Member, held: &[Held], target: &str, paths: &[PathBuf]) -> Result<Vec<PathBuf>, OpError> {
+    let name = &member.name;
+    let origins: Vec<PathBuf> = held.iter().map(|root| origin(&root.entry)).collect();
+    let list = |paths: &[PathBuf]| paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+    if paths.len() != origins.len() {
+        return Err(OpError::Usage(format!(
+            "member {name:?} has {} roots in this snapshot ({}), and target {target:?} has {} paths for it ({}): name one path \
+             for each root, in this order",
+            origins.len(),
+            list(&origins),
+            paths.len(),
+            list(paths)
+        )));
+    }
+    for path in paths {
+        let place = resolved(path, true);
+        let touched = origins.iter().find(|origin| {
+            let origin = resolved(origin, true);
+            place.starts_with(&origin) || origin.starts_with(&place)
+        });
+        if let Some(origin) = touched {
+            return Err(OpError::Usage(format!(
+                "member {name:?} came from {}, and target {target:?} would put it into {}: name other paths for this target, or \
+                 leave --into-target out",
+                origin.display(),
+                path.display()
+            )));
+        }
+    }
+    Ok(paths.to_vec())
+}
+
 /// Refuses roots that lie within one another, of whatever member: the one would step aside with the other's content.
 pub fn apart<'a>(tasks: impl Iterator<Item = &'a FilesTask>) -> Result<(), OpError> {
     let places: Vec<&Path> = tasks.flat_map(|task| &task.roots).map(|root| root.place.as_path()).collect();
@@ -85,19 +124,34 @@ pub fn apart<'a>(tasks: impl Iterator<Item = &'a FilesTask>) -> Result<(), OpErr
 }
 
 impl FilesTask {
-    pub fn new(member: &Member, reader: &SnapshotReader, notes: &Notes) -> Result<Self, OpError> {
+    /// `target` is the name of the place that it goes to and the paths there, where that is not where it came from.
+    pub fn new(
+        member: &Member,
+        reader: &SnapshotReader,
+        notes: &Notes,
+        target: Option<(&str, &[PathBuf])>,
+    ) -> Result<Self, OpError> {
         let id = notes.dir().file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let root = |Held { entry, is_dir }| {
-            let place = resolved(&Path::new("/").join(entry.as_path()), is_dir);
+        let held = held(member, reader)?;
+        let paths = match target {
+            Some((target, paths)) => elsewhere(member, &held, target, paths)?,
+            None => held.iter().map(|root| origin(&root.entry)).collect(),
+        };
+        let root = |(Held { entry, is_dir }, path): (Held, PathBuf)| {
+            let place = resolved(&path, is_dir);
             let holder = if is_dir { place.as_path() } else { place.parent().unwrap_or(Path::new("/")) };
             let stage = holder.join(format!(".farkeep-restore-{id}"));
             Root { entry, is_dir, stage, place }
         };
-        Ok(Self { roots: held(member, reader)?.into_iter().map(root).collect() })
+        Ok(Self { roots: held.into_iter().zip(paths).map(root).collect() })
     }
 
     pub fn survey(&self) -> Survey {
-        let places: Vec<String> = self.roots.iter().map(|root| root.place.display().to_string()).collect();
+        let place = |root: &Root| match (origin(&root.entry), &root.place) {
+            (origin, place) if origin == *place => place.display().to_string(),
+            (origin, place) => format!("{} (was {})", place.display(), origin.display()),
+        };
+        let places: Vec<String> = self.roots.iter().map(place).collect();
         let mut survey = Survey { target: places.join(", "), ..Survey::default() };
         for root in &self.roots {
             if let Some((files, bytes)) = count(&root.place, &root.stage) {

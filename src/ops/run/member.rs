@@ -73,7 +73,10 @@ pub fn tasks<'a>(
             SourceConfig::Engine(engine) if engine.restores(&member.kind) => {
                 Way::Engine(engine.as_ref(), notes.parts().join(format!("@{name}")))
             }
-            SourceConfig::Files(_) if member.kind == "files" => Way::Files(FilesTask::new(member, reader, notes)?),
+            SourceConfig::Files(files) if member.kind == "files" => {
+                let target = plan.target.as_deref().map(|target| (target, files.roots.as_slice()));
+                Way::Files(FilesTask::new(member, reader, notes, target)?)
+            }
             _ => {
                 let why =
                     format!("member {name:?} was backed up as kind {:?}, and is configured as another here", member.kind);
