@@ -1,10 +1,12 @@
 //! The way back of plain files: what a root is, where it goes, and what must not be lost on the way.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use crate::world::{Run, World, needs};
-use crate::{job, restore_run, source};
+use crate::world::machine::FARKEEP;
+use crate::world::{Run, Tree, World, needs};
+use crate::{job, member, restore_run, source};
 
 /// A job `nightly` with one member of files.
 fn files(world: &World, paths: &[&Path], more: &str) {
@@ -109,4 +111,105 @@ fn files_go_to_the_paths_of_the_target_that_was_named_and_nowhere_else() {
     files(&world, &[&prod.root, &conf.path("settings")], "\n[job.nightly.target.staging.source.files]\nservice = 'web'\n");
     into(&["--yes-destroy", "staging"]).exits(2).says("name other paths for this target");
     untouched();
+}
+
+/// Two members: three files of one directory, and a directory.
+fn pages(world: &World) -> (Tree, Tree) {
+    let (etc, srv) = (world.tree("etc"), world.tree("srv"));
+    let paths = |paths: &[PathBuf]| {
+        let paths: Vec<String> = paths.iter().map(|path| format!("'{}'", path.display())).collect();
+        format!("paths = [{}]", paths.join(", "))
+    };
+    let two = source("two", "files", &paths(&[etc.path("hosts"), etc.path("passwd")]));
+    let one = source("one", "files", &paths(&[etc.path("group"), srv.root.clone()]));
+    job(world, &(two + &one));
+    write_pages(&etc, &srv, "of the night");
+    world.push("nightly");
+    write_pages(&etc, &srv, "of today");
+    srv.file("later", "of today");
+    (etc, srv)
+}
+
+fn write_pages(etc: &Tree, srv: &Tree, when: &str) {
+    for name in ["hosts", "passwd", "group"] {
+        etc.file(name, format!("{name} {when}"));
+    }
+    srv.file("page", format!("page {when}")).file("deep/page", format!("deep page {when}"));
+}
+
+#[track_caller]
+fn assert_pages(etc: &Tree, srv: &Tree) {
+    for name in ["hosts", "passwd", "group"] {
+        assert_eq!(read(&etc.path(name)), format!("{name} of the night"));
+    }
+    assert_eq!(read(&srv.path("page")), "page of the night");
+    assert_eq!(read(&srv.path("deep/page")), "deep page of the night");
+    assert!(!srv.path("later").exists());
+    assert_eq!((fs::read_dir(&etc.root).unwrap().count(), fs::read_dir(&srv.root).unwrap().count()), (3, 2));
+}
+
+#[test]
+fn of_several_files_in_one_directory_each_is_restored() {
+    let world = World::new();
+    let (etc, srv) = pages(&world);
+    let done = restore(&world, &["--json"]).ok().json();
+    assert_pages(&etc, &srv);
+    assert_eq!(member(&done, "two")["proof"]["entries"], "2");
+    // The file, and of the directory itself, two pages and a directory.
+    assert_eq!(member(&done, "one")["proof"]["entries"], "5");
+}
+
+#[test]
+fn a_restore_of_files_that_was_killed_at_any_rename_goes_on() {
+    needs!("strace");
+    let world = World::new();
+    let (etc, srv) = pages(&world);
+    let mut killed = 0;
+    for when in 1.. {
+        write_pages(&etc, &srv, "of today");
+        srv.file("later", "of today");
+        let mut command = Command::new("strace");
+        world.agent.dress(&mut command);
+        let inject = format!("inject=rename:signal=SIGKILL:when={when}");
+        command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=rename", "-e", &inject]);
+        command.arg(FARKEEP).args(restore_run(&world, "latest", &["--yes-destroy", "nightly"]));
+        let run = Run::of(&mut command);
+        if run.code != 137 {
+            assert_pages(&etc, &srv);
+            break;
+        }
+        killed += 1;
+        restore(&world, &[]).ok();
+        assert_pages(&etc, &srv);
+    }
+    assert!(killed >= 10, "{killed} were killed: this tests little");
+}
+
+#[test]
+fn what_does_not_lie_where_it_belongs_is_an_alarm_and_the_same_command_begins_anew() {
+    let world = World::new();
+    let srv = world.tree("srv");
+    srv.file("gone", "of the night").file("short", "of the night").file("other", "of the night");
+    files(&world, &[&srv.root], "");
+    world.push("nightly");
+    srv.file("gone", "of today").file("later", "of today");
+    // Between the fetch and the swap somebody is in the way.
+    let script = "cd \"$0\"/.farkeep-restore-*/new/srv; rm gone; : > short; rm other; mkdir other";
+    files(&world, &[&srv.root], &format!("restore = {{ before = ['sh', '-c', '{script}', '{}'] }}", srv.root.display()));
+    let said = restore(&world, &[]).exits(4).says("files: mismatch").says("gone: is not there after the restore");
+    let said =
+        said.says("short: 12 bytes were backed up and 0 are there").says("other: a file was backed up, and something");
+    said.says("what was there before this restore lies in");
+
+    files(&world, &[&srv.root], "");
+    world.run(restore_run(&world, "latest", &["--dry-run"])).ok().says("was left by another restore");
+    restore(&world, &[]).ok().says("files: restored");
+    for name in ["gone", "short", "other"] {
+        assert_eq!(read(&srv.path(name)), "of the night");
+    }
+    assert!(!srv.path("later").exists());
+    // Nobody has said that it may go.
+    let stages: Vec<_> = fs::read_dir(&srv.root).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let stage = stages.iter().find(|path| path.file_name().unwrap().to_string_lossy().starts_with('.')).unwrap();
+    assert_eq!((stages.len(), read(&stage.join("replaced/later"))), (4, "of today".into()));
 }

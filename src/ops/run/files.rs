@@ -5,12 +5,16 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::held::{Held, held};
 use super::notes::Notes;
+use crate::crypto::hash::checksum;
 use crate::format::manifest::Member;
+use crate::model::finding::{Finding, FindingKind};
+use crate::model::ids::to_hex;
 use crate::model::path::EntryPath;
 use crate::model::size::human_size;
 use crate::ops::OpError;
@@ -25,6 +29,8 @@ use crate::vault::catalogue_reader::SnapshotReader;
 const COUNTED_MAX: u64 = 1_000_000;
 /// Names of attributes, and each value: Linux bounds both at 64 KiB.
 const XATTR_LIST_MAX_BYTES: usize = 64 * 1024;
+/// How the name of every stage begins, of whatever restore.
+const STAGE_PREFIX: &str = ".farkeep-restore-";
 /// Where what is replaced lies until everything is back.
 const REPLACED: &str = "replaced";
 /// There once all that is replaced lies aside: from then on only new things come in.
@@ -40,9 +46,9 @@ pub struct FilesTask {
 /// One root.
 pub struct Root {
     pub entry: EntryPath,
-    is_dir: bool,
+    pub is_dir: bool,
     /// Where it goes: `/data/minio`.
-    place: PathBuf,
+    pub place: PathBuf,
     /// On the same file system, so that a rename is a step that happens or does not: in the directory itself, or beside the
     /// file.
     pub stage: PathBuf,
@@ -65,6 +71,11 @@ fn resolved(path: &Path, is_dir: bool) -> PathBuf {
         (Some(parent), Some(name)) => resolved(parent, true).join(name),
         _ => path.to_owned(),
     }
+}
+
+/// Whether this is the name of a stage, of this restore or another one, which may hold what was there before that.
+pub fn is_stage(name: &[u8]) -> bool {
+    name.starts_with(STAGE_PREFIX.as_bytes())
 }
 
 /// Where a root came from.
@@ -140,7 +151,9 @@ impl FilesTask {
         let root = |(Held { entry, is_dir }, path): (Held, PathBuf)| {
             let place = resolved(&path, is_dir);
             let holder = if is_dir { place.as_path() } else { place.parent().unwrap_or(Path::new("/")) };
-            let stage = holder.join(format!(".farkeep-restore-{id}"));
+            // Roots that are files share their directory: each has a stage of its own, the same in every run.
+            let own = checksum(&[member.name.as_bytes(), b"\0", entry.as_bytes()].concat());
+            let stage = holder.join(format!("{STAGE_PREFIX}{id}-{}", to_hex(&own)));
             Root { entry, is_dir, stage, place }
         };
         Ok(Self { roots: held.into_iter().zip(paths).map(root).collect() })
@@ -154,10 +167,16 @@ impl FilesTask {
         let places: Vec<String> = self.roots.iter().map(place).collect();
         let mut survey = Survey { target: places.join(", "), ..Survey::default() };
         for root in &self.roots {
-            if let Some((files, bytes)) = count(&root.place, &root.stage) {
+            if let Some((files, bytes)) = count(&root.place) {
                 let counted =
                     if files >= COUNTED_MAX { "more than 1,000,000 files".to_owned() } else { format!("{files} files") };
                 survey.destroys.push(format!("{}: {counted}, {}", root.place.display(), human_size(bytes)));
+            }
+            for stage in root.other_stages() {
+                let stage = stage.display();
+                survey
+                    .notes
+                    .push(format!("{stage} was left by another restore, may hold what was there before it, and stays"));
             }
         }
         survey
@@ -207,13 +226,26 @@ impl FilesTask {
         Ok(())
     }
 
-    /// Removes what was replaced, once everything is back.
-    pub fn forget(&self) {
+    /// What came in is not what was backed up: the next run begins anew. What was there before stays, and a finding says where.
+    pub fn retire(&self) -> Result<Vec<Finding>, OpError> {
+        let mut findings = Vec::new();
         for root in &self.roots {
-            if let Err(error) = root.remove_stage() {
-                tracing::warn!(path = %root.stage.display(), %error, "not removed");
+            if let Some(aside) = root.retire().map_err(failed(&root.stage))? {
+                let message = format!("what was there before this restore lies in {}", aside.display());
+                findings.push(Finding::new(FindingKind::Notice, root.place.display(), message));
             }
         }
+        Ok(findings)
+    }
+
+    /// Removes what was replaced, once everything is back. What cannot be removed is told.
+    pub fn forget(&self) -> Vec<Finding> {
+        let left = |root: &Root| {
+            let error = root.remove_stage().err()?;
+            let message = format!("holds what was there before this restore, and was not removed: {error}");
+            Some(Finding::new(FindingKind::Target, root.stage.display(), message))
+        };
+        self.roots.iter().filter_map(left).collect()
     }
 }
 
@@ -248,6 +280,13 @@ impl Root {
         Ok(stage)
     }
 
+    /// What other restores left in the directory.
+    fn other_stages(&self) -> Vec<PathBuf> {
+        let children = if self.is_dir { children(&self.place).unwrap_or_default() } else { Vec::new() };
+        let is_other = |path: &PathBuf| *path != self.stage && is_stage(path.file_name().unwrap_or_default().as_bytes());
+        children.into_iter().filter(is_other).collect()
+    }
+
     fn place_name(&self) -> &OsStr {
         self.entry.as_path().file_name().unwrap_or_default()
     }
@@ -256,7 +295,9 @@ impl Root {
         let (staged, aside) = (self.staged(), self.stage.join(REPLACED));
         if !self.has(CLEARED) {
             fs::create_dir_all(&aside).map_err(failed(&aside))?;
-            for child in children(&self.place)?.iter().filter(|child| **child != self.stage) {
+            for child in
+                children(&self.place)?.iter().filter(|child| !is_stage(child.file_name().unwrap_or_default().as_bytes()))
+            {
                 fs::rename(child, aside.join(child.file_name().unwrap_or_default())).map_err(failed(child))?;
             }
             self.mark(CLEARED)?;
@@ -266,7 +307,11 @@ impl Root {
             keep().map_err(failed(&cleared))?;
         }
         for child in children(&staged)? {
-            let place = self.place.join(child.file_name().unwrap_or_default());
+            let name = child.file_name().unwrap_or_default();
+            let place = self.place.join(name);
+            if is_stage(name.as_bytes()) && is_there(&place) {
+                continue;
+            }
             fs::rename(&child, &place).map_err(failed(&place))?;
         }
         self.dress(&staged).map_err(failed(&self.place))?;
@@ -285,8 +330,22 @@ impl Root {
         to.set_modified(fs::metadata(self.stage.join(CLEARED))?.modified()?)
     }
 
+    /// Makes room for another try, which begins anew; gives where what was there before lies from now on.
+    fn retire(&self) -> std::io::Result<Option<PathBuf>> {
+        if !is_there(&self.stage.join(REPLACED)) {
+            return self.remove_stage().map(|()| None);
+        }
+        let holder = self.stage.parent().unwrap_or(Path::new("/"));
+        let retired = free_name(holder, self.stage.file_name().unwrap_or_default());
+        fs::rename(&self.stage, &retired)?;
+        Ok(Some(retired.join(REPLACED)))
+    }
+
     /// Removes the stage; the directory that it lay in keeps its time.
     fn remove_stage(&self) -> std::io::Result<()> {
+        if !is_there(&self.stage) {
+            return Ok(());
+        }
         let holder = fs::File::open(self.stage.parent().unwrap_or(Path::new("/")))?;
         let modified = holder.metadata()?.modified()?;
         fs::remove_dir_all(&self.stage)?;
@@ -326,16 +385,16 @@ fn children(dir: &Path) -> Result<Vec<PathBuf>, OpError> {
     entries.map(|entry| entry.map(|entry| entry.path()).map_err(failed(dir))).collect()
 }
 
-/// Files below a path and their bytes, without what lies at `except`; none when nothing is there.
-fn count(path: &Path, except: &Path) -> Option<(u64, u64)> {
+/// Files below a path and their bytes, without stages; none when nothing is there.
+fn count(path: &Path) -> Option<(u64, u64)> {
     fs::symlink_metadata(path).ok()?;
     let (mut files, mut bytes) = (0, 0);
     let mut open = vec![path.to_owned()];
     while let Some(path) = open.pop() {
         let Ok(meta) = fs::symlink_metadata(&path) else { continue };
         if meta.is_dir() {
-            let below = fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path());
-            open.extend(below.filter(|path| path != except));
+            let below = fs::read_dir(&path).into_iter().flatten().flatten();
+            open.extend(below.filter(|entry| !is_stage(entry.file_name().as_bytes())).map(|entry| entry.path()));
         } else {
             files += 1;
             bytes += meta.len();

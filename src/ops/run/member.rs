@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::compare::compare;
 use super::files::{self, FilesTask};
 use super::notes::Notes;
 use super::sheet::MemberSheet;
@@ -115,10 +116,8 @@ impl Task<'_> {
     }
 
     /// Removes what lies outside the staging directory.
-    pub fn forget(&self) {
-        if let Way::Files(files) = &self.way {
-            files.forget();
-        }
+    pub fn forget(&self) -> Vec<Finding> {
+        if let Way::Files(files) = &self.way { files.forget() } else { Vec::new() }
     }
 }
 
@@ -158,8 +157,9 @@ impl Place<'_> {
     /// Compares what the target holds now with what the backup counted.
     pub(super) fn prove(&self, task: &Task<'_>) -> Result<(MemberReceipt, Vec<Finding>), OpError> {
         let name = &task.member.name;
-        let Way::Engine(engine, dir) = &task.way else {
-            return Ok((MemberReceipt::of(name.clone(), "restored"), Vec::new()));
+        let (engine, dir) = match &task.way {
+            Way::Engine(engine, dir) => (*engine, dir),
+            Way::Files(files) => return self.prove_files(task, files),
         };
         let fetched = self.fetched(task, dir)?;
         let found = engine.prove(&fetched, &task.work).map_err(|e| in_member(name, e))?;
@@ -179,6 +179,25 @@ impl Place<'_> {
             let message = "nothing of what the backup counted could be counted at the target";
             findings.push(Finding::new(FindingKind::Notice, name, message));
         }
+        Ok((receipt, findings))
+    }
+
+    fn prove_files(&self, task: &Task<'_>, files: &FilesTask) -> Result<(MemberReceipt, Vec<Finding>), OpError> {
+        let found = compare(files, task.member, self.reader, self.env)?;
+        let mut receipt = MemberReceipt::of(task.member.name.clone(), "restored");
+        receipt.proof.insert("entries".into(), found.right.to_string());
+        if found.wrong == 0 {
+            return Ok((receipt, Vec::new()));
+        }
+        receipt.outcome = "mismatch";
+        let unnamed = found.wrong.saturating_sub(found.named.len() as u64);
+        let damage = |(place, why)| Finding::new(FindingKind::Damage, place, why);
+        let mut findings: Vec<Finding> = found.named.into_iter().map(damage).collect();
+        if unnamed > 0 {
+            let message = format!("{unnamed} more entries are not what was backed up");
+            findings.push(Finding::new(FindingKind::Damage, &task.member.name, message));
+        }
+        findings.extend(files.retire()?);
         Ok((receipt, findings))
     }
 

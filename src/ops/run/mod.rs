@@ -21,6 +21,7 @@ use crate::model::time::Timestamp;
 use crate::source::SourceConfig;
 use crate::vault::VaultError;
 
+mod compare;
 mod fetch;
 mod files;
 mod held;
@@ -283,7 +284,7 @@ impl Place<'_> {
         let success = outcome.is_ok() && receipt.members.iter().all(|member| member.outcome != "mismatch");
         receipt.findings.extend(entered.leave(success));
         if success {
-            self.notes.finish(&open)?;
+            receipt.findings.extend(self.notes.finish(tasks)?);
         }
         outcome
     }

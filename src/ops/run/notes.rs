@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::member::Task;
+use crate::model::finding::Finding;
 use crate::model::ids::SnapshotId;
 use crate::model::limits::MIB;
 use crate::model::time::Timestamp;
@@ -110,12 +111,11 @@ impl Notes {
         write_durably(&path, &bytes)
     }
 
-    /// Everything is back: parts and notes go.
-    pub fn finish(&self, tasks: &[&Task<'_>]) -> Result<(), StateError> {
-        for task in tasks {
-            task.forget();
-        }
-        std::fs::remove_dir_all(&self.dir).map_err(StateError::io(&self.dir))
+    /// Everything is back: parts and notes go, and what lies aside, of members too that an earlier run brought back.
+    pub fn finish(&self, tasks: &[Task<'_>]) -> Result<Vec<Finding>, StateError> {
+        let findings = tasks.iter().flat_map(Task::forget).collect();
+        std::fs::remove_dir_all(&self.dir).map_err(StateError::io(&self.dir))?;
+        Ok(findings)
     }
 
     /// Nothing was begun: leaves nothing.
