@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::world::machine::FARKEEP;
+use crate::world::tools::must;
 use crate::world::{Run, Tree, World, needs};
 use crate::{job, member, restore_run, source};
 
@@ -212,4 +213,75 @@ fn what_does_not_lie_where_it_belongs_is_an_alarm_and_the_same_command_begins_an
     let stages: Vec<_> = fs::read_dir(&srv.root).unwrap().map(|entry| entry.unwrap().path()).collect();
     let stage = stages.iter().find(|path| path.file_name().unwrap().to_string_lossy().starts_with('.')).unwrap();
     assert_eq!((stages.len(), read(&stage.join("replaced/later"))), (4, "of today".into()));
+}
+
+/// Something mounted, for as long as this lives.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(args: &[&str], at: &Path) -> Self {
+        fs::create_dir_all(at).unwrap();
+        must(Command::new("mount").args(args).arg(at));
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn what_is_mounted_below_a_root_is_never_emptied() {
+    needs!(root);
+    let world = World::new();
+    let (srv, elsewhere) = (world.tree("srv"), world.tree("elsewhere"));
+    srv.file("page", "of the night").dir("deep/with space");
+    elsewhere.file("precious", "never backed up");
+    files(&world, &[&srv.root], "one_file_system = true");
+    world.push("nightly");
+    srv.file("page", "of today");
+    for args in [&["-t", "tmpfs", "tmpfs"][..], &["--bind", elsewhere.root.to_str().unwrap()]] {
+        let mounted = Mounted::new(args, &srv.path("deep/with space"));
+        fs::write(mounted.0.join("precious"), "never backed up").unwrap();
+        let refused = |run: Run| {
+            run.exits(1).says("deep/with space: another file system begins there").says("--in-place");
+            assert_eq!(read(&srv.path("page")), "of today");
+            assert_eq!(read(&mounted.0.join("precious")), "never backed up");
+        };
+        refused(world.run(restore_run(&world, "latest", &["--dry-run"])));
+        refused(restore(&world, &[]));
+    }
+    restore(&world, &[]).ok();
+    assert_eq!(read(&srv.path("page")), "of the night");
+    assert_eq!(read(&elsewhere.path("precious")), "never backed up");
+}
+
+#[test]
+fn what_was_mounted_while_the_restore_ran_is_not_removed_with_what_was_replaced() {
+    needs!(root);
+    let world = World::new();
+    let srv = world.tree("srv");
+    srv.file("page", "of the night").dir("deep/mounted");
+    // A hook that mounts: seen before anything steps aside.
+    let script = "cd \"$0\"/deep/mounted; mount -t tmpfs tmpfs . && cd \"$PWD\" && echo x > precious";
+    files(&world, &[&srv.root], &format!("restore = {{ before = ['sh', '-c', '{script}', '{}'] }}", srv.root.display()));
+    world.push("nightly");
+    srv.file("page", "of today");
+    restore(&world, &[]).exits(1).says("another file system begins there");
+    let mounted = Mounted(srv.path("deep/mounted"));
+    assert_eq!((read(&srv.path("page")), read(&mounted.0.join("precious"))), ("of today".into(), "x\n".into()));
+    drop(mounted);
+    // One that mounts where what was replaced lies: that stays, and a finding says so.
+    let replaced = ".farkeep-restore-*/replaced/deep/mounted";
+    let script = format!("cd \"$0\"; cd {replaced}; mount -t tmpfs tmpfs . && cd \"$PWD\" && echo x > precious");
+    let hook = format!("restore = {{ after = {{ on_success = ['sh', '-c', '{script}', '{}'] }} }}", srv.root.display());
+    files(&world, &[&srv.root], &hook);
+    restore(&world, &[]).exits(3).says("was not removed").says("another file system begins there");
+    assert_eq!(read(&srv.path("page")), "of the night");
+    let stages = fs::read_dir(&srv.root).unwrap().map(|entry| entry.unwrap().path());
+    let stage = stages.into_iter().find(|path| path.join("replaced").exists()).unwrap();
+    let mounted = Mounted(stage.join("replaced/deep/mounted"));
+    assert_eq!(read(&mounted.0.join("precious")), "x\n");
 }

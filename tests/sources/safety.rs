@@ -8,7 +8,7 @@ use rusqlite::Connection;
 
 use crate::world::background::until;
 use crate::world::tools::must;
-use crate::world::{Run, Running, World, assert_same, needs};
+use crate::world::{Run, Running, World, assert_same};
 use crate::{gunzip, gzip, job, restore_run, source, written_at};
 
 fn restore(world: &World, copy: &Path) -> Run {
@@ -140,24 +140,31 @@ fn a_member_that_cannot_be_kept_stops_the_restore_and_the_message_names_the_way_
 
 #[test]
 fn what_an_earlier_run_has_moved_aside_is_kept_as_well() {
-    needs!(root);
     let world = World::new();
     let tree = world.tree("live");
-    tree.ordinary(30, 1);
-    fs::create_dir(tree.path("mounted")).unwrap();
-    job(&world, &source("files", "files", &format!("paths = ['{}']", tree.root.display())));
+    tree.ordinary(30, 1).file("stuck/file", "x");
+    let files = |more: &str| {
+        let keys = format!("paths = ['{}']\n{more}", tree.root.display());
+        job(&world, &source("files", "files", &keys));
+    };
+    files("");
     world.push("nightly");
     tree.ordinary(40, 2);
     let before = world.path("before");
     must(Command::new("cp").arg("-a").arg(&tree.root).arg(&before));
-    // What is mounted cannot step aside: some of the others have by then.
-    must(Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(tree.path("mounted")));
-    restore_without_copy(&world).exits(1);
-    must(Command::new("umount").arg(tree.path("mounted")));
+    // One of the names cannot step aside: some of the others have by then.
+    let script = "cd \"$0\"/.farkeep-restore-* && mkdir -p replaced/stuck/x";
+    files(&format!("restore = {{ before = ['sh', '-c', '{script}', '{}'] }}", tree.root.display()));
+    restore_without_copy(&world).exits(1).says("stuck");
+    let stage =
+        fs::read_dir(&tree.root).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.join("replaced").exists());
+    fs::remove_dir(stage.unwrap().join("replaced/stuck/x")).unwrap();
+    files("");
     let copy = world.path("copy");
     restore(&world, &copy).ok();
     // The directory's own time went when its content did.
     must(Command::new("touch").arg("-r").arg(&before).arg(copy.join("files/live")));
+    must(Command::new("touch").arg("-r").arg(before.join("stuck")).arg(copy.join("files/live/stuck")));
     assert_same(&before, &copy.join("files/live"));
 }
 

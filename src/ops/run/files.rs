@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::ground::foreign_below;
 use super::held::{Held, held};
 use super::notes::Notes;
 use crate::crypto::hash::checksum;
@@ -159,6 +160,29 @@ impl FilesTask {
         Ok(Self { roots: held.into_iter().zip(paths).map(root).collect() })
     }
 
+    /// Nothing that is mounted below a root may step aside with it, and be emptied when that is removed; nor is a directory in
+    /// the place of a file. Holds from the plan to the swap.
+    pub fn can_be_swapped(&self) -> Result<(), OpError> {
+        for root in self.roots.iter().filter(|root| !root.is_begun()) {
+            if !root.is_dir && root.place.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
+                return Err(OpError::NotDone(format!(
+                    "{}: a directory is in the place of a file; nothing has been destroyed",
+                    root.place.display()
+                )));
+            }
+            if let Some(foreign) = foreign_below(&root.place) {
+                return Err(OpError::NotDone(format!(
+                    "{}: another file system begins there, below {}, and what it holds would go with what is replaced; nothing \
+                     has been destroyed. Unmount it for the time of the restore, or restore these files where they are: \
+                     farkeep restore SNAP --in-place",
+                    foreign.display(),
+                    root.place.display()
+                )));
+            }
+        }
+        Ok(())
+    }
+
     pub fn survey(&self) -> Survey {
         let place = |root: &Root| match (origin(&root.entry), &root.place) {
             (origin, place) if origin == *place => place.display().to_string(),
@@ -184,6 +208,7 @@ impl FilesTask {
 
     /// Everything is there.
     pub fn check(&self) -> Result<(), OpError> {
+        self.can_be_swapped()?;
         match self.roots.iter().find(|root| !root.is_begun() && !is_there(&root.staged())) {
             Some(root) => {
                 Err(OpError::NotDone(format!("{}: was not fetched; nothing has been destroyed", root.staged().display())))
@@ -194,6 +219,7 @@ impl FilesTask {
 
     /// What is there steps aside, what was fetched takes its place.
     pub fn swap(&self) -> Result<(), OpError> {
+        self.can_be_swapped()?;
         for root in self.roots.iter().filter(|root| !root.has(SWAPPED)) {
             if root.is_dir {
                 root.swap_content()?;
@@ -348,6 +374,10 @@ impl Root {
         }
         let holder = fs::File::open(self.stage.parent().unwrap_or(Path::new("/")))?;
         let modified = holder.metadata()?.modified()?;
+        // What came there since it was looked for.
+        if let Some(foreign) = foreign_below(&self.stage) {
+            return Err(std::io::Error::other(format!("{}: another file system begins there", foreign.display())));
+        }
         fs::remove_dir_all(&self.stage)?;
         if self.is_dir { holder.set_modified(modified) } else { Ok(()) }
     }

@@ -98,7 +98,12 @@ impl Task<'_> {
             Way::Engine(engine, _) => {
                 engine.survey(&self.account(), &self.work).map_err(|e| in_member(&self.member.name, e))?
             }
-            Way::Files(files) => files.survey(),
+            Way::Files(files) => {
+                if self.done.is_none() {
+                    files.can_be_swapped()?;
+                }
+                files.survey()
+            }
         };
         Ok(MemberSheet {
             name: self.member.name.clone(),

@@ -24,6 +24,7 @@ use crate::vault::VaultError;
 mod compare;
 mod fetch;
 mod files;
+mod ground;
 mod held;
 mod member;
 mod notes;
