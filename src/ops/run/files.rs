@@ -10,8 +10,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::ground::foreign_below;
-use super::held::{Held, held};
+use super::held::{Held, Partial, held};
 use super::notes::Notes;
+use super::spared;
 use crate::crypto::hash::checksum;
 use crate::format::manifest::Member;
 use crate::model::finding::{Finding, FindingKind};
@@ -53,6 +54,8 @@ pub struct Root {
     /// On the same file system, so that a rename is a step that happens or does not: in the directory itself, or beside the
     /// file.
     pub stage: PathBuf,
+    /// Directories that held more than was backed up.
+    partial: Vec<Partial>,
 }
 
 fn failed(path: &Path) -> impl Fn(std::io::Error) -> OpError + '_ {
@@ -149,13 +152,13 @@ impl FilesTask {
             Some((target, paths)) => elsewhere(member, &held, target, paths)?,
             None => held.iter().map(|root| origin(&root.entry)).collect(),
         };
-        let root = |(Held { entry, is_dir }, path): (Held, PathBuf)| {
+        let root = |(Held { entry, is_dir, partial }, path): (Held, PathBuf)| {
             let place = resolved(&path, is_dir);
             let holder = if is_dir { place.as_path() } else { place.parent().unwrap_or(Path::new("/")) };
             // Roots that are files share their directory: each has a stage of its own, the same in every run.
             let own = checksum(&[member.name.as_bytes(), b"\0", entry.as_bytes()].concat());
             let stage = holder.join(format!("{STAGE_PREFIX}{id}-{}", to_hex(&own)));
-            Root { entry, is_dir, stage, place }
+            Root { entry, is_dir, stage, place, partial }
         };
         Ok(Self { roots: held.into_iter().zip(paths).map(root).collect() })
     }
@@ -196,6 +199,7 @@ impl FilesTask {
                     if files >= COUNTED_MAX { "more than 1,000,000 files".to_owned() } else { format!("{files} files") };
                 survey.destroys.push(format!("{}: {counted}, {}", root.place.display(), human_size(bytes)));
             }
+            survey.notes.extend(spared::note(&root.entry, &root.partial, &root.place));
             for stage in root.other_stages() {
                 let stage = stage.display();
                 survey
@@ -340,6 +344,10 @@ impl Root {
             }
             fs::rename(&child, &place).map_err(failed(&place))?;
         }
+        spared::put_back(&self.entry, &self.partial, &aside, &self.place).map_err(|e| {
+            let (place, aside) = (self.place.display(), aside.display());
+            OpError::NotDone(format!("{place}: what the backup left out cannot be put back, and lies in {aside}: {e}"))
+        })?;
         self.dress(&staged).map_err(failed(&self.place))?;
         fs::File::open(&self.place).and_then(|dir| dir.sync_all()).map_err(failed(&self.place))
     }

@@ -1,7 +1,7 @@
 //! What the snapshot holds below the roots of a member of files: one walk over its catalogue before anything is touched.
 
 use crate::format::manifest::Member;
-use crate::model::entry::{Entry, EntryKind};
+use crate::model::entry::{Entry, EntryKind, Flaw};
 use crate::model::path::EntryPath;
 use crate::model::pattern::Selection;
 use crate::ops::OpError;
@@ -14,6 +14,16 @@ pub struct Held {
     pub entry: EntryPath,
     /// Whether it is a directory.
     pub is_dir: bool,
+    /// Directories of which the snapshot does not hold all, the root among them: paths in the catalogue.
+    pub partial: Vec<Partial>,
+}
+
+/// A directory that held more than the snapshot.
+pub struct Partial {
+    /// Its path in the catalogue.
+    pub path: EntryPath,
+    /// Its time in nanoseconds since 1970.
+    pub mtime_ns: i128,
 }
 
 impl Held {
@@ -31,7 +41,7 @@ pub fn held(member: &Member, reader: &SnapshotReader) -> Result<Vec<Held>, OpErr
     let mut roots: Vec<(Held, bool)> = Vec::new();
     for entry in &member.roots {
         if !roots.iter().any(|(root, _)| root.entry == *entry) {
-            roots.push((Held { entry: entry.clone(), is_dir: false }, false));
+            roots.push((Held { entry: entry.clone(), is_dir: false, partial: Vec::new() }, false));
         }
     }
     let mut outside = None;
@@ -42,6 +52,9 @@ pub fn held(member: &Member, reader: &SnapshotReader) -> Result<Vec<Held>, OpErr
             is_below = true;
             if root.entry == entry.path {
                 (root.is_dir, *found) = (is_dir, true);
+            }
+            if is_dir && matches!(entry.flaw, Some(Flaw::LeftOut | Flaw::Unreadable(_))) {
+                root.partial.push(Partial { path: entry.path.clone(), mtime_ns: entry.meta.mtime_ns });
             }
         }
         let is_way = || is_dir && roots.iter().any(|(root, _)| root.entry.is_at_or_below(&entry.path));

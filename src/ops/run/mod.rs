@@ -29,6 +29,7 @@ mod held;
 mod member;
 mod notes;
 mod sheet;
+mod spared;
 
 use member::Task;
 use notes::Notes;
