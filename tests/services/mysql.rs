@@ -166,6 +166,28 @@ fn a_database_that_is_misspelt_or_empty_and_a_refused_login_are_no_backup() {
     let error = rehearsal.back_up(&login("wr0ng-word"), "wrong").unwrap_err().to_string();
     assert!(error.contains("denied") && !error.contains("wr0ng"), "{error}");
     rehearsal.back_up(&login(password), "right").unwrap();
+
+    // What an account may not see is in no list and in no dump: such a backup would agree with itself.
+    let login = MysqlConfig { user: "half".into(), ..engine(&service, "events") };
+    let refused = |missing: &[&str]| {
+        let error = rehearsal.back_up(&login, "half").unwrap_err().to_string();
+        assert!(error.contains("sees only a part") && missing.iter().all(|m| error.contains(m)), "{error}");
+    };
+    sql(&service, "CREATE USER half@localhost; GRANT SELECT, SHOW VIEW ON events.birth TO half@localhost");
+    refused(&["GRANT SELECT, SHOW VIEW, TRIGGER, EVENT ON `events`.* TO 'half'@'localhost';"]);
+    sql(&service, "GRANT SELECT, LOCK TABLES, SHOW VIEW, EVENT ON events.* TO half@localhost");
+    refused(&["GRANT TRIGGER ON `events`.* TO", "GRANT SELECT ON mysql.proc TO 'half'@'localhost';"]);
+    // By a role, and by a pattern that another one hides.
+    sql(&service, "CREATE ROLE reader; GRANT TRIGGER ON `event_`.* TO reader; GRANT reader TO half@localhost");
+    sql(&service, "GRANT SELECT ON mysql.proc TO half@localhost; GRANT EXECUTE ON FUNCTION events.shout TO half@localhost");
+    refused(&["GRANT TRIGGER ON `events`.*"]);
+    sql(&service, "SET DEFAULT ROLE reader FOR half@localhost; GRANT SELECT, TRIGGER ON `eve%`.* TO half@localhost");
+    let seen = rehearsal.back_up(&login, "half").unwrap();
+    let all = rehearsal.back_up(&engine(&service, "events"), "all").unwrap();
+    assert_eq!(seen.account, all.account);
+    for part in ["database", "programs", "views"] {
+        assert!(fs::read(seen.part(part).unwrap()).unwrap() == fs::read(all.part(part).unwrap()).unwrap(), "{part}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! One database as its own program dumps it, and counts taken before and after.
 
+use super::grants::{Sight, sight};
 use super::server::Server;
 use super::{MysqlConfig, PROGRAMS, TABLES, TAIL_BYTES, VIEWS, has_trailer, tool_version};
 use crate::model::finding::{Finding, FindingKind};
@@ -8,17 +9,56 @@ use crate::source::engine::{Account, Backup, Part, PartRead};
 use crate::source::tool::{Running, Tool};
 use crate::source::work::Work;
 
+/// What a dump is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A backup: half a database is none.
+    Backup,
+    /// A safety copy: what cannot be kept must not keep its own restore from being made.
+    SafetyCopy,
+}
+
 /// A backup of a database.
 pub struct Dumping {
     config: MysqlConfig,
+    purpose: Purpose,
+    findings: Vec<Finding>,
     before: Option<Account>,
     views: Vec<String>,
     given: usize,
 }
 
 impl Dumping {
-    pub fn new(config: MysqlConfig) -> Self {
-        Self { config, before: None, views: Vec::new(), given: 0 }
+    pub fn new(server: &Server<'_>, purpose: Purpose) -> Result<Self, SourceError> {
+        let config = server.config.clone();
+        let mut findings = Vec::new();
+        let mut found = |why: String| findings.push(Finding::new(FindingKind::Source, &config.name, why));
+        match sight(server) {
+            Sight::Whole => {}
+            Sight::Part(missing) => {
+                let why = format!("the account sees only a part of the database: it lacks {missing}");
+                if purpose == Purpose::Backup {
+                    return Err(server.failed(why));
+                }
+                found(why);
+            }
+            Sight::Unknown(why) => found(format!("whether the account sees the whole database cannot be told: {why}")),
+        }
+        Ok(Self { config, purpose, findings, before: None, views: Vec::new(), given: 0 })
+    }
+
+    /// The views that can be dumped. Where a table is gone, those above it stop the program.
+    fn dumped_views(&mut self, server: &Server<'_>) -> Result<Vec<String>, SourceError> {
+        let names = server.views(&self.config.database)?;
+        if self.purpose == Purpose::Backup {
+            return Ok(names);
+        }
+        let (whole, broken) = server.sort_views(&self.config.database, names)?;
+        for view in broken {
+            let why = "is a view of something that is gone, and is not kept";
+            self.findings.push(Finding::new(FindingKind::Source, format!("{} {view}", self.config.name), why));
+        }
+        Ok(whole)
     }
 
     fn part(&self, name: &'static str, tool: impl FnOnce(&Server<'_>, bool) -> Tool + Send + 'static) -> Part {
@@ -59,10 +99,11 @@ impl Backup for Dumping {
         self.given += 1;
         Ok(match self.given {
             1 => {
-                let server = Server::new(&self.config, work)?;
-                self.views = server.views(&self.config.database)?;
-                self.before = Some(server.count(&self.config.database)?);
-                let left_out = self.views.clone();
+                let config = self.config.clone();
+                let server = Server::new(&config, work)?;
+                self.views = self.dumped_views(&server)?;
+                self.before = Some(server.count(&config.database)?);
+                let left_out = server.views(&config.database)?;
                 Some(self.part(TABLES, move |server, is_mysql| tables(server, is_mysql, &left_out)))
             }
             2 => Some(self.part(PROGRAMS, |server, is_mysql| programs(server, is_mysql, &server.config.database))),
@@ -85,6 +126,7 @@ impl Backup for Dumping {
         // The dump has a moment of its own between the two counts: what moved meanwhile is no proof of it.
         let after = server.count(&self.config.database)?;
         account.proof.retain(|name, value| after.proof.get(name) == Some(value));
+        account.findings.append(&mut self.findings);
         for table in server.tables(&self.config.database)?.iter().filter(|table| !table.is_transactional()) {
             let why = "is no table of InnoDB: it was not read at one moment if somebody wrote to it";
             account.findings.push(Finding::new(FindingKind::Notice, format!("{} {}", self.config.name, table.name), why));

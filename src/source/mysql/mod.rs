@@ -9,16 +9,19 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
+use crate::model::finding::Finding;
 use crate::source::SourceError;
-use crate::source::engine::{Account, Backup, Engine, Fetched, Survey};
+use crate::source::engine::{Account, Backup, Engine, Fetched, Survey, keep};
 use crate::source::secret::Secret;
 use crate::source::tool::Tool;
 use crate::source::work::Work;
 
 mod backup;
+mod grants;
 mod restore;
 mod server;
 
+use backup::{Dumping, Purpose};
 use server::{Server, literal};
 
 /// The part that holds the tables.
@@ -113,7 +116,12 @@ impl Engine for MysqlConfig {
             return Err(server.failed("there is no such database, or this account may not see it"));
         }
         tool_version(self.dumper(), work)?;
-        Ok(Box::new(backup::Dumping::new(self.clone())))
+        Ok(Box::new(Dumping::new(&server, Purpose::Backup)?))
+    }
+
+    fn keep(&self, _: &Fetched, dir: &Path, work: &Work) -> Result<Vec<Finding>, SourceError> {
+        let opened = Dumping::new(&Server::new(self, work)?, Purpose::SafetyCopy);
+        keep::parts(&self.name, opened.map(|dumping| Box::new(dumping) as Box<dyn Backup>), dir, work)
     }
 
     fn survey(&self, _: &Account, work: &Work) -> Result<Survey, SourceError> {

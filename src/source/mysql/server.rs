@@ -138,6 +138,17 @@ impl<'a> Server<'a> {
         self.names("table_name", "views", "table_schema", database)
     }
 
+    /// Views that still stand on something, and those that do not.
+    pub fn sort_views(&self, database: &str, names: Vec<String>) -> Result<(Vec<String>, Vec<String>), SourceError> {
+        let (mut whole, mut broken) = (Vec::new(), Vec::new());
+        for view in names {
+            self.work.check()?;
+            let asked = self.query(None, &format!("SHOW FIELDS FROM {}.{};", identifier(database), identifier(&view)));
+            if asked.is_ok() { whole.push(view) } else { broken.push(view) }
+        }
+        Ok((whole, broken))
+    }
+
     /// Rows and checksum of each table, and how the database was made.
     pub fn count(&self, database: &str) -> Result<Account, SourceError> {
         let mut account = Account::default().tool("server", self.version()?);
