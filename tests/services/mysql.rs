@@ -209,6 +209,15 @@ fn tables_that_others_refer_to_and_counts_that_moved() {
     let account = backup.finish(&work).unwrap();
     assert!(!account.proof.contains_key("rows of birth"), "it moved: {account:?}");
     assert_eq!(account.proof["rows of Odd name"], "0");
+    // What is there and not in the backup is named, what only moved is not.
+    assert_eq!(engine.survey(&account, &work).unwrap().destroys.len(), 1);
+    sql(&service, "CREATE TABLE events.later (n INT); CREATE VIEW events.newer AS SELECT 1; DROP VIEW events.named");
+    sql(&service, "CREATE PROCEDURE events.shout () SELECT 1");
+    let destroys = engine.survey(&account, &work).unwrap().destroys[1..].join("; ");
+    for gone in ["table later, about 0 rows: not in", "view newer: not in", "procedure shout: not in"] {
+        assert!(destroys.contains(gone), "{destroys}");
+    }
+    assert_eq!(destroys.matches("not in").count(), 3, "{destroys}");
     assert!(account.findings.iter().any(|finding| finding.subject.ends_with(" old")), "{account:?}");
 
     sql(&service, "CREATE DATABASE other; CREATE TABLE other.t (b INT, FOREIGN KEY (b) REFERENCES events.birth (id))");

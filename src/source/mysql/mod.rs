@@ -18,6 +18,7 @@ use crate::source::work::Work;
 
 mod backup;
 mod grants;
+mod later;
 mod restore;
 mod server;
 
@@ -33,6 +34,8 @@ const VIEWS: &str = "views";
 /// Lines of proof that say how the database was made.
 const CHARSET: &str = "character set";
 const COLLATION: &str = "collation";
+/// A line of proof that says how many tables there are. Without it, the backup does not name all of them.
+const TABLES_COUNTED: &str = "tables";
 /// How every whole dump ends.
 const TRAILER: &[u8] = b"-- Dump completed";
 /// The trailer stands within so many last bytes.
@@ -124,7 +127,7 @@ impl Engine for MysqlConfig {
         keep::parts(&self.name, opened.map(|dumping| Box::new(dumping) as Box<dyn Backup>), dir, work)
     }
 
-    fn survey(&self, _: &Account, work: &Work) -> Result<Survey, SourceError> {
+    fn survey(&self, account: &Account, work: &Work) -> Result<Survey, SourceError> {
         let server = Server::new(self, work)?;
         let mut survey = Survey { target: self.title(), ..Survey::default() };
         if server.has(&self.database)? {
@@ -135,6 +138,7 @@ impl Engine for MysqlConfig {
                 }
                 Err(error) => format!("database {}, which cannot be counted ({error})", self.database),
             });
+            later::list(&server, account, &mut survey)?;
         }
         let sql = format!(
             "SELECT DISTINCT table_schema FROM information_schema.key_column_usage WHERE referenced_table_schema = {0} AND table_schema <> {0};",

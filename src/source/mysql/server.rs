@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
 
-use super::{CHARSET, COLLATION, MysqlConfig};
+use super::{CHARSET, COLLATION, MysqlConfig, TABLES_COUNTED};
 use crate::source::SourceError;
 use crate::source::engine::Account;
 use crate::source::secret::{Secret, SecretText};
@@ -138,6 +138,17 @@ impl<'a> Server<'a> {
         self.names("table_name", "views", "table_schema", database)
     }
 
+    /// Everything but tables: `views` -> `view named`.
+    pub fn programs(&self, database: &str) -> Result<[(&'static str, Vec<String>); 4], SourceError> {
+        let routine = "concat(lower(routine_type), ' ', routine_name)";
+        Ok([
+            ("views", self.names("concat('view ', table_name)", "views", "table_schema", database)?),
+            ("triggers", self.names("concat('trigger ', trigger_name)", "triggers", "trigger_schema", database)?),
+            ("routines", self.names(routine, "routines", "routine_schema", database)?),
+            ("events", self.names("concat('event ', event_name)", "events", "event_schema", database)?),
+        ])
+    }
+
     /// Views that still stand on something, and those that do not.
     pub fn sort_views(&self, database: &str, names: Vec<String>) -> Result<(Vec<String>, Vec<String>), SourceError> {
         let (mut whole, mut broken) = (Vec::new(), Vec::new());
@@ -151,8 +162,9 @@ impl<'a> Server<'a> {
 
     /// Rows and checksum of each table, and how the database was made.
     pub fn count(&self, database: &str) -> Result<Account, SourceError> {
-        let mut account = Account::default().tool("server", self.version()?);
-        for table in self.tables(database)? {
+        let tables = self.tables(database)?;
+        let mut account = Account::default().tool("server", self.version()?).proof(TABLES_COUNTED, tables.len());
+        for table in tables {
             self.work.check()?;
             let name = format!("{}.{}", identifier(database), identifier(&table.name));
             let rows = self.value(&format!("SELECT count(*) FROM {name};"))?;
@@ -164,13 +176,11 @@ impl<'a> Server<'a> {
                 account = account.proof(format!("checksum of {}", table.name), sum);
             }
         }
-        for (what, names) in [
-            ("views", self.views(database)?),
-            ("triggers", self.names("trigger_name", "triggers", "trigger_schema", database)?),
-            ("routines", self.names("routine_name", "routines", "routine_schema", database)?),
-            ("events", self.names("event_name", "events", "event_schema", database)?),
-        ] {
+        for (what, names) in self.programs(database)? {
             account = account.proof(what, names.len());
+            for name in names {
+                account = account.proof(name, "there");
+            }
         }
         let of_schema = |column: &str| self.names(column, "schemata", "schema_name", database).map(|names| names.concat());
         Ok(account
