@@ -66,6 +66,12 @@ fn a_database_with_all_that_belongs_to_it_is_emptied_and_comes_back() {
     let receipt = world.push("nightly");
     assert_eq!(receipt["state"], "good", "{receipt}");
     sql(&service, "DELETE FROM events.birth WHERE id > 100; CREATE TABLE events.later (n INT); DROP VIEW events.named");
+    // The usual disaster: a view stands on nothing, and neither it nor what is above it can be dumped.
+    sql(
+        &service,
+        "CREATE VIEW events.logged AS SELECT * FROM events.log; CREATE VIEW events.above AS SELECT * FROM events.logged",
+    );
+    sql(&service, "DROP TABLE events.log");
     let run = args!["restore", "latest", "--run", "--yes-destroy", "nightly", "--identity", &world.identity, "--json"];
     let receipt = world.run(run.clone()).ok().json();
     let proof = &receipt["members"][0]["proof"];
@@ -126,6 +132,24 @@ fn a_dump_that_was_cut_or_changed_touches_nothing() {
         }
         fs::write(&path, &bytes).unwrap();
     }
+    // What stands on nothing cannot be kept, and is no reason to keep nothing.
+    sql(&service, "CREATE TABLE events.base (n INT); CREATE VIEW events.broken AS SELECT * FROM events.base");
+    sql(&service, "DROP TABLE events.base");
+    let copy = rehearsal.path("copy");
+    fs::create_dir(&copy).unwrap();
+    let kept = engine.keep(&night, &copy, &rehearsal.work("copy")).unwrap();
+    assert!(kept.len() == 1 && kept[0].subject.ends_with(" broken"), "{kept:?}");
+    assert!(copy.join("views").is_file());
+    // The tables cannot be renamed: all the rest comes back, but for that view.
+    sql(&service, "CREATE USER stiff@localhost; GRANT SUPER, SET USER ON *.* TO stiff@localhost");
+    sql(&service, "GRANT SELECT ON mysql.proc TO stiff@localhost; GRANT ALL ON `events\\_farkeep%`.* TO stiff@localhost");
+    let most = "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, SHOW VIEW, CREATE VIEW, TRIGGER, EVENT, EXECUTE, CREATE ROUTINE, ALTER ROUTINE, LOCK TABLES";
+    sql(&service, &format!("GRANT {most} ON events.* TO stiff@localhost"));
+    let stiff = MysqlConfig { user: "stiff".into(), ..engine.clone() };
+    let error = rehearsal.bring_back(&stiff, &night).unwrap_err().to_string();
+    assert!(error.contains("ALTER") && error.ends_with("could not be put back: view broken"), "{error}");
+    assert_eq!(count(&service, "events", "named"), "100", "the view is there again");
+    assert_eq!(sql(&service, "SHOW TABLES IN events LIKE '%unfinished'"), "");
     // Well formed, and not what was summed up.
     let path = night.part("database").unwrap();
     let mut text = fs::read(path).unwrap();
@@ -143,6 +167,26 @@ fn a_dump_that_was_cut_or_changed_touches_nothing() {
     assert_eq!(count(&service, "events", "birth"), "100");
     assert_eq!(count(&service, "events", "named"), "100", "the view is still there");
     assert_eq!(sql(&service, "SHOW DATABASES LIKE 'events%'"), "events");
+
+    // Broken off behind the tables: no backup until it was repeated, not even by who sees nothing but the database.
+    let programs = again.part("programs").unwrap();
+    let whole_text = fs::read(programs).unwrap();
+    fs::write(programs, "nonsense;\n-- Dump completed\n").unwrap();
+    let error = rehearsal.bring_back(&engine, &again).unwrap_err().to_string();
+    assert!(error.contains("until the same restore") && error.contains("in the database events_farkeep_old"), "{error}");
+    sql(&service, "REVOKE ALL PRIVILEGES ON `events\\_farkeep%`.* FROM stiff@localhost");
+    for engine in [&engine, &stiff] {
+        let error = engine.open(&rehearsal.work("half")).err().unwrap().to_string();
+        assert!(error.contains("farkeep_restore_unfinished") && error.contains("--run --yes-destroy"), "{error}");
+    }
+    fs::write(programs, whole_text).unwrap();
+    rehearsal.bring_back_all(&engine, &again);
+    whole(&service, "events");
+    sql(&service, "CREATE DATABASE events_farkeep_new");
+    let fetched = rehearsal.back_up(&engine, "after").unwrap();
+    assert!(fetched.account.findings.iter().any(|f| f.message.contains("events_farkeep_new is there")));
+    sql(&service, "CREATE DATABASE events_farkeep_old");
+    engine.open(&rehearsal.work("old")).err().unwrap();
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::grants::{Sight, sight};
 use super::later::moved;
 use super::server::Server;
-use super::{MysqlConfig, PROGRAMS, TABLES, TAIL_BYTES, VIEWS, has_trailer, tool_version};
+use super::{MysqlConfig, PROGRAMS, TABLES, TAIL_BYTES, UNFINISHED, VIEWS, has_trailer, tool_version};
 use crate::model::finding::{Finding, FindingKind};
 use crate::source::SourceError;
 use crate::source::engine::{Account, Backup, Part, PartRead};
@@ -45,6 +45,7 @@ impl Dumping {
             }
             Sight::Unknown(why) => found(format!("whether the account sees the whole database cannot be told: {why}")),
         }
+        must_be_complete(server, purpose, &mut findings)?;
         Ok(Self { config, purpose, findings, before: None, views: Vec::new(), given: 0 })
     }
 
@@ -72,6 +73,22 @@ impl Dumping {
     }
 }
 
+/// A restore that did not end left tables without their triggers, routines and views.
+fn must_be_complete(server: &Server<'_>, purpose: Purpose, findings: &mut Vec<Finding>) -> Result<(), SourceError> {
+    let Some((is_half, what)) = server.leftover()? else { return Ok(()) };
+    let again = "repeat it: farkeep restore latest --job JOB --run --yes-destroy JOB";
+    let why = format!("a restore of this database did not end ({what}); {again}");
+    match (is_half, purpose) {
+        (true, Purpose::Backup) => return Err(server.failed(why)),
+        (true, Purpose::SafetyCopy) => findings.push(Finding::new(FindingKind::Notice, &server.config.name, why)),
+        (false, _) => {
+            let why = format!("{why}; the database itself is as it was");
+            findings.push(Finding::new(FindingKind::Notice, &server.config.name, why));
+        }
+    }
+    Ok(())
+}
+
 /// Whether the dumping program is Oracle's.
 pub fn is_mysql(config: &MysqlConfig, work: &Work) -> Result<bool, SourceError> {
     Ok(!tool_version(config.dumper(), work)?.contains("MariaDB"))
@@ -80,7 +97,8 @@ pub fn is_mysql(config: &MysqlConfig, work: &Work) -> Result<bool, SourceError> 
 /// The tables alone: nothing in it runs while it is loaded.
 fn tables(server: &Server<'_>, is_mysql: bool, views: &[String]) -> Tool {
     let database = &server.config.database;
-    let left_out = views.iter().map(|view| format!("--ignore-table={database}.{view}"));
+    let left_out =
+        views.iter().map(String::as_str).chain([UNFINISHED]).map(|view| format!("--ignore-table={database}.{view}"));
     server.dumper(is_mysql).arg("--skip-triggers").args(left_out).arg(database)
 }
 

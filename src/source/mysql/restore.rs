@@ -2,28 +2,29 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::backup::{is_mysql, programs, views};
+use super::grants::unescaped;
 use super::later::moved;
 use super::server::{Server, identifier};
-use super::{CHARSET, COLLATION, PROGRAMS, TABLES, VIEWS, series};
+use super::{CHARSET, COLLATION, PROGRAMS, TABLES, UNFINISHED, VIEWS, series};
 use crate::source::SourceError;
 use crate::source::engine::PartRead;
 use crate::source::engine::{Account, Fetched};
 use crate::source::tool::Tool;
 
 /// After the name of a database that is still being filled.
-const NEW_SUFFIX: &str = "_farkeep_new";
+pub const NEW_SUFFIX: &str = "_farkeep_new";
 /// After the name of the one that takes the old tables, for a moment.
-const OLD_SUFFIX: &str = "_farkeep_old";
+pub const OLD_SUFFIX: &str = "_farkeep_old";
 /// The first line of newer dumps. It forbids the client what no dump does, and older clients stumble over it.
 const SANDBOX: &str = "/*M!999999\\- ";
 
 /// Brings the parts into the database that the configuration names.
 pub fn replace(server: &Server<'_>, fetched: &Fetched) -> Result<(), SourceError> {
     let database = server.config.database.clone();
-    let (new, old) = (format!("{database}{NEW_SUFFIX}"), format!("{database}{OLD_SUFFIX}"));
+    let (new, old) = (beside(&database, NEW_SUFFIX), beside(&database, OLD_SUFFIX));
     run(server, &format!("DROP DATABASE IF EXISTS {};", identifier(&new)))?;
     run(server, &format!("CREATE DATABASE {}{};", identifier(&new), made(&fetched.account)))?;
     let filled = load(server, &new, fetched.part(TABLES)?).and_then(|()| must_be_equal(server, &new, &fetched.account));
@@ -31,13 +32,37 @@ pub fn replace(server: &Server<'_>, fetched: &Fetched) -> Result<(), SourceError
         run(server, &format!("DROP DATABASE IF EXISTS {};", identifier(&new)))?;
         return Err(server.failed(format!("cannot be restored, and the database is untouched: {error}")));
     }
-    swap(server, &database, &new, &old, &fetched.account)?;
-    for name in [PROGRAMS, VIEWS] {
-        if let Ok(path) = fetched.part(name) {
-            load(server, &database, path)?;
+    if let Err(error) = swap(server, &database, &new, &old) {
+        run(server, &format!("DROP DATABASE IF EXISTS {};", identifier(&new)))?;
+        if server.tables(&old)?.is_empty() {
+            run(server, &format!("DROP DATABASE IF EXISTS {};", identifier(&old)))?;
         }
+        return Err(error);
     }
-    run(server, &format!("DROP DATABASE {}; DROP DATABASE {};", identifier(&old), identifier(&new)))
+    let completed = || -> Result<(), SourceError> {
+        match made(&fetched.account) {
+            made if made.is_empty() => {}
+            made => run(server, &format!("ALTER DATABASE {}{made};", identifier(&database)))?,
+        }
+        for name in [PROGRAMS, VIEWS] {
+            if let Ok(path) = fetched.part(name) {
+                load(server, &database, path)?;
+            }
+        }
+        Ok(())
+    };
+    if let Err(error) = completed() {
+        let why =
+            "the tables are restored; triggers, routines, events and views are not, until the same restore has ended well";
+        return Err(server.failed(format!("{why}; the tables of before are in the database {old}: {error}")));
+    }
+    let marker = format!("{}.{}", identifier(&database), identifier(UNFINISHED));
+    run(server, &format!("DROP DATABASE {}; DROP DATABASE {}; DROP TABLE {marker};", identifier(&old), identifier(&new)))
+}
+
+/// The name of a database beside another one.
+pub fn beside(database: &str, suffix: &str) -> String {
+    format!("{database}{suffix}")
 }
 
 fn run(server: &Server<'_>, sql: &str) -> Result<(), SourceError> {
@@ -94,48 +119,95 @@ fn must_be_equal(server: &Server<'_>, new: &str, then: &Account) -> Result<(), S
 }
 
 /// The old tables make room for the new ones in one statement. Triggers forbid it, so what is no table goes first and comes
-/// back when it fails.
-fn swap(server: &Server<'_>, database: &str, new: &str, old: &str, then: &Account) -> Result<(), SourceError> {
+/// back when it fails. From then on the database holds a table that says so, for backups that are made meanwhile.
+fn swap(server: &Server<'_>, database: &str, new: &str, old: &str) -> Result<(), SourceError> {
     let (name, into_old, from_new) = (identifier(database), identifier(old), identifier(new));
     run(server, &format!("DROP DATABASE IF EXISTS {into_old}; CREATE DATABASE {into_old};"))?;
     if !server.has(database)? {
         run(server, &format!("CREATE DATABASE {name};"))?;
     }
     let saved = save(server, database)?;
-    let renamed = |from: &str, to: &str, tables: Vec<String>| -> Vec<String> {
-        tables.iter().map(|table| format!("{from}.{table} TO {to}.{table}")).collect()
-    };
-    let names = |database: &str| -> Result<Vec<String>, SourceError> {
-        Ok(server.tables(database)?.iter().map(|table| identifier(&table.name)).collect())
-    };
-    let mut moves = renamed(&name, &into_old, names(database)?);
-    moves.extend(renamed(&from_new, &name, names(new)?));
-    let swapped = drop_programs(server, database).and_then(|()| run(server, &format!("RENAME TABLE {};", moves.join(", "))));
-    if let Err(error) = swapped {
-        drop_programs(server, database)?;
-        for script in saved {
-            load(server, database, &script)?;
-        }
-        return Err(error);
+    for name in [&name, &from_new] {
+        run(server, &format!("CREATE TABLE IF NOT EXISTS {name}.{} (n INT);", identifier(UNFINISHED)))?;
     }
-    match made(then) {
-        made if made.is_empty() => Ok(()),
-        made => run(server, &format!("ALTER DATABASE {name}{made};")),
+    let names = |database: &str| -> Result<Vec<String>, SourceError> {
+        let names = server.tables(database)?.into_iter().map(|table| table.name);
+        Ok(names.chain([UNFINISHED.to_owned()]).map(|name| identifier(&name)).collect())
+    };
+    let mut moves = Vec::new();
+    for (from, to, tables) in [(&name, &into_old, names(database)?), (&from_new, &name, names(new)?)] {
+        moves.extend(tables.into_iter().map(|table| format!("{from}.{table} TO {to}.{table}")));
+    }
+    let swapped = drop_programs(server, database).and_then(|()| run(server, &format!("RENAME TABLE {};", moves.join(", "))));
+    let Err(error) = swapped else { return Ok(()) };
+    drop_programs(server, database)?;
+    let lost = saved.put_back(server, database)?;
+    run(server, &format!("DROP TABLE {name}.{};", identifier(UNFINISHED)))?;
+    match lost.join(", ") {
+        lost if lost.is_empty() => Err(error),
+        lost => Err(server.failed(format!("{error}; the tables are as they were, and these could not be put back: {lost}"))),
     }
 }
 
-/// What is no table, as scripts in the scratch directory.
-fn save(server: &Server<'_>, database: &str) -> Result<Vec<std::path::PathBuf>, SourceError> {
+/// What is no table. Nothing in it may keep a restore from being made: where a table is gone, the views above it cannot be
+/// dumped.
+#[derive(Default)]
+struct Saved {
+    /// Scripts in the scratch directory.
+    scripts: Vec<PathBuf>,
+    /// Views that stand on nothing, with the statements that made them.
+    broken: Vec<(String, String)>,
+    /// What could not be kept.
+    lost: Vec<String>,
+}
+
+impl Saved {
+    fn add(&mut self, what: &str, kept: Result<PathBuf, SourceError>) -> Result<(), SourceError> {
+        match kept {
+            Ok(path) => self.scripts.push(path),
+            Err(SourceError::Command { why, .. }) => self.lost.push(format!("{what} ({why})")),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Makes all of it anew; gives what was not to be made.
+    fn put_back(self, server: &Server<'_>, database: &str) -> Result<Vec<String>, SourceError> {
+        let mut lost = self.lost;
+        for script in self.scripts {
+            load(server, database, &script)?;
+        }
+        for (view, statement) in self.broken {
+            if server.query(Some(database), &format!("{statement};")).is_err() {
+                lost.push(format!("view {view}"));
+            }
+        }
+        Ok(lost)
+    }
+}
+
+fn save(server: &Server<'_>, database: &str) -> Result<Saved, SourceError> {
     let is_mysql = is_mysql(server.config, server.work)?;
-    let names = server.views(database)?;
-    let mut saved = vec![keep(server, "programs.sql", &programs(server, is_mysql, database))?];
-    if !names.is_empty() {
-        saved.push(keep(server, "views.sql", &views(server, is_mysql, database, &names))?);
+    let mut saved = Saved::default();
+    let (whole, broken) = server.sort_views(database, server.views(database)?)?;
+    saved.add("triggers, routines and events", keep(server, "programs.sql", &programs(server, is_mysql, database)))?;
+    if !whole.is_empty() {
+        saved.add(
+            &format!("views {}", whole.join(", ")),
+            keep(server, "views.sql", &views(server, is_mysql, database, &whole)),
+        )?;
+    }
+    for view in broken {
+        let asked = server.query(None, &format!("SHOW CREATE VIEW {}.{};", identifier(database), identifier(&view)));
+        match asked.ok().and_then(|rows| rows.into_iter().next()).and_then(|row| row.into_iter().nth(1)) {
+            Some(statement) => saved.broken.push((view, unescaped(&statement))),
+            None => saved.lost.push(format!("view {view}")),
+        }
     }
     Ok(saved)
 }
 
-fn keep(server: &Server<'_>, name: &str, tool: &Tool) -> Result<std::path::PathBuf, SourceError> {
+fn keep(server: &Server<'_>, name: &str, tool: &Tool) -> Result<PathBuf, SourceError> {
     let path = server.work.scratch.join(name);
     let wrong = |source| SourceError::Io { path: path.display().to_string(), source };
     let mut file = File::create(&path).map_err(wrong)?;

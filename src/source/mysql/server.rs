@@ -4,7 +4,8 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
 
-use super::{CHARSET, COLLATION, MysqlConfig, TABLES_COUNTED};
+use super::restore::{NEW_SUFFIX, OLD_SUFFIX, beside};
+use super::{CHARSET, COLLATION, MysqlConfig, TABLES_COUNTED, UNFINISHED};
 use crate::source::SourceError;
 use crate::source::engine::Account;
 use crate::source::secret::{Secret, SecretText};
@@ -110,12 +111,29 @@ impl<'a> Server<'a> {
         Ok(!self.query(None, &sql)?.is_empty())
     }
 
-    /// Everything but views.
+    /// What is left of a restore that did not end: whether the database itself may be half of one, and how it is called.
+    pub fn leftover(&self) -> Result<Option<(bool, String)>, SourceError> {
+        let database = &self.config.database;
+        let marks = format!("table_name = {} AND table_schema", literal(UNFINISHED));
+        if !self.names("table_name", "tables", &marks, database)?.is_empty() {
+            return Ok(Some((true, format!("the table {UNFINISHED} is there"))));
+        }
+        for (suffix, is_half) in [(OLD_SUFFIX, true), (NEW_SUFFIX, false)] {
+            let name = beside(database, suffix);
+            if self.has(&name)? {
+                return Ok(Some((is_half, format!("the database {name} is there"))));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Everything but views, and but a mark of our own.
     pub fn tables(&self, database: &str) -> Result<Vec<Table>, SourceError> {
         let sql = format!(
             "SELECT table_name, table_type, coalesce(engine, ''), coalesce(table_rows, 0) FROM information_schema.tables \
-             WHERE table_schema = {} AND table_type NOT LIKE '%VIEW' ORDER BY table_name;",
-            literal(database)
+             WHERE table_schema = {} AND table_type NOT LIKE '%VIEW' AND table_name <> {} ORDER BY table_name;",
+            literal(database),
+            literal(UNFINISHED)
         );
         let read = |row: Vec<String>| match <[String; 4]>::try_from(row) {
             Ok([name, kind, engine, rows]) if !name.contains('\\') => {
