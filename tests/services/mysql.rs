@@ -268,3 +268,19 @@ fn tables_that_others_refer_to_and_counts_that_moved() {
     let refused = engine.survey(&account, &work).unwrap_err().to_string();
     assert!(refused.contains("the database other refer"), "{refused}");
 }
+
+#[test]
+fn what_a_dump_does_not_hold_by_itself_comes_back() {
+    needs_service!("mariadb");
+    let (service, rehearsal) = (Service::start("mariadb"), Rehearsal::new());
+    // A name that leaves no room for a suffix.
+    let database = "portal_of_the_ministry_of_health_of_the_republic_of_somewhere";
+    sql(&service, &format!("CREATE DATABASE {database}"));
+    let filled = |text: &str| must(client(&service).args(["-D", database, "-e", text]));
+    filled("CREATE TABLE plain (n INT); INSERT INTO plain VALUES (1)");
+    let engine = engine(&service, database);
+    let night = rehearsal.back_up(&engine, "night").unwrap();
+    filled("DELETE FROM plain");
+    rehearsal.bring_back_all(&engine, &night);
+    assert_eq!(sql(&service, "SHOW DATABASES LIKE 'portal%'"), database);
+}

@@ -9,6 +9,7 @@ use super::grants::unescaped;
 use super::later::moved;
 use super::server::{Server, identifier};
 use super::{CHARSET, COLLATION, PROGRAMS, TABLES, UNFINISHED, VIEWS, series};
+use crate::crypto::hash::hash;
 use crate::source::SourceError;
 use crate::source::engine::PartRead;
 use crate::source::engine::{Account, Fetched};
@@ -18,6 +19,10 @@ use crate::source::tool::Tool;
 pub const NEW_SUFFIX: &str = "_farkeep_new";
 /// After the name of the one that takes the old tables, for a moment.
 pub const OLD_SUFFIX: &str = "_farkeep_old";
+/// The longest name that a server gives a database.
+const NAME_MAX_CHARS: usize = 64;
+/// What tells names that were cut from each other.
+const HASH_CHARS: usize = 10;
 /// The first line of newer dumps. It forbids the client what no dump does, and older clients stumble over it.
 const SANDBOX: &str = "/*M!999999\\- ";
 
@@ -60,9 +65,16 @@ pub fn replace(server: &Server<'_>, fetched: &Fetched) -> Result<(), SourceError
     run(server, &format!("DROP DATABASE {}; DROP DATABASE {}; DROP TABLE {marker};", identifier(&old), identifier(&new)))
 }
 
-/// The name of a database beside another one.
+/// The name of a database beside another one. A name that is too long for it is cut, and a hash of all of it tells it from
+/// others that begin alike.
 pub fn beside(database: &str, suffix: &str) -> String {
-    format!("{database}{suffix}")
+    let room = NAME_MAX_CHARS - suffix.len();
+    if database.chars().count() <= room {
+        return format!("{database}{suffix}");
+    }
+    let hash: String = hash(database.as_bytes()).to_string().chars().take(HASH_CHARS).collect();
+    let begin: String = database.chars().take(room - HASH_CHARS - 1).collect();
+    format!("{begin}_{hash}{suffix}")
 }
 
 fn run(server: &Server<'_>, sql: &str) -> Result<(), SourceError> {
@@ -242,4 +254,21 @@ fn drop_programs(server: &Server<'_>, database: &str) -> Result<(), SourceError>
         }
     }
     if sql.is_empty() { Ok(()) } else { run(server, &sql) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_beside_a_long_one_fits_and_is_its_own() {
+        assert_eq!(beside("events", NEW_SUFFIX), "events_farkeep_new");
+        assert_eq!(beside(&"e".repeat(52), NEW_SUFFIX), format!("{}_farkeep_new", "e".repeat(52)));
+        let (one, other) = ("ä".repeat(64), format!("{}b", "ä".repeat(63)));
+        for suffix in [NEW_SUFFIX, OLD_SUFFIX] {
+            assert_eq!(beside(&one, suffix).chars().count(), NAME_MAX_CHARS);
+            assert_ne!(beside(&one, suffix), beside(&other, suffix));
+        }
+        assert_ne!(beside(&one, NEW_SUFFIX), beside(&one, OLD_SUFFIX));
+    }
 }
