@@ -278,9 +278,30 @@ fn what_a_dump_does_not_hold_by_itself_comes_back() {
     sql(&service, &format!("CREATE DATABASE {database}"));
     let filled = |text: &str| must(client(&service).args(["-D", database, "-e", text]));
     filled("CREATE TABLE plain (n INT); INSERT INTO plain VALUES (1)");
+    filled(
+        "CREATE TABLE dated (n INT PRIMARY KEY, what TEXT) WITH SYSTEM VERSIONING; INSERT INTO dated VALUES (1, 'a'), (2, 'b')",
+    );
+    filled("UPDATE dated SET what = 'c'; DELETE FROM dated WHERE n = 2");
+    let past = || filled("SELECT *, ROW_START, ROW_END FROM dated FOR SYSTEM_TIME ALL ORDER BY n, ROW_START");
+    let was = past();
     let engine = engine(&service, database);
     let night = rehearsal.back_up(&engine, "night").unwrap();
-    filled("DELETE FROM plain");
+    assert_eq!((&night.account.proof["rows of dated"][..], &night.account.proof["history of dated"][..]), ("1", "3"));
+    assert_eq!(night.account.findings, []);
+    filled("DELETE FROM plain; DROP TABLE dated; CREATE TABLE dated (n INT) WITH SYSTEM VERSIONING");
     rehearsal.bring_back_all(&engine, &night);
     assert_eq!(sql(&service, "SHOW DATABASES LIKE 'portal%'"), database);
+    assert_eq!(past(), was);
+
+    // What no dump holds is told.
+    let times = "BIGINT UNSIGNED GENERATED ALWAYS AS ROW";
+    let by =
+        format!("a {times} START, b {times} END, PERIOD FOR SYSTEM_TIME (a, b)) ENGINE = InnoDB WITH SYSTEM VERSIONING");
+    filled(&format!("CREATE TABLE by_transaction (n INT, {by}; INSERT INTO by_transaction (n) VALUES (1)"));
+    let without = rehearsal.back_up(&engine, "without").unwrap().account;
+    let told = without.findings.iter().map(ToString::to_string).collect::<String>();
+    assert!(told.contains("history of by_transaction, dated is not in the backup"), "{told}");
+    let plan = engine.survey(&without, &rehearsal.work("plan")).unwrap().destroys.join("; ");
+    assert!(plan.contains("the history of table dated: not in the backup"), "{plan}");
+    filled("DROP TABLE by_transaction");
 }

@@ -1,14 +1,23 @@
 //! One database as its own program dumps it, and counts taken before and after.
 
 use super::grants::{Sight, sight};
-use super::later::moved;
-use super::server::Server;
+use super::later::{counted, moved};
+use super::server::{Server, Table};
 use super::{MysqlConfig, PROGRAMS, TABLES, TAIL_BYTES, UNFINISHED, VIEWS, has_trailer, tool_version};
 use crate::model::finding::{Finding, FindingKind};
 use crate::source::SourceError;
 use crate::source::engine::{Account, Backup, Part, PartRead};
 use crate::source::tool::{Running, Tool};
 use crate::source::work::Work;
+
+/// Has rows of the past in a dump.
+const HISTORY: &str = "--dump-history";
+
+/// `10.11.19-MariaDB`: whether the server takes rows of the past.
+fn loads_history(version: &str) -> bool {
+    let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or_default());
+    (numbers.next(), numbers.next()) >= (Some(10), Some(11))
+}
 
 /// What a dump is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +35,8 @@ pub struct Dumping {
     findings: Vec<Finding>,
     before: Option<Account>,
     views: Vec<String>,
+    /// Whether rows of the past are dumped.
+    history: bool,
     given: usize,
 }
 
@@ -46,7 +57,7 @@ impl Dumping {
             Sight::Unknown(why) => found(format!("whether the account sees the whole database cannot be told: {why}")),
         }
         must_be_complete(server, purpose, &mut findings)?;
-        Ok(Self { config, purpose, findings, before: None, views: Vec::new(), given: 0 })
+        Ok(Self { config, purpose, findings, before: None, views: Vec::new(), history: false, given: 0 })
     }
 
     /// The views that can be dumped. Where a table is gone, those above it stop the program.
@@ -61,6 +72,31 @@ impl Dumping {
             self.findings.push(Finding::new(FindingKind::Source, format!("{} {view}", self.config.name), why));
         }
         Ok(whole)
+    }
+
+    /// Whether rows of the past are there and can be dumped. Where they cannot, a restore in place would remove them.
+    fn dumps_history(&mut self, server: &Server<'_>) -> Result<bool, SourceError> {
+        let tables = server.tables(&self.config.database)?;
+        let versioned: Vec<String> = tables.into_iter().filter(Table::is_versioned).map(|table| table.name).collect();
+        if versioned.is_empty() {
+            return Ok(false);
+        }
+        let by_transaction = "generation_expression = 'ROW START' AND data_type = 'bigint' AND table_schema";
+        let by_transaction = server.names("table_name", "columns", by_transaction, &self.config.database)?;
+        let help = Tool::new(self.config.dumper()).arg("--help").succeed(server.work)?;
+        let why = if !String::from_utf8_lossy(&help).contains(HISTORY) {
+            format!("{} knows no {HISTORY}", self.config.dumper())
+        } else if !loads_history(&server.version()?) {
+            "no server before MariaDB 10.11 takes it".to_owned()
+        } else if let Some(table) = by_transaction.first() {
+            format!("{table} is versioned by transactions, which no dump holds")
+        } else {
+            return Ok(true);
+        };
+        let why =
+            format!("the history of {} is not in the backup, and a restore would remove it: {why}", versioned.join(", "));
+        self.findings.push(Finding::new(FindingKind::Source, &self.config.name, why));
+        Ok(false)
     }
 
     fn part(&self, name: &'static str, tool: impl FnOnce(&Server<'_>, bool) -> Tool + Send + 'static) -> Part {
@@ -95,11 +131,12 @@ pub fn is_mysql(config: &MysqlConfig, work: &Work) -> Result<bool, SourceError> 
 }
 
 /// The tables alone: nothing in it runs while it is loaded.
-fn tables(server: &Server<'_>, is_mysql: bool, views: &[String]) -> Tool {
+fn tables(server: &Server<'_>, is_mysql: bool, views: &[String], history: bool) -> Tool {
     let database = &server.config.database;
     let left_out =
         views.iter().map(String::as_str).chain([UNFINISHED]).map(|view| format!("--ignore-table={database}.{view}"));
-    server.dumper(is_mysql).arg("--skip-triggers").args(left_out).arg(database)
+    let dumper = server.dumper(is_mysql).arg("--skip-triggers").args(left_out);
+    if history { dumper.arg(HISTORY) } else { dumper }.arg(database)
 }
 
 /// Triggers, routines and events.
@@ -121,9 +158,11 @@ impl Backup for Dumping {
                 let config = self.config.clone();
                 let server = Server::new(&config, work)?;
                 self.views = self.dumped_views(&server)?;
-                self.before = Some(server.count(&config.database)?);
+                self.history = self.dumps_history(&server)?;
+                let history = self.history;
+                self.before = Some(server.count(&config.database, self.history)?);
                 let left_out = server.views(&config.database)?;
-                Some(self.part(TABLES, move |server, is_mysql| tables(server, is_mysql, &left_out)))
+                Some(self.part(TABLES, move |server, is_mysql| tables(server, is_mysql, &left_out, history)))
             }
             2 => Some(self.part(PROGRAMS, |server, is_mysql| programs(server, is_mysql, &server.config.database))),
             3 if !self.views.is_empty() => {
@@ -143,12 +182,12 @@ impl Backup for Dumping {
             return Err(SourceError::Empty { what: self.config.title(), why });
         }
         // The dump has a moment of its own between the two counts: what moved meanwhile is no proof of it.
-        let after = server.count(&self.config.database)?;
+        let after = server.count(&self.config.database, self.history)?;
         let then = std::mem::take(&mut account.proof);
         for (name, value) in then {
             if after.proof.get(&name) == Some(&value) {
                 account = account.proof(name, value);
-            } else if let Some(table) = name.strip_prefix("rows of ").filter(|_| after.proof.contains_key(&name)) {
+            } else if let Some(table) = counted(&name).filter(|_| after.proof.contains_key(&name)) {
                 account = account.proof(moved(table), "there");
             }
         }

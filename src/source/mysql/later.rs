@@ -10,6 +10,11 @@ pub fn moved(table: &str) -> String {
     format!("table {table}")
 }
 
+/// The table whose rows, or those of the past, this line of proof counts.
+pub fn counted(line: &str) -> Option<&str> {
+    line.strip_prefix("rows of ").or_else(|| line.strip_prefix("history of "))
+}
+
 /// Tells of every table, view, trigger, routine and event that the backup lacks.
 pub fn list(server: &Server<'_>, backup: &Account, survey: &mut Survey) -> Result<(), SourceError> {
     let database = &server.config.database;
@@ -22,6 +27,8 @@ pub fn list(server: &Server<'_>, backup: &Account, survey: &mut Survey) -> Resul
     for table in server.tables(database)? {
         if lacks(&format!("rows of {}", table.name)) && lacks(&moved(&table.name)) {
             gone.push(format!("table {}, about {} rows", table.name, table.about_rows));
+        } else if table.is_versioned() && lacks(&format!("history of {}", table.name)) && lacks(&moved(&table.name)) {
+            gone.push(format!("the history of table {}", table.name));
         }
     }
     for (kind, names) in server.programs(database)? {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::backup::{is_mysql, programs, views};
 use super::grants::unescaped;
-use super::later::moved;
+use super::later::{counted as table_of, moved};
 use super::server::{Server, identifier};
 use super::{CHARSET, COLLATION, PROGRAMS, TABLES, UNFINISHED, VIEWS, series};
 use crate::crypto::hash::hash;
@@ -106,7 +106,7 @@ fn load(server: &Server<'_>, database: &str, path: &Path) -> Result<(), SourceEr
 
 /// What `database` holds, with nothing in it that cannot be compared to `then`.
 pub fn comparable(server: &Server<'_>, database: &str, then: &Account) -> Result<Account, SourceError> {
-    let mut now = server.count(database)?;
+    let mut now = server.count(database, true)?;
     let found = now.proof.keys().filter_map(|name| name.strip_prefix("rows of ")).map(moved);
     let found: Vec<String> = found.filter(|name| then.proof.contains_key(name)).collect();
     now.proof.extend(found.into_iter().map(|name| (name, "there".into())));
@@ -121,7 +121,7 @@ pub fn comparable(server: &Server<'_>, database: &str, then: &Account) -> Result
 
 fn must_be_equal(server: &Server<'_>, new: &str, then: &Account) -> Result<(), SourceError> {
     let now = comparable(server, new, then)?;
-    let counted = |name: &str| name.starts_with("rows of ") || name.starts_with("checksum of ");
+    let counted = |name: &str| table_of(name).is_some() || name.starts_with("checksum of ");
     for (name, value) in then.proof.iter().filter(|(name, _)| counted(name)) {
         if let Some(is) = now.proof.get(name).filter(|is| *is != value) {
             return Err(server.failed(format!("{name}: {value} was backed up, {is} came back")));

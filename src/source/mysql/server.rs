@@ -39,6 +39,11 @@ impl Table {
         self.kind == "BASE TABLE"
     }
 
+    /// Whether it keeps the rows of the past.
+    pub fn is_versioned(&self) -> bool {
+        self.kind == "SYSTEM VERSIONED"
+    }
+
     pub fn is_transactional(&self) -> bool {
         self.kind == "SEQUENCE" || TRANSACTIONAL.iter().any(|engine| self.engine.eq_ignore_ascii_case(engine))
     }
@@ -178,14 +183,19 @@ impl<'a> Server<'a> {
         Ok((whole, broken))
     }
 
-    /// Rows and checksum of each table, and how the database was made.
-    pub fn count(&self, database: &str) -> Result<Account, SourceError> {
+    /// Rows and checksum of each table, and how the database was made; with `history`, rows of the past as well.
+    pub fn count(&self, database: &str, history: bool) -> Result<Account, SourceError> {
         let tables = self.tables(database)?;
         let mut account = Account::default().tool("server", self.version()?).proof(TABLES_COUNTED, tables.len());
         for table in tables {
             self.work.check()?;
             let name = format!("{}.{}", identifier(database), identifier(&table.name));
             let rows = self.value(&format!("SELECT count(*) FROM {name};"))?;
+            if history && table.is_versioned() {
+                let all = self.value(&format!("SELECT count(*) FROM {name} FOR SYSTEM_TIME ALL;"))?;
+                let number = |text: &str| text.parse::<u64>().unwrap_or_default();
+                account = account.proof(format!("history of {}", table.name), number(&all).saturating_sub(number(&rows)));
+            }
             account = account.proof(format!("rows of {}", table.name), rows);
             if table.is_summed() {
                 let answer = self.query(None, &format!("CHECKSUM TABLE {name} EXTENDED;"))?;
