@@ -1,11 +1,14 @@
 //! A server of MariaDB or MySQL, spoken to by its own client: it knows every way to log in.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
 
+use super::grants::unescaped;
 use super::restore::{NEW_SUFFIX, OLD_SUFFIX, beside};
 use super::{CHARSET, COLLATION, MysqlConfig, TABLES_COUNTED, UNFINISHED};
+use crate::model::finding::{Finding, FindingKind};
 use crate::source::SourceError;
 use crate::source::engine::Account;
 use crate::source::secret::{Secret, SecretText};
@@ -14,6 +17,8 @@ use crate::source::work::Work;
 
 /// The longest row that the programs take: the most that the protocol allows.
 const PACKET: &str = "--max-allowed-packet=1G";
+/// Before the name of a table whose values are compared as they are written.
+pub const HASH_OF: &str = "hash of ";
 /// Engines whose tables are read at one moment.
 const TRANSACTIONAL: [&str; 2] = ["InnoDB", "RocksDB"];
 
@@ -185,7 +190,7 @@ impl<'a> Server<'a> {
 
     /// Rows and checksum of each table, and how the database was made; with `history`, rows of the past as well.
     pub fn count(&self, database: &str, history: bool) -> Result<Account, SourceError> {
-        let tables = self.tables(database)?;
+        let (tables, floats) = (self.tables(database)?, self.floats(database)?);
         let mut account = Account::default().tool("server", self.version()?).proof(TABLES_COUNTED, tables.len());
         for table in tables {
             self.work.check()?;
@@ -197,7 +202,11 @@ impl<'a> Server<'a> {
                 account = account.proof(format!("history of {}", table.name), number(&all).saturating_sub(number(&rows)));
             }
             account = account.proof(format!("rows of {}", table.name), rows);
-            if table.is_summed() {
+            if let Some(columns) = floats.get(&table.name).filter(|_| table.is_summed()) {
+                let hash = self.hash(&name, &self.columns(database, &table.name)?)?;
+                account = account.proof(format!("{HASH_OF}{}", table.name), hash);
+                account.findings.push(rounded(&self.config.name, &table.name, columns));
+            } else if table.is_summed() {
                 let answer = self.query(None, &format!("CHECKSUM TABLE {name} EXTENDED;"))?;
                 let sum = answer.first().and_then(|row| row.get(1)).filter(|sum| *sum != "NULL");
                 let sum = sum.ok_or_else(|| self.failed(format!("gives no checksum of {}", table.name)))?;
@@ -216,6 +225,41 @@ impl<'a> Server<'a> {
             .proof(COLLATION, of_schema("default_collation_name")?))
     }
 
+    /// Columns of FLOAT, by table.
+    fn floats(&self, database: &str) -> Result<BTreeMap<String, Vec<String>>, SourceError> {
+        let sql = format!(
+            "SELECT table_name, column_name FROM information_schema.columns WHERE data_type = 'float' AND table_schema = {} \
+             ORDER BY table_name, ordinal_position;",
+            literal(database)
+        );
+        let mut floats = BTreeMap::<String, Vec<String>>::new();
+        for row in self.query(None, &sql)? {
+            if let [table, column] = row.as_slice() {
+                floats.entry(table.clone()).or_default().push(unescaped(column));
+            }
+        }
+        Ok(floats)
+    }
+
+    /// Columns of a table that are not computed from others.
+    fn columns(&self, database: &str, table: &str) -> Result<Vec<String>, SourceError> {
+        let sql = format!(
+            "SELECT column_name FROM information_schema.columns WHERE table_schema = {} AND table_name = {} \
+             AND extra NOT LIKE '%VIRTUAL GENERATED%' AND extra NOT LIKE '%STORED GENERATED%' ORDER BY ordinal_position;",
+            literal(database),
+            literal(table)
+        );
+        Ok(self.query(None, &sql)?.into_iter().flatten().map(|name| unescaped(&name)).collect())
+    }
+
+    /// A checksum of the values as they are written. CHECKSUM TABLE reads all digits of a FLOAT, and a dump has six.
+    fn hash(&self, table: &str, columns: &[String]) -> Result<String, SourceError> {
+        let values = columns.iter().map(|column| format!("COALESCE(MD5({}), '-')", identifier(column)));
+        let values = values.collect::<Vec<_>>().join(", ");
+        let sum = format!("SELECT COALESCE(SUM(CRC32(CONCAT_WS(',', {values}))), 0) FROM {table};");
+        self.value(&format!("SET time_zone = '+00:00'; {sum}"))
+    }
+
     /// mariadb-dump with what every dump needs. No date: unchanged data are unchanged bytes.
     pub fn dumper(&self, is_mysql: bool) -> Tool {
         let tool = self.tool(self.config.dumper()).args([
@@ -229,6 +273,11 @@ impl<'a> Server<'a> {
         // Oracle's program asks for more than a backup needs, and writes what no other server loads.
         if is_mysql { tool.args(["--set-gtid-purged=OFF", "--column-statistics=0"]) } else { tool }
     }
+}
+
+fn rounded(member: &str, table: &str, columns: &[String]) -> Finding {
+    let why = format!("FLOAT ({}) is kept to the six digits that a dump writes; DOUBLE keeps all", columns.join(", "));
+    Finding::new(FindingKind::Notice, format!("{member} {table}"), why)
 }
 
 /// The password in a file that nobody else may read, as the programs' option files have it.
