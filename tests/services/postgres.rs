@@ -71,8 +71,12 @@ fn a_database_comes_back_with_its_roles_although_somebody_is_connected() {
     let survey = engine.survey(&night.account, &rehearsal.work("survey")).unwrap();
     assert!(survey.destroys[0].starts_with("database events: 3 tables"), "{survey:?}");
     assert!(survey.notes.iter().any(|note| note.contains("will be ended")), "{survey:?}");
+    // What a restore that was killed left behind makes room.
+    psql(&service, "postgres", "CREATE DATABASE events_farkeep_new");
+    psql(&service, "postgres", "CREATE DATABASE events_farkeep_old");
     rehearsal.bring_back_all(&engine, &night);
     connected.wait().unwrap();
+    assert_eq!(psql(&service, "postgres", "SELECT count(*) FROM pg_database WHERE datname LIKE '%farkeep%'"), "0");
     assert_eq!(count(&service), "3000");
     assert_eq!(psql(&service, "events", "SELECT to_regclass('app.later') IS NULL, count(*) FROM app.named"), "t|3000");
     assert_eq!(psql(&service, "events", "SHOW work_mem"), "5MB");
@@ -89,6 +93,37 @@ fn a_database_comes_back_with_its_roles_although_somebody_is_connected() {
     psql(&service, "postgres", "DROP ROLE registrar");
     rehearsal.bring_back_all(&engine, &night);
     assert_eq!(psql(&service, "events", "SELECT tableowner FROM pg_tables WHERE tablename = 'birth'"), "registrar");
+}
+
+#[test]
+fn names_as_long_as_the_server_takes_come_back_and_no_other_database_goes() {
+    needs_service!("postgresql");
+    let (service, rehearsal) = (Service::start("postgresql"), Rehearsal::new());
+    let names = [format!("{}a", "e".repeat(62)), format!("{}b", "e".repeat(62)), "e".repeat(60), "å".repeat(30)];
+    for name in &names {
+        psql(&service, "postgres", &format!("CREATE DATABASE \"{name}\""));
+        psql(&service, name, &format!("CREATE TABLE own (name text); INSERT INTO own VALUES ('{name}')"));
+    }
+    let nights = names.each_ref().map(|name| rehearsal.back_up(&engine(&service, name), "night").unwrap().account);
+    for (name, account) in names.iter().zip(nights) {
+        let engine = engine(&service, name);
+        let night = rehearsal.back_up(&engine, "night").unwrap();
+        assert_eq!(night.account.proof, account.proof, "the restore of another changed {name}");
+        psql(&service, name, "DELETE FROM own");
+        rehearsal.bring_back_all(&engine, &night);
+        // Refused after it was filled: that drops the database beside, and nothing else.
+        let mut other = night.clone();
+        other.account = other.account.proof("rows of public.own", 2);
+        let error = rehearsal.bring_back(&engine, &other).unwrap_err().to_string();
+        assert!(error.contains("untouched"), "{error}");
+    }
+    for name in &names {
+        assert_eq!(psql(&service, name, "SELECT name FROM own"), *name);
+    }
+    assert_eq!(psql(&service, "postgres", "SELECT count(*) FROM pg_database"), (3 + names.len()).to_string());
+    let long = engine(&service, &"e".repeat(64));
+    let error = long.survey(&farkeep::source::engine::Account::default(), &rehearsal.work("long")).unwrap_err().to_string();
+    assert!(error.contains("63 bytes"), "{error}");
 }
 
 #[test]

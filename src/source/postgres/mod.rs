@@ -22,6 +22,8 @@ use server::{Server, literal};
 const DATABASE: &str = "database";
 /// The part that holds the roles.
 const GLOBALS: &str = "globals";
+/// What PostgreSQL keeps of a name; it cuts off the rest without a word.
+const NAME_MAX_BYTES: usize = 63;
 /// Lines of proof that say how the database was made.
 const ENCODING: &str = "encoding";
 const COLLATE: &str = "collation";
@@ -92,6 +94,12 @@ impl Engine for PostgresConfig {
     fn survey(&self, account: &Account, work: &Work) -> Result<Survey, SourceError> {
         let server = Server::new(self, work)?;
         let version = server.version(&self.maintenance)?;
+        if self.database.len() > NAME_MAX_BYTES {
+            let why = format!(
+                "the name is longer than the {NAME_MAX_BYTES} bytes that PostgreSQL keeps: configure what is left of it"
+            );
+            return Err(server.failed(why));
+        }
         let mut survey = Survey { target: self.title(), ..Survey::default() };
         if server.has(&self.database)? {
             let sql = "SELECT count(*), coalesce(sum(n_live_tup), 0) FROM pg_catalog.pg_stat_user_tables;";

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 
 use super::server::{Server, identifier, literal};
-use super::{COLLATE, CTYPE, DATABASE, ENCODING, GLOBALS, OWNER};
+use super::{COLLATE, CTYPE, DATABASE, ENCODING, GLOBALS, NAME_MAX_BYTES, OWNER};
+use crate::crypto::hash::hash;
 use crate::source::SourceError;
 use crate::source::engine::{Account, Fetched};
 use crate::source::tool::Tool;
@@ -14,25 +15,49 @@ use crate::source::work::Work;
 const NEW_SUFFIX: &str = "_farkeep_new";
 /// After the name of the one that makes room, for a moment.
 const OLD_SUFFIX: &str = "_farkeep_old";
+/// Of the hash that stands for what a long name lost: hexadecimal digits.
+const HASH_LENGTH: usize = 12;
 
 /// Brings the parts into the database that the configuration names.
 pub fn replace(server: &Server<'_>, fetched: &Fetched, work: &Work) -> Result<(), SourceError> {
     let (database, maintenance) = (server.config.database.clone(), server.config.maintenance.clone());
-    let new = format!("{database}{NEW_SUFFIX}");
+    let new = beside(&database, NEW_SUFFIX);
     if let Ok(path) = fetched.part(GLOBALS) {
         let text =
             fs::read_to_string(path).map_err(|source| SourceError::Io { path: path.display().to_string(), source })?;
         create_missing_roles(server, &text)?;
     }
-    server.run_script(&maintenance, &format!("DROP DATABASE IF EXISTS {};", identifier(&new)))?;
+    drop_database(server, &new)?;
     server.run_script(&maintenance, &create_database(&new, &fetched.account))?;
     let filled = fill(server, &new, fetched, work).and_then(|()| must_be_equal(server, &new, &fetched.account));
     if let Err(error) = filled {
-        server.run_script(&maintenance, &format!("DROP DATABASE IF EXISTS {};", identifier(&new)))?;
+        drop_database(server, &new)?;
         return Err(server.failed(format!("cannot be restored, and the database is untouched: {error}")));
     }
     swap(server, &database, &new)?;
     properties(server, fetched, work)
+}
+
+/// The name of a database beside `database`: the same whenever it is asked for, so that what broke off is found again.
+/// PostgreSQL cuts a longer name without a word, down to that of `database` itself.
+fn beside(database: &str, suffix: &str) -> String {
+    if database.len() + suffix.len() <= NAME_MAX_BYTES {
+        return format!("{database}{suffix}");
+    }
+    let hash = hash(database.as_bytes()).to_string();
+    let mut end = database.len().min(NAME_MAX_BYTES - suffix.len() - HASH_LENGTH - 1);
+    while !database.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}_{}{suffix}", &database[..end], &hash[..HASH_LENGTH])
+}
+
+/// Drops one of the databases beside, if it is there, and never the one that they are beside of.
+fn drop_database(server: &Server<'_>, name: &str) -> Result<(), SourceError> {
+    if name == server.config.database || name.len() > NAME_MAX_BYTES {
+        return Err(server.failed(format!("has no room for a database beside this one: {name:?} is no name for it")));
+    }
+    server.run_script(&server.config.maintenance, &format!("DROP DATABASE IF EXISTS {};", identifier(name)))
 }
 
 /// A database as the dumped one was made; the dump itself does not make it.
@@ -70,12 +95,12 @@ fn must_be_equal(server: &Server<'_>, new: &str, then: &Account) -> Result<(), S
 
 /// Nobody may connect while the names change, and both change or neither.
 fn swap(server: &Server<'_>, database: &str, new: &str) -> Result<(), SourceError> {
-    let (maintenance, old) = (&server.config.maintenance, format!("{database}{OLD_SUFFIX}"));
-    let (name, new, old) = (identifier(database), identifier(new), identifier(&old));
+    let (maintenance, making_room) = (&server.config.maintenance, beside(database, OLD_SUFFIX));
+    let (name, new, old) = (identifier(database), identifier(new), identifier(&making_room));
     if !server.has(database)? {
         return server.run_script(maintenance, &format!("ALTER DATABASE {new} RENAME TO {name};"));
     }
-    server.run_script(maintenance, &format!("DROP DATABASE IF EXISTS {old};"))?;
+    drop_database(server, &making_room)?;
     let away = format!(
         "ALTER DATABASE {name} ALLOW_CONNECTIONS false;\n\
          SELECT pg_catalog.pg_terminate_backend(pid, 10000) FROM pg_catalog.pg_stat_activity WHERE datname = {};\n\
@@ -86,7 +111,7 @@ fn swap(server: &Server<'_>, database: &str, new: &str) -> Result<(), SourceErro
         server.run_script(maintenance, &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true;"))?;
         return Err(error);
     }
-    server.run_script(maintenance, &format!("DROP DATABASE {old};"))
+    drop_database(server, &making_room)
 }
 
 /// Rights on the database and its settings: pg_restore knows them only for the name in the dump.
@@ -154,6 +179,25 @@ mod tests {
             missing_roles(globals, &there),
             "CREATE ROLE app;\nALTER ROLE app WITH NOSUPERUSER LOGIN;\nCREATE ROLE \"re ad\";\nGRANT app TO \"re ad\";\n"
         );
+    }
+
+    #[test]
+    fn names_beside_a_database_fit_and_are_those_of_no_other() {
+        assert_eq!(beside("events", NEW_SUFFIX), "events_farkeep_new");
+        assert_eq!(beside(&"e".repeat(51), OLD_SUFFIX), format!("{}_farkeep_old", "e".repeat(51)));
+        let mut names = BTreeSet::new();
+        for length in 48..=63 {
+            // The cut falls into a letter of two bytes for one of the two.
+            for text in
+                ["e".repeat(length), format!("e{}", "å".repeat(length / 2)), format!("é{}", "å".repeat(length / 2 - 1))]
+            {
+                assert_eq!(beside(&text, NEW_SUFFIX), beside(&text, NEW_SUFFIX));
+                names.extend([beside(&text, NEW_SUFFIX), beside(&text, OLD_SUFFIX), text]);
+            }
+        }
+        assert!(names.iter().all(|name| name.len() <= NAME_MAX_BYTES), "{names:?}");
+        let (live, made): (Vec<&String>, Vec<&String>) = names.iter().partition(|name| !name.contains("_farkeep_"));
+        assert_eq!(made.len(), 2 * live.len());
     }
 
     #[test]
