@@ -5,9 +5,10 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::model::finding::Finding;
 use crate::model::time::Timestamp;
 use crate::source::SourceError;
 
@@ -28,6 +29,7 @@ pub struct Work {
     timeout: Option<Duration>,
     started: Arc<OnceLock<Instant>>,
     stop: &'static AtomicBool,
+    noted: Arc<Mutex<Vec<Finding>>>,
 }
 
 impl Work {
@@ -35,7 +37,7 @@ impl Work {
     #[must_use]
     pub fn new(member: &str, scratch: PathBuf, now: Timestamp, timezone: &str, stop: &'static AtomicBool) -> Self {
         let (member, timezone) = (member.to_owned(), timezone.to_owned());
-        Self { member, scratch, now, timezone, timeout: None, started: Arc::default(), stop }
+        Self { member, scratch, now, timezone, timeout: None, started: Arc::default(), stop, noted: Arc::default() }
     }
 
     /// The same with a time limit, counted from [`Work::start_clock`].
@@ -103,6 +105,17 @@ impl Work {
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Keeps what a step noticed, for a later one to tell.
+    pub fn note(&self, finding: Finding) {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).push(finding);
+    }
+
+    /// All that was noticed and not told yet.
+    #[must_use]
+    pub fn noted(&self) -> Vec<Finding> {
+        std::mem::take(&mut self.noted.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// To be called between steps.

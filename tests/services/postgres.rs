@@ -3,7 +3,8 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use farkeep::source::engine::Engine;
+use farkeep::model::finding::FindingKind;
+use farkeep::source::engine::{Account, Engine, Fetched};
 use farkeep::source::postgres::PostgresConfig;
 
 use crate::rehearsal::Rehearsal;
@@ -95,6 +96,74 @@ fn a_database_comes_back_with_its_roles_although_somebody_is_connected() {
     assert_eq!(psql(&service, "events", "SELECT tableowner FROM pg_tables WHERE tablename = 'birth'"), "registrar");
 }
 
+/// What makes this database another than one that was just made, with the name left out.
+fn described(service: &Service, database: &str) -> String {
+    let sql = "SELECT (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(datacl) a), datconnlimit, datistemplate, pg_get_userbyid(datdba), \
+        (SELECT string_agg(setrole::regrole || ' ' || setconfig::text, ' ' ORDER BY setrole) FROM pg_db_role_setting s \
+        WHERE s.setdatabase = d.oid) FROM pg_database d WHERE datname = current_database()";
+    psql(service, database, sql)
+}
+
+#[test]
+fn rights_and_settings_come_back_for_names_in_quotes_and_under_another_name() {
+    needs_service!("postgresql");
+    let (service, rehearsal) = (Service::start("postgresql"), Rehearsal::new());
+    psql(&service, "postgres", "CREATE ROLE \"re'ad er\" LOGIN");
+    psql(&service, "postgres", "CREATE ROLE owner");
+    let names = ["hearth-dev", "it's a \"DATABASE\" x", "plain"];
+    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    let statements = [
+        "CREATE DATABASE {} TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C' OWNER owner",
+        "REVOKE CONNECT ON DATABASE {} FROM PUBLIC",
+        "GRANT CONNECT ON DATABASE {} TO \"re'ad er\" WITH GRANT OPTION",
+        "SET SESSION AUTHORIZATION \"re'ad er\"; GRANT CONNECT ON DATABASE {} TO pg_monitor",
+        "ALTER DATABASE {} SET app.text = 'it''s s3cret, é; \\ DATABASE x'",
+        "ALTER DATABASE {} SET search_path = a, \"B c\"",
+        "ALTER ROLE \"re'ad er\" IN DATABASE {} SET app.text = 's3cret'",
+        "ALTER DATABASE {} CONNECTION LIMIT 7",
+        "ALTER DATABASE {} IS_TEMPLATE true",
+    ];
+    let mut nights = Vec::new();
+    for name in names {
+        for sql in statements {
+            psql(&service, "postgres", &sql.replace("{}", &quoted(name)));
+        }
+        psql(&service, name, "CREATE TABLE public.own (name text); INSERT INTO public.own VALUES ('x')");
+        let without = PostgresConfig { globals: false, ..engine(&service, name) };
+        nights.push((described(&service, name), rehearsal.back_up(&without, &format!("night of {}", name.len())).unwrap()));
+    }
+    let brought = |name: &str, night: &Fetched| rehearsal.bring_back(&engine(&service, name), night).unwrap().findings;
+    for (name, (before, night)) in names.iter().zip(&nights) {
+        assert!(before.contains("s3cret") && before.contains("owner=") && before.contains("|7|t|"), "{before}");
+        for target in [name, "another \"näme"] {
+            assert_eq!(brought(target, night), [], "{target}");
+            assert_eq!(described(&service, target), *before, "{name} as {target}");
+        }
+    }
+    // What cannot be given back is told, without its value; all else is there.
+    for name in names.iter().chain(&["another \"näme"]) {
+        let name = quoted(name);
+        psql(&service, "postgres", &format!("ALTER DATABASE {name} IS_TEMPLATE false"));
+        psql(&service, "postgres", &format!("DROP DATABASE {name}"));
+    }
+    psql(&service, "postgres", "DROP ROLE \"re'ad er\"");
+    let findings = brought("hearth-dev", &nights[0].1);
+    let told: Vec<String> = findings.iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 3, "{told:?}");
+    for part in
+        ["GRANT CONNECT ON DATABASE \"hearth-dev\" TO \"re'ad er\"", "pg_monitor", "ALTER ROLE \"re'ad er\" IN DATABASE"]
+    {
+        assert!(told.iter().any(|told| told.contains(part) && told.contains("does not exist")), "{part}: {told:?}");
+    }
+    assert!(
+        findings.iter().all(|finding| finding.kind == FindingKind::Target) && !told.concat().contains("s3cret"),
+        "{told:?}"
+    );
+    let sql = "SELECT datconnlimit, has_database_privilege('public', 'hearth-dev', 'CONNECT') FROM pg_database \
+        WHERE datname = current_database()";
+    assert_eq!(psql(&service, "hearth-dev", sql), "7|f");
+}
+
 #[test]
 fn names_as_long_as_the_server_takes_come_back_and_no_other_database_goes() {
     needs_service!("postgresql");
@@ -122,7 +191,7 @@ fn names_as_long_as_the_server_takes_come_back_and_no_other_database_goes() {
     }
     assert_eq!(psql(&service, "postgres", "SELECT count(*) FROM pg_database"), (3 + names.len()).to_string());
     let long = engine(&service, &"e".repeat(64));
-    let error = long.survey(&farkeep::source::engine::Account::default(), &rehearsal.work("long")).unwrap_err().to_string();
+    let error = long.survey(&Account::default(), &rehearsal.work("long")).unwrap_err().to_string();
     assert!(error.contains("63 bytes"), "{error}");
 }
 

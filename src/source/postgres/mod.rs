@@ -13,6 +13,7 @@ use crate::source::tool::Tool;
 use crate::source::work::Work;
 
 mod backup;
+mod properties;
 mod restore;
 mod server;
 
@@ -145,7 +146,7 @@ impl Engine for PostgresConfig {
     fn prove(&self, fetched: &Fetched, work: &Work) -> Result<Account, SourceError> {
         let server = Server::new(self, work)?;
         let mut session = server.session(&self.database)?;
-        let account = session.count(Account::default())?;
+        let account = session.count(Account { findings: work.noted(), ..Account::default() })?;
         let account = session.properties(account)?.or_missing(&fetched.account);
         Ok(account.tool("PostgreSQL", server.version(&self.database)?))
     }

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 
+use super::properties::Properties;
 use super::server::{Server, identifier, literal};
 use super::{COLLATE, CTYPE, DATABASE, ENCODING, GLOBALS, NAME_MAX_BYTES, OWNER};
 use crate::crypto::hash::hash;
 use crate::source::SourceError;
 use crate::source::engine::{Account, Fetched};
-use crate::source::tool::Tool;
 use crate::source::work::Work;
 
 /// After the name of a database that is still being filled.
@@ -29,13 +29,15 @@ pub fn replace(server: &Server<'_>, fetched: &Fetched, work: &Work) -> Result<()
     }
     drop_database(server, &new)?;
     server.run_script(&maintenance, &create_database(&new, &fetched.account))?;
-    let filled = fill(server, &new, fetched, work).and_then(|()| must_be_equal(server, &new, &fetched.account));
+    // Rights too, before anybody knows the database by its name.
+    let filled = fill(server, &new, fetched, work)
+        .and_then(|()| must_be_equal(server, &new, &fetched.account))
+        .and_then(|()| Properties::of(fetched, work)?.apply(server, &new, work));
     if let Err(error) = filled {
         drop_database(server, &new)?;
         return Err(server.failed(format!("cannot be restored, and the database is untouched: {error}")));
     }
-    swap(server, &database, &new)?;
-    properties(server, fetched, work)
+    swap(server, &database, &new)
 }
 
 /// The name of a database beside `database`: the same whenever it is asked for, so that what broke off is found again.
@@ -57,7 +59,12 @@ fn drop_database(server: &Server<'_>, name: &str) -> Result<(), SourceError> {
     if name == server.config.database || name.len() > NAME_MAX_BYTES {
         return Err(server.failed(format!("has no room for a database beside this one: {name:?} is no name for it")));
     }
-    server.run_script(&server.config.maintenance, &format!("DROP DATABASE IF EXISTS {};", identifier(name)))
+    if !server.has(name)? {
+        return Ok(());
+    }
+    let name = identifier(name);
+    // A template cannot be dropped.
+    server.run_script(&server.config.maintenance, &format!("ALTER DATABASE {name} IS_TEMPLATE false; DROP DATABASE {name};"))
 }
 
 /// A database as the dumped one was made; the dump itself does not make it.
@@ -112,29 +119,6 @@ fn swap(server: &Server<'_>, database: &str, new: &str) -> Result<(), SourceErro
         return Err(error);
     }
     drop_database(server, &making_room)
-}
-
-/// Rights on the database and its settings: pg_restore knows them only for the name in the dump.
-fn properties(server: &Server<'_>, fetched: &Fetched, work: &Work) -> Result<(), SourceError> {
-    let path = fetched.part(DATABASE)?;
-    let list = Tool::new("pg_restore").args(["-C", "-l"]).arg(path).succeed(work)?;
-    let list = String::from_utf8_lossy(&list).into_owned();
-    let is_wanted = |line: &&str| {
-        !line.starts_with(';') && (line.contains(" DATABASE PROPERTIES ") || line.contains(" ACL - DATABASE "))
-    };
-    let wanted: Vec<&str> = list.lines().filter(is_wanted).collect();
-    let name = format!(" {} ", server.config.database);
-    if wanted.is_empty() || !wanted.iter().all(|line| format!("{line} ").contains(&name)) {
-        return Ok(());
-    }
-    let file = work.scratch.join("properties.list");
-    fs::write(&file, wanted.join("\n") + "\n")
-        .map_err(|source| SourceError::Io { path: file.display().to_string(), source })?;
-    let script = Tool::new("pg_restore").args(["-C", "-f", "-", "-L"]).arg(&file).arg(path).succeed(work)?;
-    // It would make the database as well, which is there.
-    let script = String::from_utf8_lossy(&script).into_owned();
-    let lines: Vec<&str> = script.lines().filter(|line| !line.starts_with("CREATE DATABASE ")).collect();
-    server.run_script(&server.config.maintenance, &(lines.join("\n") + "\n"))
 }
 
 /// Roles that the dump's owners and grants need and the server lacks. Those that are there stay as they are.

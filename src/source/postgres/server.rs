@@ -9,7 +9,7 @@ use super::PostgresConfig;
 use crate::source::SourceError;
 use crate::source::engine::{Account, PartRead};
 use crate::source::secret::SecretText;
-use crate::source::tool::{Running, Tool};
+use crate::source::tool::{Running, Tool, redact};
 use crate::source::work::Work;
 
 /// Between the columns of an answer: in no name and no number.
@@ -114,11 +114,16 @@ impl<'a> Server<'a> {
 
     /// A transaction that sees one moment as long as it lives.
     pub fn session(&self, database: &str) -> Result<Session, SourceError> {
+        let mut session = self.connected(database)?;
+        session.ask(format!("{SETTINGS} BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"))?;
+        Ok(session)
+    }
+
+    /// A connection that stays.
+    pub fn connected(&self, database: &str) -> Result<Session, SourceError> {
         let (reader, writer) = std::io::pipe().map_err(|e| self.failed(e.to_string()))?;
         let psql = self.psql(database).stream_with(File::from(OwnedFd::from(reader)), self.work)?;
-        let mut session = Session { psql, writer, title: self.config.title(), buffer: Vec::new() };
-        session.ask(&format!("{SETTINGS} BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"))?;
-        Ok(session)
+        Ok(Session { psql, writer, title: self.config.title(), buffer: Vec::new() })
     }
 }
 
@@ -169,10 +174,22 @@ impl Session {
         SourceError::System { system: self.title.clone(), why: why.to_owned() }
     }
 
+    /// Sends a statement without its semicolon; gives what the server said if it refused. The session goes on in any case.
+    pub fn attempt(&mut self, statement: &[u8]) -> Result<Option<String>, SourceError> {
+        let sql = [b"\\set ON_ERROR_STOP off\n", statement, b";\n\\echo :ERROR :LAST_ERROR_MESSAGE"].concat();
+        let said: Vec<String> = self.ask(sql)?.into_iter().flatten().collect();
+        match said.join(" ").split_once(' ') {
+            Some(("false", _)) => Ok(None),
+            Some(("true", why)) => Ok(Some(redact(why.as_bytes(), &[]))),
+            _ => Err(self.failed("gave an answer that cannot be understood")),
+        }
+    }
+
     /// Sends statements and waits for all that they give.
-    fn ask(&mut self, sql: &str) -> Result<Vec<Vec<String>>, SourceError> {
+    fn ask(&mut self, sql: impl AsRef<[u8]>) -> Result<Vec<Vec<String>>, SourceError> {
         const END: &str = "-- farkeep: end of answer";
-        let sent = writeln!(self.writer, "{sql}\n\\echo '{END}'");
+        let end_of_answer = format!("\n\\echo '{END}'\n");
+        let sent = self.writer.write_all(sql.as_ref()).and_then(|()| self.writer.write_all(end_of_answer.as_bytes()));
         let end = format!("{END}\n");
         self.buffer.clear();
         while sent.is_ok() && !self.buffer.ends_with(end.as_bytes()) {
