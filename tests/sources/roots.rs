@@ -331,3 +331,36 @@ fn what_the_backup_left_out_stays_where_it_lies() {
     Tree::new(before.clone()).time(".", 1_234_567_890, 42);
     assert_same(&before, &srv.root);
 }
+
+#[test]
+fn what_comes_in_is_on_the_disk_before_what_was_there_steps_aside() {
+    needs!("strace");
+    let world = World::new();
+    let srv = world.tree("srv");
+    srv.file("page", "of the night");
+    files(&world, &[&srv.root], "");
+    world.push("nightly");
+    let (trace, mut command) = (world.path("trace"), Command::new("strace"));
+    world.agent.dress(&mut command);
+    command.args(["-f", "-qq", "-e", "trace=linkat,syncfs,rename,unlinkat", "-o"]).arg(&trace);
+    command.arg(FARKEEP).args(restore_run(&world, "latest", &["--yes-destroy", "nightly"]));
+    Run::of(&mut command).ok();
+    let calls = read(&trace);
+    let at = |what: &[&str]| {
+        calls
+            .lines()
+            .position(|line| what.iter().all(|what| line.contains(what)))
+            .unwrap_or_else(|| panic!("{what:?}: {calls}"))
+    };
+    let syncs: Vec<usize> = (0..).zip(calls.lines()).filter(|(_, line)| line.contains("syncfs(")).map(|(n, _)| n).collect();
+    let place = srv.root.display();
+    let (aside, back) = (
+        at(&[&format!("\"{place}/page\", "), "/replaced/page\""]),
+        at(&["/new/srv/page\", ", &format!("\"{place}/page\")")]),
+    );
+    let removed =
+        calls.lines().skip(back).position(|line| line.contains("unlinkat") && line.contains("\"page\"")).unwrap() + back;
+    let written = at(&["linkat(", "\"page\""]);
+    assert!(written < syncs[0] && syncs[0] < aside && aside < syncs[1] && syncs[1] < back, "{calls}");
+    assert!(back < syncs[2] && syncs[2] < removed, "{calls}");
+}

@@ -224,12 +224,17 @@ impl FilesTask {
     /// What is there steps aside, what was fetched takes its place.
     pub fn swap(&self) -> Result<(), OpError> {
         self.can_be_swapped()?;
+        // A mark that outlives a power cut tells that what it stands for does, too.
+        for root in self.roots.iter().filter(|root| !root.is_begun()) {
+            root.sync()?;
+        }
         for root in self.roots.iter().filter(|root| !root.has(SWAPPED)) {
             if root.is_dir {
                 root.swap_content()?;
             } else {
                 fs::rename(root.staged(), &root.place).map_err(failed(&root.place))?;
             }
+            root.sync()?;
             root.mark(SWAPPED)?;
         }
         Ok(())
@@ -330,6 +335,7 @@ impl Root {
             {
                 fs::rename(child, aside.join(child.file_name().unwrap_or_default())).map_err(failed(child))?;
             }
+            self.sync()?;
             self.mark(CLEARED)?;
             // Its own time changes as its content is moved out of it, and is kept here meanwhile.
             let cleared = self.stage.join(CLEARED);
@@ -348,8 +354,13 @@ impl Root {
             let (place, aside) = (self.place.display(), aside.display());
             OpError::NotDone(format!("{place}: what the backup left out cannot be put back, and lies in {aside}: {e}"))
         })?;
-        self.dress(&staged).map_err(failed(&self.place))?;
-        fs::File::open(&self.place).and_then(|dir| dir.sync_all()).map_err(failed(&self.place))
+        self.dress(&staged).map_err(failed(&self.place))
+    }
+
+    /// Everything on its file system is on the disk: a single call for however many files and directories.
+    fn sync(&self) -> Result<(), OpError> {
+        let synced = fs::File::open(&self.stage).and_then(|dir| Ok(rustix::fs::syncfs(dir)?));
+        synced.map_err(failed(&self.stage))
     }
 
     /// Gives the directory the owner, attributes, mode and time that it had.
