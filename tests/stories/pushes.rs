@@ -72,11 +72,16 @@ fn one_file_system_keeps_the_mount_point_and_not_what_is_mounted() {
     let source = format!("kind = \"files\"\npaths = [\"{}\"]\n", tree.root.display());
     job(&world, "all", &source);
     job(&world, "one", &(source + "one_file_system = true"));
+    let (root, mounted) = (tree.root.display(), tree.path("mounted"));
+    let both = format!("kind = \"files\"\npaths = [\"{root}\", \"{}\"]\none_file_system = true", mounted.display());
+    job(&world, "both", &both);
     let pushed = world.run(args!["push", "--json"]);
     must(std::process::Command::new("umount").arg(tree.path("mounted")));
     pushed.ok();
     assert_eq!(held(&world, "all", &tree), ["here", "mounted/elsewhere"]);
     assert_eq!(held(&world, "one", &tree), ["here"]);
+    // What is named is meant, wherever it lies.
+    assert_eq!(held(&world, "both", &tree), ["here", "mounted/elsewhere"]);
     // What was mounted is not in the second snapshot, which does not make it a thing to be removed.
     must(std::process::Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(tree.path("mounted")));
     tree.file("mounted/elsewhere", "x").file("added", "x");

@@ -16,6 +16,7 @@ use crate::source::{Found, Load, Loaded, Source, SourceError};
 
 mod exclude;
 mod hardlinks;
+mod inner;
 mod load;
 mod names;
 mod scan;
@@ -25,6 +26,7 @@ mod tests;
 
 pub use exclude::ExcludeRules;
 use hardlinks::{HardLinks, Link};
+use inner::InnerRoots;
 use load::{FileLoad, Look};
 use names::Owners;
 use scan::{Step, Walk};
@@ -47,6 +49,7 @@ pub(super) struct Shared {
     pub slash: OwnedFd,
     pub owners: Owners,
     pub exclude: ExcludeRules,
+    pub inner: InnerRoots,
     findings: Mutex<Vec<Finding>>,
 }
 
@@ -67,6 +70,8 @@ pub struct FilesSource {
     ancestors: Vec<EntryPath>,
     queue: std::collections::VecDeque<Step>,
     links: HardLinks,
+    /// Roots in other ones that the walk did not come to so far.
+    unreached: Vec<EntryPath>,
 }
 
 impl FilesSource {
@@ -87,8 +92,7 @@ impl FilesSource {
         if roots.is_empty() {
             return Err(SourceError::Configuration(format!("source {:?} names no path", config.name)));
         }
-        roots.sort();
-        roots.dedup_by(|inner, outer| is_at_or_below(inner.as_ref(), outer.as_ref()));
+        let inner = InnerRoots::take_from(&mut roots);
         roots.reverse();
         let slash = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|e| SourceError::Io { path: "/".into(), source: e.into() })?;
@@ -96,13 +100,15 @@ impl FilesSource {
             slash,
             owners: Owners::default(),
             exclude: config.exclude.clone(),
+            inner,
             findings: Mutex::new(Vec::new()),
         });
-        for root in roots.iter().flatten() {
+        let unreached = shared.inner.paths().to_vec();
+        for root in roots.iter().flatten().chain(&unreached) {
             warn_of_excluded(&shared, root);
         }
         let links = HardLinks::default();
-        Ok(Self { config, shared, roots, walk: None, ancestors: Vec::new(), queue: Default::default(), links })
+        Ok(Self { config, shared, roots, walk: None, ancestors: Vec::new(), queue: Default::default(), links, unreached })
     }
 
     /// The next path with its stat, ancestors of roots included.
@@ -113,6 +119,7 @@ impl FilesSource {
             }
             if let Some(walk) = &mut self.walk {
                 if let Some(next) = walk.next()? {
+                    self.unreached.retain(|root| *root != next.path);
                     return Ok(Some(next));
                 }
                 self.walk = None;
@@ -165,11 +172,6 @@ fn warn_of_excluded(shared: &Shared, root: &EntryPath) {
     }
 }
 
-/// Whether a root lies in another one; all lie in `/`.
-fn is_at_or_below(inner: Option<&EntryPath>, outer: Option<&EntryPath>) -> bool {
-    outer.is_none_or(|outer| inner.is_some_and(|inner| inner.is_at_or_below(outer)))
-}
-
 impl Source for FilesSource {
     fn name(&self) -> &str {
         &self.config.name
@@ -213,6 +215,11 @@ impl Source for FilesSource {
     }
 
     fn finish(&mut self) -> Result<Vec<Finding>, SourceError> {
+        for root in self.unreached.drain(..) {
+            let message =
+                "not backed up: what stands on the way to it, from another path that is named, is a link or cannot be read";
+            self.shared.report(Finding::new(FindingKind::Source, format!("/{root}"), message));
+        }
         let mut findings = self.shared.findings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         Ok(std::mem::take(&mut findings))
     }

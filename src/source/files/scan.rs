@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use super::Shared;
 use super::exclude::{CACHE_TAG, CACHE_TAG_START};
+use super::inner::Way;
 use super::stat::{Kind, Stat};
 use crate::model::entry::Flaw;
 use crate::model::finding::{Finding, FindingKind};
@@ -95,15 +96,17 @@ struct Slot {
     /// None for `/`.
     path: Option<EntryPath>,
     device: u64,
+    /// Nothing is wanted of it but the way to a root further down.
+    is_way: bool,
     claimed: AtomicBool,
     listing: Mutex<Option<Listing>>,
     filled: Condvar,
 }
 
 impl Slot {
-    fn new(path: Option<EntryPath>, device: u64) -> Arc<Self> {
+    fn new(path: Option<EntryPath>, device: u64, is_way: bool) -> Arc<Self> {
         let (claimed, listing, filled) = (AtomicBool::new(false), Mutex::new(None), Condvar::new());
-        Arc::new(Self { path, device, claimed, listing, filled })
+        Arc::new(Self { path, device, is_way, claimed, listing, filled })
     }
 }
 
@@ -181,11 +184,11 @@ impl Walk {
         let (first, slot) = match root {
             None => {
                 let stat = rustix::fs::fstat(&shared.slash).map_err(|e| missing(Path::new("/"), e))?;
-                (None, Some(Slot::new(None, stat.st_dev)))
+                (None, Some(Slot::new(None, stat.st_dev, false)))
             }
             Some(root) => {
                 let stat = look_at_root(&shared, &root)?;
-                let slot = (stat.kind() == Kind::Directory).then(|| Slot::new(Some(root.clone()), stat.device));
+                let slot = (stat.kind() == Kind::Directory).then(|| Slot::new(Some(root.clone()), stat.device, false));
                 (Some((root, stat, slot.clone())), slot)
             }
         };
@@ -284,19 +287,24 @@ fn missing(path: &Path, e: Errno) -> SourceError {
     SourceError::MissingRoot { path: path.display().to_string(), why: e.to_string() }
 }
 
-/// Looks at a root, and tells of one that is a link.
+/// Looks at a root, and tells when it is a link.
 fn look_at_root(shared: &Shared, root: &EntryPath) -> Result<Stat, SourceError> {
     let absolute = Path::new("/").join(root.as_path());
     let stat =
         rustix::fs::statat(rustix::fs::CWD, &absolute, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| missing(&absolute, e))?;
     let stat = Stat::new(&stat);
+    tell_of_link(shared, root, &stat);
+    Ok(stat)
+}
+
+fn tell_of_link(shared: &Shared, root: &EntryPath, stat: &Stat) {
     if stat.kind() == Kind::Symlink {
+        let absolute = Path::new("/").join(root.as_path());
         let kept = "a symbolic link, kept as one: what it points at is not backed up";
         let real = std::fs::canonicalize(&absolute).ok().and_then(|real| EntryPath::from_fs(&real).ok());
         let message = real.map_or_else(|| kept.to_owned(), |real| format!("{kept}; name /{real} in its place"));
         shared.report(Finding::new(FindingKind::Source, format!("/{root}"), message));
     }
-    Ok(stat)
 }
 
 /// Reads one directory: its entries with their stats, sorted, without what the rules leave out. What cannot be read is a
@@ -337,8 +345,16 @@ fn read_dir(shared: &Shared, slot: &Slot) -> Listing {
         }
     }
     let listed = names.len();
-    keep_allowed(shared, &fd, &mut names);
+    let leads_on = |name: &[u8]| child(slot.path.as_ref(), name).is_ok_and(|path| shared.inner.at(&path) != Way::Aside);
+    let mut forced: Vec<Box<[u8]>> = names.iter().filter(|name| leads_on(name)).cloned().collect();
+    if slot.is_way {
+        names.clear();
+    } else {
+        keep_allowed(shared, &fd, &mut names);
+    }
     let mut left_out = names.len() < listed;
+    forced.retain(|name| !names.contains(name));
+    names.extend(forced.iter().cloned());
     names.sort_unstable();
     let mut items = Vec::with_capacity(names.len());
     for name in names {
@@ -351,15 +367,13 @@ fn read_dir(shared: &Shared, slot: &Slot) -> Listing {
         match rustix::fs::statat(&fd, &*name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => {
                 let stat = Stat::new(&stat);
-                let is_dir = stat.kind() == Kind::Directory;
                 left_out |= stat.kind() == Kind::File && shared.exclude.is_too_large(stat.bytes);
-                if shared.exclude.leaves_out(&path, is_dir) {
-                    left_out = true;
-                    continue;
+                let is_dir = stat.kind() == Kind::Directory;
+                let unwanted = forced.contains(&name) || shared.exclude.leaves_out(&path, is_dir);
+                match place(shared, slot, path, stat, unwanted) {
+                    Some((stat, below)) => items.push(Item { name, stat, below }),
+                    None => left_out = true,
                 }
-                let elsewhere = shared.exclude.one_file_system && stat.device != slot.device;
-                let below = (is_dir && !elsewhere).then(|| Slot::new(Some(path), slot.device));
-                items.push(Item { name, stat, below });
             }
             Err(e) => {
                 left_out |= e != Errno::NOENT;
@@ -368,6 +382,24 @@ fn read_dir(shared: &Shared, slot: &Slot) -> Listing {
         }
     }
     Listing { items, flaw: flaw.or(left_out.then_some(Flaw::LeftOut)) }
+}
+
+/// How what was found in a directory is taken, which the rules may not want; not at all when there is none.
+fn place(shared: &Shared, slot: &Slot, path: EntryPath, stat: Stat, unwanted: bool) -> Option<(Stat, Option<Arc<Slot>>)> {
+    let is_dir = stat.kind() == Kind::Directory;
+    let elsewhere = shared.exclude.one_file_system && stat.device != slot.device;
+    match shared.inner.at(&path) {
+        Way::Root => {
+            tell_of_link(shared, &path, &stat);
+            Some((stat, is_dir.then(|| Slot::new(Some(path), stat.device, false))))
+        }
+        // As for directories above a root: its time tells only of what is not backed up.
+        Way::Above if is_dir && (unwanted || elsewhere) => {
+            Some((stat.without_times(), Some(Slot::new(Some(path), slot.device, true))))
+        }
+        _ if unwanted => None,
+        _ => Some((stat, (is_dir && !elsewhere).then(|| Slot::new(Some(path), slot.device, false)))),
+    }
 }
 
 fn shown(path: Option<&EntryPath>) -> String {

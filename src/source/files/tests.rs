@@ -269,3 +269,58 @@ fn a_path_that_is_named_and_left_out_is_kept_and_told_of() -> std::io::Result<()
     assert_eq!(look(&[&root, &format!("!{root}")]), []);
     Ok(())
 }
+
+#[test]
+fn a_path_in_another_one_is_kept_where_that_ones_rules_do_not_go() -> std::io::Result<()> {
+    let dir = tree();
+    let at = |name: &str| dir.path().join(name);
+    for name in
+        ["a/file", "cache/file", "cache/keep/deep/file", "cache/keep.not/file", "marked/file", "marked/x/y/file", "z"]
+    {
+        fs::create_dir_all(at(name).parent().unwrap_or(dir.path()))?;
+        fs::write(at(name), "x")?;
+    }
+    fs::write(at("marked/no"), "")?;
+    std::os::unix::fs::symlink("cache", at("link"))?;
+    let found = |inner: &[&str]| {
+        let mut exclude = rules(&["cache/"]);
+        exclude.markers = vec!["no".into()];
+        let roots: Vec<PathBuf> = inner.iter().map(|name| at(name)).chain([dir.path().into()]).collect();
+        let roots: Vec<&Path> = roots.iter().map(PathBuf::as_path).collect();
+        let mut source = open(&roots, exclude).unwrap_or_else(|e| panic!("{e}"));
+        let root = EntryPath::from_fs(dir.path()).unwrap_or_else(|e| panic!("{e}"));
+        let found: Vec<EntryPath> = all(&mut source).into_iter().map(|found| found.path).collect();
+        assert!(found.is_sorted_by(|a, b| a < b), "{found:?}");
+        let names: Vec<String> = found.iter().filter_map(|path| Some(path.below(&root)?.to_string())).collect();
+        (names, source.finish().unwrap_or_else(|e| panic!("{e}")))
+    };
+    let outer = ["a", "a/file", "link", "marked", "marked/no", "z"];
+    assert_eq!(found(&[]), (outer.map(str::to_owned).to_vec(), Vec::new()));
+    assert_eq!(found(&["a", "a/file", "", "z"]).0, outer);
+    let (names, findings) = found(&["cache/keep", "marked/x/y"]);
+    let expected = [
+        "a",
+        "a/file",
+        "cache",
+        "cache/keep",
+        "cache/keep/deep",
+        "cache/keep/deep/file",
+        "link",
+        "marked",
+        "marked/no",
+        "marked/x",
+        "marked/x/y",
+        "marked/x/y/file",
+        "z",
+    ];
+    assert_eq!((names, findings), (expected.map(str::to_owned).to_vec(), Vec::new()));
+    // A link on the way is not followed, and nobody is left to believe that it was.
+    let (names, findings) = found(&["link/keep"]);
+    assert_eq!(names, outer);
+    assert!(findings.len() == 1 && findings[0].subject.ends_with("/link/keep"), "{findings:?}");
+    // The link itself is told of as any other path that is one.
+    let (names, findings) = found(&["link"]);
+    assert_eq!(names, outer);
+    assert!(findings.len() == 1 && findings[0].message.contains("in its place"), "{findings:?}");
+    Ok(())
+}
