@@ -1,6 +1,7 @@
 //! PostgreSQL, Debian's: dumps with their counts, dumps that were cut, restores while somebody is connected.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
 use farkeep::model::finding::FindingKind;
@@ -98,22 +99,36 @@ fn a_database_comes_back_with_its_roles_although_somebody_is_connected() {
 
 /// What makes this database another than one that was just made, with the name left out.
 fn described(service: &Service, database: &str) -> String {
-    let sql = "SELECT (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(datacl) a), datconnlimit, datistemplate, pg_get_userbyid(datdba), \
+    let sql = "SELECT (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(datacl) a), datconnlimit, datistemplate, \
+        pg_get_userbyid(datdba), \
         (SELECT string_agg(setrole::regrole || ' ' || setconfig::text, ' ' ORDER BY setrole) FROM pg_db_role_setting s \
-        WHERE s.setdatabase = d.oid) FROM pg_database d WHERE datname = current_database()";
+        WHERE s.setdatabase = d.oid), datlocprovider, daticulocale, datcollate, shobj_description(oid, 'pg_database'), \
+        (SELECT spcname FROM pg_tablespace t WHERE t.oid = dattablespace) FROM pg_database d \
+        WHERE datname = current_database()";
     psql(service, database, sql)
 }
 
 #[test]
-fn rights_and_settings_come_back_for_names_in_quotes_and_under_another_name() {
+fn what_a_database_has_of_its_own_comes_back_for_names_in_quotes_and_under_another_name() {
     needs_service!("postgresql");
     let (service, rehearsal) = (Service::start("postgresql"), Rehearsal::new());
     psql(&service, "postgres", "CREATE ROLE \"re'ad er\" LOGIN");
     psql(&service, "postgres", "CREATE ROLE owner");
+    let disk = service.dir.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let owner = fs::metadata(service.data("")).unwrap();
+    std::os::unix::fs::chown(&disk, Some(owner.uid()), Some(owner.gid())).unwrap();
+    psql(&service, "postgres", &format!("CREATE TABLESPACE \"Disk 2\" LOCATION '{}'", disk.display()));
+    // In a database of another encoding nothing is to be read in ours.
+    psql(&service, "postgres", "CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'");
+    psql(&service, "postgres", "COMMENT ON DATABASE latin IS 'hälth'");
+    psql(&service, "latin", "CREATE TABLE public.own (name text); INSERT INTO public.own VALUES ('x')");
     let names = ["hearth-dev", "it's a \"DATABASE\" x", "plain"];
     let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
     let statements = [
-        "CREATE DATABASE {} TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C' OWNER owner",
+        "CREATE DATABASE {} TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'sv-SE' LOCALE 'C' TABLESPACE \"Disk 2\"",
+        "ALTER DATABASE {} OWNER TO owner",
+        "COMMENT ON DATABASE {} IS 'of the\n''hälth'' service; \\ x'",
         "REVOKE CONNECT ON DATABASE {} FROM PUBLIC",
         "GRANT CONNECT ON DATABASE {} TO \"re'ad er\" WITH GRANT OPTION",
         "SET SESSION AUTHORIZATION \"re'ad er\"; GRANT CONNECT ON DATABASE {} TO pg_monitor",
@@ -135,11 +150,15 @@ fn rights_and_settings_come_back_for_names_in_quotes_and_under_another_name() {
     let brought = |name: &str, night: &Fetched| rehearsal.bring_back(&engine(&service, name), night).unwrap().findings;
     for (name, (before, night)) in names.iter().zip(&nights) {
         assert!(before.contains("s3cret") && before.contains("owner=") && before.contains("|7|t|"), "{before}");
+        assert!(before.contains("|i|sv-SE|C|of the\n'hälth'") && before.ends_with("|Disk 2"), "{before}");
         for target in [name, "another \"näme"] {
             assert_eq!(brought(target, night), [], "{target}");
             assert_eq!(described(&service, target), *before, "{name} as {target}");
         }
     }
+    let latin = (described(&service, "latin"), rehearsal.back_up(&engine(&service, "latin"), "latin").unwrap());
+    assert_eq!(brought("latin", &latin.1), []);
+    assert_eq!(described(&service, "latin"), latin.0);
     // What cannot be given back is told, without its value; all else is there.
     for name in names.iter().chain(&["another \"näme"]) {
         let name = quoted(name);
@@ -147,9 +166,11 @@ fn rights_and_settings_come_back_for_names_in_quotes_and_under_another_name() {
         psql(&service, "postgres", &format!("DROP DATABASE {name}"));
     }
     psql(&service, "postgres", "DROP ROLE \"re'ad er\"");
+    psql(&service, "postgres", "DROP TABLESPACE \"Disk 2\"");
     let findings = brought("hearth-dev", &nights[0].1);
     let told: Vec<String> = findings.iter().map(ToString::to_string).collect();
-    assert_eq!(told.len(), 3, "{told:?}");
+    assert_eq!(told.len(), 4, "{told:?}");
+    assert!(told[0].contains("tablespace Disk 2"), "{told:?}");
     for part in
         ["GRANT CONNECT ON DATABASE \"hearth-dev\" TO \"re'ad er\"", "pg_monitor", "ALTER ROLE \"re'ad er\" IN DATABASE"]
     {

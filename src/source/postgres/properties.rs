@@ -1,10 +1,10 @@
-//! What a dump says of its database as a whole: rights on it and its settings. pg_restore gives them only to a database that
-//! it makes itself, under the name in the dump.
+//! What a dump says of its database as a whole: how it was made, its comment, rights on it and its settings. pg_restore
+//! gives them only to a database that it makes itself, under the name in the dump.
 
 use std::fs;
 
 use super::DATABASE;
-use super::server::{Server, identifier};
+use super::server::{Server, identifier, literal};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::path::escape;
 use crate::source::SourceError;
@@ -13,9 +13,13 @@ use crate::source::tool::Tool;
 use crate::source::work::Work;
 
 /// Entries of the dump's list that speak of the database, by what follows the three numbers.
-const KINDS: [&str; 3] = ["DATABASE PROPERTIES - ", "ACL - DATABASE ", "SECURITY LABEL - DATABASE "];
+const KINDS: [&str; 5] =
+    ["DATABASE - ", "COMMENT - DATABASE ", "DATABASE PROPERTIES - ", "ACL - DATABASE ", "SECURITY LABEL - DATABASE "];
 /// Settings without which the other statements would be read as something else.
 const SETTINGS: [&[u8]; 2] = [b"SET client_encoding ", b"SET standard_conforming_strings "];
+const CREATE: &[u8] = b"CREATE DATABASE ";
+/// Where a database lies; the last that pg_dump says of how it is made.
+const TABLESPACE: &[u8] = b" TABLESPACE = ";
 /// Around what another role than the owner granted.
 const AS_ANOTHER: &[u8] = b"SET SESSION AUTHORIZATION ";
 const AS_OURSELVES: &[u8] = b"RESET SESSION AUTHORIZATION";
@@ -24,6 +28,7 @@ const AS_OURSELVES: &[u8] = b"RESET SESSION AUTHORIZATION";
 #[derive(Debug, Default)]
 pub struct Properties {
     settings: Vec<Vec<u8>>,
+    create: Option<Statement>,
     /// Each alone, but what goes with the role that granted it.
     statements: Vec<Vec<Statement>>,
 }
@@ -71,8 +76,10 @@ impl Properties {
             } else if is(AS_OURSELVES) {
                 as_another.push(statement);
                 read.statements.push(std::mem::take(&mut as_another));
-            } else if statement.name.is_none() || is(b"CREATE DATABASE ") {
-                // What pg_restore sets for itself; and the database is there.
+            } else if is(CREATE) {
+                read.create = Some(statement);
+            } else if statement.name.is_none() {
+                // What pg_restore sets for itself.
             } else if as_another.is_empty() {
                 read.statements.push(vec![statement]);
             } else {
@@ -83,6 +90,36 @@ impl Properties {
             read.statements.push(as_another);
         }
         read
+    }
+
+    /// Makes an empty database `name` as the dumped one was made, in the words of the pg_dump that knew its server: they
+    /// name the provider of its locale where there is a choice. False where the dump has no such words.
+    pub fn create(&self, server: &Server<'_>, name: &str, owner: Option<&str>, work: &Work) -> Result<bool, SourceError> {
+        let Some(mut create) = self.create.clone() else { return Ok(false) };
+        if let Some((at, tablespace)) = create.tablespace() {
+            let sql = format!(
+                "SELECT 1 FROM pg_catalog.pg_tablespace WHERE spcname = {} AND has_tablespace_privilege(oid, 'CREATE');",
+                literal(&tablespace)
+            );
+            if server.query(&server.config.maintenance, &sql)?.is_empty() {
+                create.text.truncate(at);
+                let message = format!(
+                    "the database was in tablespace {}, which is not there or not for this role: it is in the default one",
+                    escape(tablespace.as_bytes())
+                );
+                work.note(Finding::new(FindingKind::Target, &server.config.name, message));
+            }
+        }
+        if let Some(owner) = owner {
+            create.text.extend(format!(" OWNER = {}", identifier(owner)).bytes());
+        }
+        let Some(sql) = create.of(name) else {
+            return Err(server.failed("the dump does not say in words that can be understood how its database is made"));
+        };
+        match server.connected(&server.config.maintenance)?.attempt(&sql)? {
+            None => Ok(true),
+            Some(why) => Err(server.failed(format!("cannot make a database like the dumped one: {why}"))),
+        }
     }
 
     /// Gives them to the database `name`. What the server does not take is a finding.
@@ -122,6 +159,15 @@ impl Statement {
         }
         let Some((from, to)) = self.name else { return Some(self.text.clone()) };
         Some([&self.text[..from], identifier(name).as_bytes(), &self.text[to..]].concat())
+    }
+
+    /// The tablespace that it names, and where it does.
+    fn tablespace(&self) -> Option<(usize, String)> {
+        let (_, after) = self.name?;
+        let at = after + self.text[after..].windows(TABLESPACE.len()).position(|words| words == TABLESPACE)?;
+        let name = String::from_utf8_lossy(&self.text[at + TABLESPACE.len()..]).into_owned();
+        let bare = name.strip_prefix('"').and_then(|name| name.strip_suffix('"')).map(|name| name.replace("\"\"", "\""));
+        Some((at, bare.unwrap_or(name)))
     }
 
     /// All of it that may be shown.
@@ -244,9 +290,11 @@ mod tests {
 
     #[test]
     fn of_a_list_only_what_speaks_of_the_database_is_wanted() {
-        let list = "; 1; 0 0 ACL - DATABASE x y\n1; 1262 5 SCHEMA - hearth-dev app\n\
-            2; 0 0 ACL - DATABASE \"hearth-dev\" app\n3; 0 0 DATABASE PROPERTIES - a b\n4; 0 0 ACL - SCHEMA DATABASE app\n5; 1259 7 TABLE ACL - DATABASE app\n";
+        let list = "; 1; 0 0 ACL - DATABASE x y\n1; 1262 5 SCHEMA - hearth-dev app\n6; 1262 9 DATABASE - hearth-dev app\n\
+            7; 0 0 COMMENT - DATABASE \"hearth-dev\" app\n8; 0 0 COMMENT - SCHEMA public app\n\
+            2; 0 0 ACL - DATABASE \"hearth-dev\" app\n3; 0 0 DATABASE PROPERTIES - a b\n4; 0 0 ACL - SCHEMA DATABASE app\n\
+            5; 1259 7 TABLE ACL - DATABASE app\n";
         let lines = String::from_utf8_lossy(&wanted(list.as_bytes())).into_owned();
-        assert_eq!(lines.lines().map(|line| &line[..1]).collect::<String>(), "23");
+        assert_eq!(lines.lines().map(|line| &line[..1]).collect::<String>(), "6723");
     }
 }

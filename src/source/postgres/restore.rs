@@ -28,11 +28,15 @@ pub fn replace(server: &Server<'_>, fetched: &Fetched, work: &Work) -> Result<()
         create_missing_roles(server, &text)?;
     }
     drop_database(server, &new)?;
-    server.run_script(&maintenance, &create_database(&new, &fetched.account))?;
+    let properties = Properties::of(fetched, work)?;
+    let owner = fetched.account.proof.get(OWNER).map(String::as_str);
+    if !properties.create(server, &new, owner, work)? {
+        server.run_script(&maintenance, &create_database(&new, &fetched.account))?;
+    }
     // Rights too, before anybody knows the database by its name.
     let filled = fill(server, &new, fetched, work)
         .and_then(|()| must_be_equal(server, &new, &fetched.account))
-        .and_then(|()| Properties::of(fetched, work)?.apply(server, &new, work));
+        .and_then(|()| properties.apply(server, &new, work));
     if let Err(error) = filled {
         drop_database(server, &new)?;
         return Err(server.failed(format!("cannot be restored, and the database is untouched: {error}")));
@@ -67,7 +71,7 @@ fn drop_database(server: &Server<'_>, name: &str) -> Result<(), SourceError> {
     server.run_script(&server.config.maintenance, &format!("ALTER DATABASE {name} IS_TEMPLATE false; DROP DATABASE {name};"))
 }
 
-/// A database as the dumped one was made; the dump itself does not make it.
+/// A database as the dumped one was made, as far as the backup counted it.
 fn create_database(name: &str, account: &Account) -> String {
     let mut sql = format!("CREATE DATABASE {} TEMPLATE template0", identifier(name));
     for (line, word) in [(ENCODING, "ENCODING"), (COLLATE, "LC_COLLATE"), (CTYPE, "LC_CTYPE")] {
