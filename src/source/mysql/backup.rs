@@ -1,7 +1,10 @@
 //! One database as its own program dumps it, and counts taken before and after.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use super::grants::{Sight, sight};
 use super::later::{counted, moved};
+use super::packet::Longest;
 use super::server::{Server, Table};
 use super::{MysqlConfig, PROGRAMS, TABLES, TAIL_BYTES, UNFINISHED, VIEWS, has_trailer, tool_version};
 use crate::model::finding::{Finding, FindingKind};
@@ -37,6 +40,7 @@ pub struct Dumping {
     views: Vec<String>,
     /// Whether rows of the past are dumped.
     history: bool,
+    longest: Arc<Mutex<Longest>>,
     given: usize,
 }
 
@@ -57,7 +61,16 @@ impl Dumping {
             Sight::Unknown(why) => found(format!("whether the account sees the whole database cannot be told: {why}")),
         }
         must_be_complete(server, purpose, &mut findings)?;
-        Ok(Self { config, purpose, findings, before: None, views: Vec::new(), history: false, given: 0 })
+        Ok(Self {
+            config,
+            purpose,
+            findings,
+            before: None,
+            views: Vec::new(),
+            history: false,
+            longest: Arc::default(),
+            given: 0,
+        })
     }
 
     /// The views that can be dumped. Where a table is gone, those above it stop the program.
@@ -100,11 +113,11 @@ impl Dumping {
     }
 
     fn part(&self, name: &'static str, tool: impl FnOnce(&Server<'_>, bool) -> Tool + Send + 'static) -> Part {
-        let config = self.config.clone();
+        let (config, in_all) = (self.config.clone(), Arc::clone(&self.longest));
         Part::new(name, move |work| {
             let server = Server::new(&config, work)?;
             let tool = tool(&server, is_mysql(&config, work)?);
-            Ok(Dump { name, running: tool.stream(work)?, tail: Vec::new() })
+            Ok(Dump { name, running: tool.stream(work)?, tail: Vec::new(), longest: Longest::default(), in_all })
         })
     }
 }
@@ -192,6 +205,11 @@ impl Backup for Dumping {
             }
         }
         account.findings.append(&mut self.findings);
+        let longest = *self.longest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(why) = longest.too_long_for(server.packet_bytes()?) {
+            let why = format!("a restore needs another setting: {why}");
+            account.findings.push(Finding::new(FindingKind::Notice, &self.config.name, why));
+        }
         for table in server.tables(&self.config.database)?.iter().filter(|table| !table.is_transactional()) {
             let why = "is no table of InnoDB: it was not read at one moment if somebody wrote to it";
             account.findings.push(Finding::new(FindingKind::Notice, format!("{} {}", self.config.name, table.name), why));
@@ -205,11 +223,15 @@ struct Dump {
     name: &'static str,
     running: Running,
     tail: Vec<u8>,
+    longest: Longest,
+    /// The longest of all parts.
+    in_all: Arc<Mutex<Longest>>,
 }
 
 impl PartRead for Dump {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, SourceError> {
         let count = self.running.read(buffer)?;
+        self.longest.update(&buffer[..count]);
         self.tail.extend(&buffer[count.saturating_sub(TAIL_BYTES)..count]);
         self.tail.drain(..self.tail.len().saturating_sub(TAIL_BYTES));
         Ok(count)
@@ -217,6 +239,9 @@ impl PartRead for Dump {
 
     fn finish(&mut self) -> Result<(), SourceError> {
         self.running.finish()?;
+        let mut in_all = self.in_all.lock().unwrap_or_else(PoisonError::into_inner);
+        *in_all = self.longest.max(*in_all);
+        drop(in_all);
         if has_trailer(&self.tail) {
             return Ok(());
         }

@@ -19,10 +19,12 @@ use crate::source::work::Work;
 mod backup;
 mod grants;
 mod later;
+mod packet;
 mod restore;
 mod server;
 
 use backup::{Dumping, Purpose};
+use packet::Longest;
 use server::{Server, literal};
 
 /// The part that holds the tables.
@@ -160,6 +162,7 @@ impl Engine for MysqlConfig {
 
     fn check(&self, fetched: &Fetched, work: &Work) -> Result<(), SourceError> {
         fetched.part(TABLES)?;
+        let packet_bytes = Server::new(self, work)?.packet_bytes()?;
         for part in &fetched.parts {
             work.check()?;
             let whole = ends_well(&part.path);
@@ -167,6 +170,10 @@ impl Engine for MysqlConfig {
             if !whole {
                 let why = "does not end as a whole dump does: it was cut short".to_owned();
                 return Err(SourceError::Expectation { what: part.name.clone(), why });
+            }
+            let longest = Longest::of_file(&part.path, work)?;
+            if let Some(why) = longest.too_long_for(packet_bytes) {
+                return Err(SourceError::System { system: self.title(), why });
             }
         }
         Ok(())

@@ -115,6 +115,12 @@ impl<'a> Server<'a> {
         self.value("SELECT version();")
     }
 
+    /// The longest statement that the server takes.
+    pub fn packet_bytes(&self) -> Result<u64, SourceError> {
+        let bytes = self.value("SELECT @@global.max_allowed_packet;")?;
+        bytes.parse().map_err(|_| self.failed(format!("max_allowed_packet is {bytes}")))
+    }
+
     /// Whether the server has a database of this name.
     pub fn has(&self, database: &str) -> Result<bool, SourceError> {
         let sql = format!("SELECT 1 FROM information_schema.schemata WHERE schema_name = {};", literal(database));
