@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::world::background::until;
 use crate::world::tools::must;
-use crate::world::{World, args, files_below, flip};
+use crate::world::{Running, World, args, files_below, flip};
 
 /// Two copies with one snapshot.
 fn two_copies() -> World {
@@ -143,4 +144,24 @@ fn a_writer_that_nobody_enrolled_is_told_of_once() {
     let shown = world.run(args!["ledger", "verify", "--from", "a"]).ok();
     assert_eq!(shown.out.matches("not enrolled").count(), 1, "{}", shown.out);
     shown.says("restore-intent, restore-outcome records (4) by a writer that is not enrolled");
+}
+
+#[test]
+fn a_verification_beside_a_push_leaves_no_hole_in_the_chain_of_another_copy() {
+    let world = two_copies();
+    let (go, waits) = (world.path("go"), world.path("waits"));
+    let script = format!("touch {}; while [ ! -e {} ]; do sleep 0.02; done; echo done", waits.display(), go.display());
+    world.agent.configure(&format!(
+        "[job.dump]\n[[job.dump.source]]\nname = \"dump\"\nkind = \"command\"\ncommand = [\"sh\", \"-c\", \"{script}\"]\n"
+    ));
+    let push = Running::start(&world.agent, args!["push", "dump"]);
+    until("the source is asked", || waits.exists());
+    world.run(args!["verify", "--from", "a", "--depth", "sealed"]).ok();
+    fs::write(&go, "").unwrap();
+    push.wait().ok();
+    for store in ["a", "b"] {
+        assert_sound(&world, store);
+    }
+    world.run(args!["verify", "--from", "b", "--depth", "sealed"]).ok();
+    assert_eq!(records_in(&world, "a").len(), records_in(&world, "b").len() - 1, "but for the last verification");
 }

@@ -2,6 +2,7 @@
 
 use super::prepare::{self, Prepared, Side};
 use super::{PushPlan, StoreReceipt};
+use crate::format::record::Head;
 use crate::ledger::{Scribe, Signed};
 use crate::ops::context::Context;
 use crate::ops::{OpError, delivery};
@@ -26,7 +27,7 @@ pub fn commit(
     for (side, report) in prepared.sides.iter().zip(courier.reports()) {
         let outcome = match &report.error {
             Some(error) => Err(error.clone()),
-            None => send_cited(context, prepared, side).and_then(|()| send_record(side, signed)),
+            None => send_cited(context, prepared, side, signed).and_then(|()| send_record(side, signed)),
         };
         if outcome.is_ok() {
             if let Ok(stored) = &outcome {
@@ -61,9 +62,13 @@ pub fn commit(
     }
 }
 
-/// What the record cites lies there first, also when the copy that had it went out of reach meanwhile.
-fn send_cited(context: &Context, prepared: &Prepared, side: &Side) -> Result<(), StoreError> {
-    if prepared.heads.iter().all(|(writer, head)| side.copy.book.has(writer, head)) {
+/// What the record cites lies there first, also when the copy that had it went out of reach meanwhile, and so does the one
+/// before it in its chain: a verification on this machine may have signed that while the push ran.
+fn send_cited(context: &Context, prepared: &Prepared, side: &Side, signed: &Signed) -> Result<(), StoreError> {
+    let statement = &signed.statement;
+    let before = statement.prev.zip(statement.seq.checked_sub(1)).map(|(hash, seq)| (statement.writer, Head { seq, hash }));
+    let mut cited = prepared.heads.iter().map(|(writer, head)| (*writer, *head)).chain(before);
+    if cited.all(|(writer, head)| side.copy.book.has(&writer, &head)) {
         return Ok(());
     }
     match prepare::deliver_all(context, side, &|name| delivery::holds(&side.copy, name)) {
