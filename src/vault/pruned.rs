@@ -9,17 +9,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::format::body::{HoldBody, PruneDoneBody, PrunePlanBody, SnapshotRange};
+use crate::format::body::{HoldBody, PruneDoneBody, PrunePlanBody, SnapshotBody, SnapshotRange};
 use crate::format::record::{Head, RecordKind};
 use crate::ledger::Standing;
 use crate::model::ids::{SnapshotId, WriterId};
-use crate::model::name::{Area, ObjectName};
+use crate::model::name::{Area, ObjectName, Sealed};
 use crate::model::time::Timestamp;
 use crate::store::{Store, StoreError};
 use crate::vault::VaultError;
 use crate::vault::inventory::{PageCache, page_names};
 use crate::vault::presence::Presence;
 use crate::vault::snapshots::{Records, Snapshot, sort_oldest_first};
+use crate::vault::sweep::SWEPT;
 
 /// Records that a store received within so much of one another may have come together, in whatever order.
 const TOGETHER_SECS: i64 = 24 * 60 * 60;
@@ -33,6 +34,15 @@ pub struct Plan {
     pub head: Head,
     /// What it says.
     pub body: PrunePlanBody,
+}
+
+/// What pending plans name.
+#[derive(Debug, Default)]
+pub struct Doomed {
+    /// Objects that may go at any time.
+    pub names: BTreeSet<ObjectName>,
+    /// Plans of which a list is missing or damaged, and why: nobody can apply them as it is, but the list may come back.
+    pub unread: Vec<(Plan, String)>,
 }
 
 /// The prune records that speak of one copy.
@@ -204,29 +214,96 @@ impl Pruned {
     /// Every object that a pending plan names. Nothing new may be built on one.
     ///
     /// # Errors
-    /// When a list is missing or damaged.
-    pub fn doomed(&self, pages: &PageCache, store: &dyn Store) -> Result<BTreeSet<ObjectName>, VaultError> {
-        let mut doomed = BTreeSet::new();
+    /// When the store is out of reach.
+    pub fn doomed(&self, pages: &PageCache, store: &dyn Store) -> Result<Doomed, VaultError> {
+        let mut doomed = Doomed::default();
         for plan in self.pending() {
-            each_planned(pages, store, &plan.body.list, &mut |name| {
-                doomed.insert(name.clone());
-            })?;
+            let read = each_planned(pages, store, &plan.body.list, &mut |name| {
+                doomed.names.insert(name.clone());
+            });
+            if let Some(why) = unread(read)? {
+                doomed.unread.push((plan.clone(), why));
+            }
         }
         Ok(doomed)
     }
 
-    /// The pages that say which copy is meant, of all plans, and the lists of those that are pending: prune removes none of
-    /// them.
+    /// Pending plans of which a list is missing or damaged, and why.
     ///
     /// # Errors
-    /// When a list is missing or damaged.
+    /// When the store is out of reach.
+    pub fn unread(&self, pages: &PageCache, store: &dyn Store) -> Result<Vec<(Plan, String)>, VaultError> {
+        let mut found = Vec::new();
+        for plan in self.pending() {
+            if let Some(why) = unread(each_planned(pages, store, &plan.body.list, &mut |_| {}))? {
+                found.push((plan.clone(), why));
+            }
+        }
+        Ok(found)
+    }
+
+    /// What lies in a copy and a plan may name whose list cannot be read: all that is removed at all, but what snapshots need
+    /// that no pending plan drops. Whoever applies one spares that, or cannot read it and removes nothing.
+    ///
+    /// # Errors
+    /// When the store is out of reach.
+    pub fn may_be_named(
+        &self,
+        records: &Records,
+        presence: &Presence,
+        pages: &PageCache,
+        store: &dyn Store,
+    ) -> Result<BTreeSet<ObjectName>, VaultError> {
+        let mut snapshots = records.snapshots();
+        self.take_dropped(&mut snapshots);
+        let stays = |snapshot: &&Snapshot| {
+            let goes = |range: &SnapshotRange| range.contains(&snapshot.writer, snapshot.head.seq);
+            presence.has(&snapshot.body.inventory) && !self.pending().any(|plan| plan.body.drops.iter().any(goes))
+        };
+        let mut named: BTreeSet<ObjectName> = presence.names().filter(|name| SWEPT.contains(&name.area())).collect();
+        let mut listed: BTreeSet<Sealed> = BTreeSet::new();
+        for SnapshotBody { inventory, manifest, .. } in snapshots.iter().filter(stays).map(|snapshot| &snapshot.body) {
+            let read = page_names(pages, store, inventory).map(|pages| listed.extend(pages));
+            if unread(read)?.is_none() {
+                named.remove(inventory);
+                named.remove(manifest);
+            }
+        }
+        for page in listed {
+            let mut spare = |name: &ObjectName| {
+                named.remove(name);
+            };
+            let read = pages.read(store, &page).map(|lines| lines.iter().for_each(|line| spare(&line.name)));
+            if unread(read)?.is_none() {
+                spare(&ObjectName::Inventory(page));
+            }
+        }
+        Ok(named)
+    }
+
+    /// The pages that say which copy is meant, of all plans, and the lists of those that are pending: prune removes none of
+    /// them. A list that cannot be read drops nothing, and of its pages nobody knows the names.
+    ///
+    /// # Errors
+    /// When the store is out of reach.
     pub fn own_objects(&self, pages: &PageCache, store: &dyn Store) -> Result<BTreeSet<ObjectName>, VaultError> {
         let mut own: BTreeSet<ObjectName> = self.plans.iter().map(|plan| plan.body.copy.clone()).collect();
         for plan in self.pending() {
             own.insert(plan.body.list.clone());
-            own.extend(page_names(pages, store, &plan.body.list)?.into_iter().map(ObjectName::Inventory));
+            let named = page_names(pages, store, &plan.body.list);
+            unread(named.map(|pages| own.extend(pages.into_iter().map(ObjectName::Inventory))))?;
         }
         Ok(own)
+    }
+}
+
+/// Why a list could not be read, where it is the list that is wrong, and neither the way to it nor this machine.
+fn unread(read: Result<(), VaultError>) -> Result<Option<String>, VaultError> {
+    match read {
+        Ok(()) => Ok(None),
+        Err(VaultError::Store(error)) if error.is_store_wide() => Err(error.into()),
+        Err(error @ (VaultError::Interrupted | VaultError::State(_) | VaultError::Internal(_))) => Err(error),
+        Err(error) => Ok(Some(error.to_string())),
     }
 }
 

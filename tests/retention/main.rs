@@ -14,6 +14,7 @@ mod copies;
 mod crash;
 mod history;
 mod intruder;
+mod lists;
 mod nights;
 mod pruners;
 mod races;

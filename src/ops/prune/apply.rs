@@ -22,6 +22,7 @@ use crate::ops::context::{NamedStore, VaultPin};
 use crate::ops::drive::drive_of;
 use crate::ops::{Env, Event, Exit, OpError};
 use crate::store::{PruneStore, StoreError, WriteOnceStore};
+use crate::vault::VaultError;
 use crate::vault::inventory::page_names;
 use crate::vault::pruned::{Plan, Pruned, each_planned, ranges, still_held};
 use crate::vault::snapshots::Snapshot;
@@ -100,8 +101,9 @@ pub fn apply(request: &ApplyRequest, env: &Env<'_>) -> Result<ApplyReceipt, OpEr
     let store: Arc<dyn WriteOnceStore> = Arc::clone(&request.store) as Arc<dyn WriteOnceStore>;
     let mut site = Site::open_sound(&NamedStore { name: request.name.clone(), store }, &request.pin, env)?;
     let mut receipt = ApplyReceipt::nothing(site.copy.name());
-    let wanted = request.plan.as_deref();
-    let Some(plan) = choose(&site.pruned, wanted, request.rules.is_some(), &receipt.store)? else { return Ok(receipt) };
+    let (wanted, unread) = (request.plan.as_deref(), site.unread()?);
+    let chosen = choose(&site.pruned, &unread, wanted, request.rules.is_some(), &receipt.store)?;
+    let Some(plan) = chosen else { return Ok(receipt) };
     // Whoever planned when that was known has planned despite the damage.
     let planned = site.records.checked.iter().find(|record| record.name == record_name(&plan.writer, &plan.head));
     site.check_verified(|found| planned.is_some_and(|planned| planned.knew(found)), env)?;
@@ -128,7 +130,15 @@ pub fn apply(request: &ApplyRequest, env: &Env<'_>) -> Result<ApplyReceipt, OpEr
     site.records = site.context.read_records(&mut site.copy)?;
     site.pruned = Pruned::read(&site.records, site.copy.store.as_ref())?;
     env.step("looking at what is needed");
-    let going = going(&site, &plan, &begun.drops, request.rules.as_ref())?;
+    let names = match is_unread(&unread, &plan) {
+        None => named_by(&site, &plan)?,
+        // It was begun, and nobody can say what it names beside that: the rest goes with a later plan, when it is old.
+        Some(why) => {
+            env.step(format!("{why}: of this plan only the inventories of dropped snapshots go"));
+            inventories_of(&site, &plan, &begun.drops)
+        }
+    };
+    let going = going(&site, names, &begun.drops, request.rules.as_ref())?;
     receipt.spared = going.spared;
     env.step("removing objects");
     remove_all(request.store.as_ref(), &going, &mut receipt, env)?;
@@ -165,9 +175,29 @@ pub(super) fn begun_by_retired(plan: &Plan) -> String {
     )
 }
 
-/// The plan that was named, else the newest that is pending. One that calls the copy by another name may have been brought
-/// here from another copy, to which other rules apply: it is applied where it is named, or as far as own rules agree.
-fn choose(pruned: &Pruned, wanted: Option<&str>, ruled: bool, copy: &str) -> Result<Option<Plan>, OpError> {
+/// Why the list of a plan cannot be read.
+fn is_unread<'a>(unread: &'a [(Plan, String)], plan: &Plan) -> Option<&'a str> {
+    let found = unread.iter().find(|(other, _)| other.writer == plan.writer && other.head == plan.head);
+    found.map(|(_, why)| why.as_str())
+}
+
+/// What to do about a plan that names nobody knows what: nothing is signed about it.
+fn cannot_be_read(plan: &Plan, why: &str) -> OpError {
+    let hash = plan.head.hash.short();
+    let why = format!("the list of plan {hash} cannot be read ({why}): `farkeep prune plan` makes another in its place");
+    VaultError::Damaged { object: plan.body.list.to_string(), why }.into()
+}
+
+/// The plan that was named, else the newest that is pending. One of which the list cannot be read goes nowhere, unless it was
+/// begun: then it can be ended. One that calls the copy by another name may have been brought here from another copy, to which
+/// other rules apply: it is applied where it is named, or as far as own rules agree.
+fn choose(
+    pruned: &Pruned,
+    unread: &[(Plan, String)],
+    wanted: Option<&str>,
+    ruled: bool,
+    copy: &str,
+) -> Result<Option<Plan>, OpError> {
     let Some(wanted) = wanted else {
         // One that was begun goes first.
         let fits = |plan: &&Plan| plan.body.store == copy || ruled && pruned.done(plan).is_none();
@@ -177,7 +207,10 @@ fn choose(pruned: &Pruned, wanted: Option<&str>, ruled: bool, copy: &str) -> Res
         if let Some(begun) = begun.filter(|begun| pruned.is_of_retired(begun)) {
             return Err(OpError::NotDone(begun_by_retired(begun)));
         }
-        let chosen = begun.or_else(|| own.next_back()).cloned();
+        let chosen = begun.or_else(|| own.clone().rfind(|plan| is_unread(unread, plan).is_none())).cloned();
+        if let (None, Some(plan), false) = (&chosen, own.next_back(), ruled) {
+            return Err(cannot_be_read(plan, is_unread(unread, plan).unwrap_or_default()));
+        }
         return match (chosen, pruned.pending().last()) {
             (None, Some(other)) if !ruled => {
                 let (hash, store) = (other.head.hash.short(), &other.body.store);
@@ -199,6 +232,9 @@ fn choose(pruned: &Pruned, wanted: Option<&str>, ruled: bool, copy: &str) -> Res
     if pruned.is_of_retired(plan) && pruned.done(plan).is_none() {
         let why = "its custodian was retired since, and it was not begun: plan again (`farkeep prune plan`)";
         return Err(OpError::Usage(format!("{wanted}: {why}")));
+    }
+    if let Some(why) = is_unread(unread, plan).filter(|_| pruned.done(plan).is_none()) {
+        return Err(cannot_be_read(plan, why));
     }
     Ok(Some(plan.clone()))
 }
@@ -315,15 +351,26 @@ impl Going {
     }
 }
 
-/// The objects of the plan that no snapshot needs but those that are dropped.
-fn going(site: &Site, plan: &Plan, drops: &[SnapshotRange], rules: Option<&Rules>) -> Result<Going, OpError> {
-    let store = site.copy.store.as_ref();
+/// The objects that a plan names.
+fn named_by(site: &Site, plan: &Plan) -> Result<Vec<ObjectName>, OpError> {
     let mut names = Vec::new();
-    each_planned(&site.pages, store, &plan.body.list, &mut |name| {
+    each_planned(&site.pages, site.copy.store.as_ref(), &plan.body.list, &mut |name| {
         if SWEPT.contains(&name.area()) {
             names.push(name.clone());
         }
     })?;
+    Ok(names)
+}
+
+/// By what a snapshot that was dropped is known to lie here: of some only a part may be left, which nobody could restore.
+fn inventories_of(site: &Site, plan: &Plan, drops: &[SnapshotRange]) -> Vec<ObjectName> {
+    let dropped = |snapshot: &Snapshot| in_ranges(drops, snapshot) && in_ranges(&plan.body.drops, snapshot);
+    site.records.snapshots().into_iter().filter(dropped).map(|snapshot| snapshot.body.inventory).collect()
+}
+
+/// Those of the objects that no snapshot needs but those that are dropped.
+fn going(site: &Site, mut names: Vec<ObjectName>, drops: &[SnapshotRange], rules: Option<&Rules>) -> Result<Going, OpError> {
+    let store = site.copy.store.as_ref();
     names.sort_unstable();
     names.dedup();
     let mut needed = vec![false; names.len()];

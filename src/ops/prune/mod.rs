@@ -11,7 +11,7 @@ use super::context::{Context, Locking, NamedStore, VaultPin, open_pinned};
 use super::delivery::deliver_missing;
 use super::verifications::{Place, Verification};
 use super::{Env, OpError};
-use crate::format::body::HeartbeatBody;
+use crate::format::body::{FoundObject, HeartbeatBody};
 use crate::format::record::{Head, RecordKind};
 use crate::ledger::{Checked, Scribe, Standing};
 use crate::model::finding::{Finding, FindingKind};
@@ -22,9 +22,9 @@ use crate::state::keys::Role;
 use crate::store::StoreError;
 use crate::vault::VaultError;
 use crate::vault::copy::Copy;
-use crate::vault::inventory::PageCache;
+use crate::vault::inventory::{PageCache, page_names};
 use crate::vault::objects::read_object;
-use crate::vault::pruned::Pruned;
+use crate::vault::pruned::{Plan, Pruned};
 use crate::vault::snapshots::{Records, Snapshot};
 use crate::vault::suspects::Suspects;
 
@@ -108,6 +108,10 @@ impl Site {
         let mut all = Verification::all(trusted);
         all.retain(|one| !one.is_over(&self.copy.trust));
         let newest = newest_of_each(&all);
+        let is_any_found = all.iter().any(|one| !one.body.objects_found.is_empty());
+        let lists = if is_any_found { self.lists_of_plans()? } else { BTreeSet::new() };
+        let is_object =
+            |found: &&FoundObject| !ObjectName::parse_stored(&found.object).is_ok_and(|(name, _)| lists.contains(&name));
         let mut to_read: BTreeSet<ObjectName> = BTreeSet::new();
         for one in all.iter().filter(|one| !one.body.objects_found.is_empty() && !accepted(one.record)) {
             let is_newest = newest.contains(&one.record.name);
@@ -118,9 +122,9 @@ impl Site {
             };
             if is_here
                 && is_newest
-                && let Some(found) = one.body.objects_found.first()
+                && let Some(found) = one.body.objects_found.iter().find(is_object)
             {
-                let more = one.body.objects_found.len() - 1;
+                let more = one.body.objects_found.iter().filter(is_object).count() - 1;
                 let why = format!(
                     "the newest verification found it ({:?}) and {more} more objects; heal the copy (`farkeep sync`), verify \
                      it again, then prune",
@@ -129,7 +133,8 @@ impl Site {
                 return Err(VaultError::damaged(&found.object, why.to_lowercase()).into());
             }
             if is_newest || !all.iter().any(|later| later.settles(one)) {
-                let names = one.body.objects_found.iter().filter_map(|found| ObjectName::parse_stored(&found.object).ok());
+                let found = one.body.objects_found.iter().filter(is_object);
+                let names = found.filter_map(|found| ObjectName::parse_stored(&found.object).ok());
                 to_read.extend(names.map(|(name, _)| name));
             }
         }
@@ -144,6 +149,27 @@ impl Site {
 
     fn copy_has(&self, name: &ObjectName) -> Result<bool, StoreError> {
         Ok(self.copy.store.stat(&name.to_string())?.is_some())
+    }
+
+    /// What the lists of pending plans consist of, and no snapshot's inventory: what is wrong with it harms no snapshot, and only
+    /// another plan mends it.
+    fn lists_of_plans(&self) -> Result<BTreeSet<ObjectName>, OpError> {
+        let store = self.copy.store.as_ref();
+        let mut lists = if self.has_pending() { self.pruned.own_objects(&self.pages, store)? } else { BTreeSet::new() };
+        let mut snapshots = self.records.snapshots();
+        self.pruned.take_gone(&mut snapshots);
+        for snapshot in &snapshots {
+            lists.remove(&snapshot.body.inventory);
+            for page in page_names(&self.pages, store, &snapshot.body.inventory).into_iter().flatten() {
+                lists.remove(&ObjectName::Inventory(page));
+            }
+        }
+        Ok(lists)
+    }
+
+    /// Pending plans of which the list cannot be read, and why: they can drop nothing.
+    fn unread(&self) -> Result<Vec<(Plan, String)>, OpError> {
+        Ok(self.pruned.unread(&self.pages, self.copy.store.as_ref())?)
     }
 
     /// Whether a plan waits or was begun.

@@ -154,6 +154,8 @@ pub struct Listed {
     pub presence: Presence,
     /// What snapshots need.
     pub needs: Needs,
+    /// What the lists of pending prune plans consist of, as far as it lies there.
+    pub lists: Vec<Sealed>,
     /// How many were dropped from it, by signed records.
     pub dropped: usize,
     /// What was found.
@@ -234,7 +236,46 @@ pub fn list(copy: &Copy, records: &Records, cache: &PageCache, cancel: &AtomicBo
         looked.findings.push(Finding::new(FindingKind::Behind, format!("snapshot {}", snapshot.id.short()), message));
     }
     leftovers(&presence, &needed_packs, &needed_others, &mut looked.findings);
-    Ok(Listed { presence, needs, dropped: dropped.len(), looked })
+    let lists = lists_of_plans(copy, &pruned, &presence, cache, &mut looked.findings)?;
+    Ok(Listed { presence, needs, lists, dropped: dropped.len(), looked })
+}
+
+/// What a pass says of the list of a plan in which something is wrong.
+const OF_A_PLAN: &str = "of the list of a prune plan that nobody can apply so: `farkeep prune plan` makes another";
+
+/// The roots and pages by which pending plans say what goes. What is missing is a finding, though no snapshot needs it: a push
+/// builds on little of a copy that has such a plan.
+fn lists_of_plans(
+    copy: &Copy,
+    pruned: &Pruned,
+    presence: &Presence,
+    cache: &PageCache,
+    findings: &mut Vec<Finding>,
+) -> Result<Vec<Sealed>, VaultError> {
+    let mut lists: BTreeSet<Sealed> = BTreeSet::new();
+    for plan in pruned.pending() {
+        match page_names(cache, copy.store.as_ref(), &plan.body.list) {
+            Ok(pages) => lists.extend(pages),
+            Err(VaultError::Store(error)) if error.is_store_wide() => return Err(error.into()),
+            Err(error) if presence.has(&plan.body.list) => {
+                let mut finding = needs_finding(&plan.body.list, &error, &[]);
+                finding.message += &format!("; {OF_A_PLAN}");
+                findings.push(finding);
+                continue;
+            }
+            Err(_) => {}
+        }
+        if let ObjectName::Inventory(root) = plan.body.list {
+            lists.insert(root);
+        }
+    }
+    let (there, missing): (Vec<Sealed>, Vec<Sealed>) =
+        lists.into_iter().partition(|list| presence.has(&ObjectName::Inventory(*list)));
+    for list in missing {
+        let message = format!("missing, or not of the size that its name says; {OF_A_PLAN}");
+        findings.push(damage(ObjectName::Inventory(list).to_string(), message, &[]));
+    }
+    Ok(there)
 }
 
 /// What lies in the copy and no snapshot needs: debris, and objects of pushes that died. Neither is damage.

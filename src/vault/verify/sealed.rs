@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
-use super::{FINDINGS_MAX, Listed, Looked, Watch, damage};
+use super::{FINDINGS_MAX, Listed, Looked, OF_A_PLAN, Watch, damage};
 use crate::crypto::hash::{StreamHasher, hash};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::ObjectHash;
@@ -128,7 +128,10 @@ pub fn check(
             }
             Err(Wrong::Store(error)) => return Err(error.into()),
             Err(Wrong::Gone) => {}
-            Err(Wrong::Damaged(why)) => {
+            Err(Wrong::Damaged(mut why)) => {
+                if task.snapshots.is_empty() && matches!(task.name, ObjectName::Inventory(_)) {
+                    why += &format!("; {OF_A_PLAN}");
+                }
                 outcome.0.objects += 1;
                 if outcome.0.findings.len() < FINDINGS_MAX {
                     outcome.0.findings.push(damage(task.name.to_string(), why, &listed.needs.ids(&task.snapshots)));
@@ -151,7 +154,7 @@ pub fn check(
     done.map(|()| looked)
 }
 
-/// Every needed object that is there, once, with the snapshots that need it; and parity, which none needs.
+/// Every needed object that is there, once, with the snapshots that need it; lists of prune plans and parity, which none needs.
 fn tasks(copy: &Copy, listed: &Listed, pages: &PageCache, findings: &mut Vec<Finding>) -> Result<Vec<Task>, VaultError> {
     let mut by_name: BTreeMap<ObjectName, Task> = BTreeMap::new();
     let sizes: BTreeMap<&ObjectName, u64> = listed.presence.others().collect();
@@ -169,6 +172,11 @@ fn tasks(copy: &Copy, listed: &Listed, pages: &PageCache, findings: &mut Vec<Fin
         });
         task.snapshots.extend(places);
     })?;
+    for list in &listed.lists {
+        let (name, Sealed { hash, bytes }) = (ObjectName::Inventory(*list), *list);
+        let task = Task { name: name.clone(), hash, snapshots: Vec::new(), bytes, keep: false };
+        by_name.entry(name).or_insert(task);
+    }
     // No inventory lists parity; its name says what it should be.
     match parity::found(copy.store.as_ref()) {
         Ok(found) => by_name.extend(found.into_iter().map(|found| {

@@ -9,7 +9,7 @@ use crate::format::inventory::Line;
 use crate::format::record::{Head, RecordKind};
 use crate::ledger::{Scribe, Trust};
 use crate::model::finding::{Finding, FindingKind};
-use crate::model::ids::{Token, WriterId};
+use crate::model::ids::{ObjectHash, Token, WriterId};
 use crate::model::name::{Area, ObjectName, Sealed};
 use crate::model::size::human_size;
 use crate::ops::context::Context;
@@ -23,7 +23,7 @@ use crate::vault::copy::Copy;
 use crate::vault::destination::Destination;
 use crate::vault::inventory::PageCache;
 use crate::vault::presence::Presence;
-use crate::vault::pruned::Pruned;
+use crate::vault::pruned::{Plan, Pruned};
 use crate::vault::snapshots::{Records, Snapshot, sort_oldest_first};
 
 mod known;
@@ -84,6 +84,8 @@ pub struct Doomed {
     names: BTreeSet<ObjectName>,
     /// The plans and removals that were seen.
     records: BTreeSet<ObjectName>,
+    /// Plans of which a list cannot be read: whatever they may name is among the names.
+    unread: BTreeSet<(WriterId, ObjectHash)>,
 }
 
 impl Doomed {
@@ -172,13 +174,13 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     check_enrolled(scribe, prepared.trust())?;
     deliver_own(context, &mut prepared)?;
     catch_up(&mut prepared, context, env)?;
-    // Both may have found a store that takes nothing.
+    prepared.doomed = doomed(&mut prepared, context)?;
+    // Each may have found a store that takes nothing.
     if prepared.sides.is_empty() {
         return Err(none_left(plan, prepared));
     }
     mend::plain_files(&mut prepared);
     mend::trust_records(&mut prepared);
-    prepared.doomed = doomed(&prepared, context)?;
     let mut snapshots: Vec<Snapshot> = prepared.sides.iter().flat_map(|side| side.records.snapshots()).collect();
     sort_oldest_first(&mut snapshots);
     snapshots.dedup_by_key(|snapshot| snapshot.id);
@@ -352,16 +354,49 @@ const fn stops_one_store(error: &StoreError) -> bool {
     }
 }
 
-/// Reads the pending prune plans of every copy.
-fn doomed(prepared: &Prepared, context: &Context) -> Result<Doomed, OpError> {
+/// Reads the pending prune plans of every copy. One that went out of reach meanwhile is left out.
+fn doomed(prepared: &mut Prepared, context: &Context) -> Result<Doomed, OpError> {
     let pages = PageCache::open(&context.state.cache().join("inventories"))?;
     let mut doomed = Doomed::default();
-    for side in &prepared.sides {
-        doomed.names.extend(side.pruned.doomed(&pages, side.named.store.as_ref())?);
+    let mut number = 0;
+    while let Some(side) = prepared.sides.get(number) {
+        let (names, unread) = match doomed_in(side, &pages) {
+            Ok(found) => found,
+            Err(VaultError::Store(error)) if stops_one_store(&error) => {
+                drop_side(prepared, number, error);
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        doomed.names.extend(names);
+        doomed.unread.extend(unread.iter().map(|(plan, _)| (plan.writer, plan.head.hash)));
         let prune = side.records.checked.iter().filter(|record| is_prune(&record.statement.kind));
         doomed.records.extend(prune.map(|record| record.name.clone()));
+        let name = side.named.name.clone();
+        prepared.findings.extend(unread.iter().map(|(plan, why)| unread_plan(&name, plan, why)));
+        number += 1;
     }
     Ok(doomed)
+}
+
+/// What may go from a copy at any time, and the plans of which nobody can say what they name: then whatever they may name.
+fn doomed_in(side: &Side, pages: &PageCache) -> Result<(BTreeSet<ObjectName>, Vec<(Plan, String)>), VaultError> {
+    let store = side.named.store.as_ref();
+    let mut doomed = side.pruned.doomed(pages, store)?;
+    if !doomed.unread.is_empty() {
+        doomed.names.extend(side.pruned.may_be_named(&side.records, &side.presence, pages, store)?);
+    }
+    Ok((doomed.names, doomed.unread))
+}
+
+/// That a plan waits of which the list cannot be read.
+fn unread_plan(name: &str, plan: &Plan, why: &str) -> Finding {
+    let message = format!(
+        "{why}; it belongs to the list of prune plan {}, so nothing was built on what that may name, and nobody can apply it: \
+         `farkeep prune plan --store {name}` on its custodian's machine makes another",
+        plan.head.hash.short()
+    );
+    Finding::new(FindingKind::Damage, name, message)
 }
 
 const fn is_prune(kind: &RecordKind) -> bool {

@@ -12,7 +12,7 @@ use crate::vault::VaultError;
 use crate::vault::courier::Courier;
 use crate::vault::inventory::{Inventory, PageCache, each_line};
 use crate::vault::presence::Presence;
-use crate::vault::pruned::Pruned;
+use crate::vault::pruned::{Plan, Pruned};
 
 /// Objects that are asked for one by one.
 const ASKED_MAX: usize = 1024;
@@ -57,8 +57,10 @@ impl Prepared {
             }
             let store = side.named.store.as_ref();
             let doomed = Pruned::read(&records, store)?.doomed(pages, store)?;
-            let mut needed = false;
-            each_line(pages, store, &root, &mut |line| needed |= doomed.contains(&line.name))?;
+            // One that was there before counts already for all that it may name; a new one may name anything.
+            let is_new = |plan: &Plan| !self.doomed.unread.contains(&(plan.writer, plan.head.hash));
+            let mut needed = doomed.unread.iter().any(|(plan, _)| is_new(plan));
+            each_line(pages, store, &root, &mut |line| needed |= doomed.names.contains(&line.name))?;
             if needed {
                 return Ok(true);
             }
