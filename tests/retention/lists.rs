@@ -162,3 +162,30 @@ fn a_plan_that_was_begun_and_lost_its_list_is_ended_and_the_next_one_names_the_r
     world.verify("opened");
     history.assert_restores(3..4);
 }
+
+#[test]
+fn a_plan_that_was_never_signed_leaves_no_page_that_another_copys_plan_has() {
+    let history = History::in_world(World::with_stores(&["a", "b"]), 3);
+    let world = &history.world;
+    world.run(args!["hold", "latest", "--from", "a", "--until", "1d"]).ok();
+    world.push(&history.data.root);
+    let (state, kept) = (&world.agent.state, world.path("state-before"));
+    must(Command::new("cp").arg("-a").arg(state).arg(&kept));
+    let records = files_below(&world.path("b/ledger"));
+    plan(world, &["--store", "b", "--keep-last", "2"]);
+    // As if it was killed with its list written and nothing signed.
+    for record in files_below(&world.path("b/ledger")) {
+        if !records.contains(&record) {
+            fs::remove_file(record).unwrap();
+        }
+    }
+    fs::remove_dir_all(state).unwrap();
+    fs::rename(&kept, state).unwrap();
+    plan(world, &["--store", "a", "--keep-last", "1"]);
+    let page = newest_plan(&world.path("a"))["body"]["copy"].as_str().unwrap().to_owned();
+    assert!(world.path("a").join(&page).exists() && !world.path("b").join(&page).exists());
+    forget_pages(world);
+    world.push(&history.data.root);
+    world.push(&history.data.root);
+    world.run(args!["prune", "apply", "--store", "b", "--now"]).ok().says("no plan is pending");
+}

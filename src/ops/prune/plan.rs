@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use super::{Site, frozen, record_name};
+use super::{Site, frozen};
 use crate::crypto::hash::hash;
 use crate::crypto::random;
 use crate::format::body::{PrunePlanBody, SnapshotRange};
@@ -241,7 +241,7 @@ pub fn plan(request: &PlanRequest, env: &Env<'_>) -> Result<PlanReceipt, OpError
         && (objects > 0 || receipt.dropped > 0)
     {
         env.step("signing the plan");
-        let copy = write_page(&site, &mut vec![record_before(scribe)?])?;
+        let copy = write_page(&site, &mut vec![drawn_line(scribe)?])?;
         let list = write_list(&site, copy.clone(), &sweep)?;
         let stay: Vec<&Snapshot> = kept.iter().copied().chain(&others).collect();
         let body = PrunePlanBody {
@@ -451,13 +451,9 @@ fn split<'a>(
     (drops, kept.into_iter().chain(left).collect())
 }
 
-/// The record before the plan: no two plans have the same, and no record is ever removed. A writer without one gets a name
-/// that nobody else has: what tells copies apart must never be the same for two planners.
-fn record_before(scribe: &Scribe) -> Result<Line, OpError> {
-    if let Some(head) = scribe.head() {
-        let name = record_name(&scribe.writer(), &head);
-        return Ok(Line { hash: hash(&scribe.read(&name)?), name });
-    }
+/// A name that nobody else has: what tells copies apart must never be the same for two planners, nor for two attempts. One that
+/// was killed before it signed has left its page in the copy of which it was to speak.
+fn drawn_line(scribe: &Scribe) -> Result<Line, OpError> {
     let drawn = || random::<32>().map(ObjectHash).map_err(VaultError::internal);
     let name = ObjectName::Record { writer: scribe.writer(), seq: 1, statement: drawn()? };
     Ok(Line { name, hash: drawn()? })
