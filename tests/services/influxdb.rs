@@ -70,6 +70,26 @@ fn points_come_back_and_a_missing_shard_removes_nothing() {
     rehearsal.bring_back_all(&engine, &monday);
     assert_eq!((births(&service, "ocrvs"), births(&service, "other")), (900, 10));
 
+    // What belongs to a database and is in no backup outlives the restore.
+    query(
+        &service,
+        "CREATE CONTINUOUS QUERY \"per day\" ON ocrvs BEGIN SELECT sum(weight) INTO daily FROM birth_reg GROUP BY time(1d) END",
+    );
+    query(&service, "CREATE USER \"o'x\" WITH PASSWORD 'secret'");
+    query(&service, "GRANT READ ON ocrvs TO \"o'x\"");
+    query(&service, "GRANT ALL ON other TO \"o'x\"");
+    let attached = || {
+        let grants = query(&service, "SHOW GRANTS FOR \"o'x\"");
+        assert!(grants.contains("[\"ocrvs\",\"READ\"]") && grants.contains("other"), "{grants}");
+        query(&service, "SHOW CONTINUOUS QUERIES")
+    };
+    let before = attached();
+    assert!(before.contains("per day"), "{before}");
+    let notes = engine.survey(&monday.account, &rehearsal.work("plan")).unwrap().notes.join("; ");
+    assert!(notes.contains("again afterwards: CREATE CONTINUOUS QUERY") && notes.contains("GRANT READ ON"), "{notes}");
+    rehearsal.bring_back_all(&engine, &monday);
+    assert_eq!(attached(), before);
+
     fill(&service, "ocrvs", 901);
     let now = births(&service, "ocrvs");
     let mut without = monday.clone();

@@ -130,6 +130,10 @@ impl Engine for InfluxConfig {
                     survey.destroys.push(format!("database {}, which cannot be counted ({error})", self.database));
                 }
             }
+            // In the plan as well: should the restore break off behind the removal, nobody else would know them.
+            survey
+                .notes
+                .extend(query.attached(&self.database)?.into_iter().map(|what| format!("made again afterwards: {what}")));
         }
         survey.tools.insert("InfluxDB".into(), query.version()?);
         survey.notes.push("the database is first restored under another name: so much room must be free".into());
@@ -166,8 +170,18 @@ impl Engine for InfluxConfig {
             let now = tried.proof.get(name).cloned().unwrap_or_default();
             return Err(self.failed(format!("{name}: {then} was backed up, {now} comes back; nothing was removed")));
         }
+        // They go with the database, and no backup holds them.
+        let attached = query.attached(&self.database)?;
         query.drop_database(&self.database)?;
-        self.restore(None, &dir, work)?;
+        let lost = |statements: &[String]| format!("make these again once it is restored: {}", statements.join("; "));
+        if let Err(error) = self.restore(None, &dir, work) {
+            let also = if attached.is_empty() { String::new() } else { format!("; {}", lost(&attached)) };
+            return Err(self.failed(format!("was removed and is not restored: {error}{also}")));
+        }
+        let refused = query.attach(&attached);
+        if !refused.is_empty() {
+            return Err(self.failed(format!("the points are restored; {}", lost(&refused))));
+        }
         std::fs::remove_dir_all(&dir).map_err(io_error(&dir))
     }
 

@@ -105,6 +105,34 @@ impl<'a> Query<'a> {
         Ok(points)
     }
 
+    /// Statements that make again what goes with a database and is in no backup of it: continuous queries, and what users
+    /// may do with it.
+    pub fn attached(&self, database: &str) -> Result<Vec<String>, SourceError> {
+        let queries = self.run(Method::GET, "SHOW CONTINUOUS QUERIES")?;
+        let of_database = queries.iter().filter(|series| series["name"] == database);
+        let rows = of_database.flat_map(|series| series["values"].as_array().into_iter().flatten());
+        let mut statements: Vec<String> = rows.filter_map(|row| row[1].as_str().map(str::to_owned)).collect();
+        for user in first_column(&self.run(Method::GET, "SHOW USERS")?) {
+            let granted = self.run(Method::GET, &format!("SHOW GRANTS FOR {}", quote(&user)))?;
+            for row in granted.iter().flat_map(|series| series["values"].as_array().into_iter().flatten()) {
+                let privilege = row[1].as_str().filter(|privilege| *privilege != "NO PRIVILEGES");
+                if let Some(privilege) = privilege.filter(|_| row[0] == database) {
+                    statements.push(format!("GRANT {privilege} ON {} TO {}", quote(database), quote(&user)));
+                }
+            }
+        }
+        Ok(statements)
+    }
+
+    /// Makes again what [`Query::attached`] gave; gives what the server refuses.
+    pub fn attach(&self, statements: &[String]) -> Vec<String> {
+        let refused = |statement: &String| {
+            let outcome = self.run(Method::POST, statement);
+            outcome.err().map(|error| format!("{statement} ({error})"))
+        };
+        statements.iter().filter_map(refused).collect()
+    }
+
     /// Removes a database; that it is not there is as good.
     pub fn drop_database(&self, database: &str) -> Result<(), SourceError> {
         self.run(Method::POST, &format!("DROP DATABASE {}", quote(database))).map(|_| ())
