@@ -364,3 +364,46 @@ fn what_comes_in_is_on_the_disk_before_what_was_there_steps_aside() {
     assert!(written < syncs[0] && syncs[0] < aside && aside < syncs[1] && syncs[1] < back, "{calls}");
     assert!(back < syncs[2] && syncs[2] < removed, "{calls}");
 }
+
+#[test]
+fn holes_of_files_need_no_room() {
+    let world = World::new();
+    let srv = world.tree("srv");
+    srv.file("disk", "x".repeat(4096));
+    fs::File::options().write(true).open(srv.path("disk")).unwrap().set_len(1 << 30).unwrap();
+    files(&world, &[&srv.root], "");
+    world.push("nightly");
+    let plan = world.run(restore_run(&world, "latest", &["--dry-run", "--json"])).ok().json();
+    let needed = plan["sheet"]["needed_bytes"].as_u64().unwrap();
+    assert!((1..1 << 20).contains(&needed), "{needed}");
+}
+
+#[test]
+fn room_is_needed_where_files_go_and_nowhere_else() {
+    needs!(root);
+    let world = World::new();
+    let (small, staging) = (world.path("small"), world.path("staging"));
+    let _small = Mounted::new(&["-t", "tmpfs", "-o", "size=5M", "tmpfs"], &small);
+    let _staging = Mounted::new(&["-t", "tmpfs", "-o", "size=1M", "tmpfs"], &staging);
+    let (srv, tight) = (world.tree("srv"), world.tree("small/srv"));
+    let staged = |more: &[&str]| {
+        let all = [&["--staging", staging.to_str().unwrap()], more].concat();
+        world.run(restore_run(&world, "latest", &all))
+    };
+    srv.noise("blob", 3 << 20, 1);
+    files(&world, &[&srv.root], "");
+    world.push("nightly");
+    srv.file("blob", "of today");
+    staged(&["--dry-run"]).ok().says(&format!("free to {}, beside what it replaces", srv.root.display()));
+    staged(&["--yes-destroy", "nightly"]).ok();
+    assert_eq!(fs::metadata(srv.path("blob")).unwrap().len(), 3 << 20);
+
+    tight.noise("blob", 3 << 20, 1).file("page", "of the night");
+    files(&world, &[&tight.root], "");
+    world.push("nightly");
+    tight.file("page", "of today");
+    staged(&["--yes-destroy", "nightly"]).exits(1).says("beside what they replace").says("nothing has been destroyed");
+    assert_eq!(read(&tight.path("page")), "of today");
+    // Nothing was begun.
+    assert_eq!(fs::read_dir(&tight.root).unwrap().count(), 2);
+}

@@ -167,9 +167,16 @@ fn plan_text(sheet: &Sheet) -> String {
     for line in &sheet.untouched {
         let _ = writeln!(text, "untouched: {line}");
     }
-    let free = sheet.free_bytes.map_or_else(String::new, |free| format!(" of {} free", human_size(free)));
-    let _ =
-        writeln!(text, "fetches {}{free} to {} and checks all of it first", human_size(sheet.needed_bytes), sheet.staging);
+    let mut fetches = |needed: u64, free: Option<u64>, place: &str| {
+        let free = free.map_or_else(String::new, |free| format!(" of {} free", human_size(free)));
+        let _ = writeln!(text, "fetches {}{free} to {place} and checks all of it first", human_size(needed));
+    };
+    if sheet.needed_bytes > 0 || sheet.rooms.is_empty() {
+        fetches(sheet.needed_bytes, sheet.free_bytes, &sheet.staging);
+    }
+    for room in &sheet.rooms {
+        fetches(room.needed, room.free, &format!("{}, beside what it replaces,", room.place.display()));
+    }
     match &sheet.safety_copy {
         Some(dir) => {
             let _ = writeln!(text, "keeps what is there now in {dir}");

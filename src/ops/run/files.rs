@@ -54,6 +54,8 @@ pub struct Root {
     /// On the same file system, so that a rename is a step that happens or does not: in the directory itself, or beside the
     /// file.
     pub stage: PathBuf,
+    /// Bytes that it takes.
+    bytes: u64,
     /// Directories that held more than was backed up.
     partial: Vec<Partial>,
 }
@@ -152,13 +154,13 @@ impl FilesTask {
             Some((target, paths)) => elsewhere(member, &held, target, paths)?,
             None => held.iter().map(|root| origin(&root.entry)).collect(),
         };
-        let root = |(Held { entry, is_dir, partial }, path): (Held, PathBuf)| {
+        let root = |(Held { entry, is_dir, bytes, partial }, path): (Held, PathBuf)| {
             let place = resolved(&path, is_dir);
             let holder = if is_dir { place.as_path() } else { place.parent().unwrap_or(Path::new("/")) };
             // Roots that are files share their directory: each has a stage of its own, the same in every run.
             let own = checksum(&[member.name.as_bytes(), b"\0", entry.as_bytes()].concat());
             let stage = holder.join(format!("{STAGE_PREFIX}{id}-{}", to_hex(&own)));
-            Root { entry, is_dir, stage, place, partial }
+            Root { entry, is_dir, stage, place, bytes, partial }
         };
         Ok(Self { roots: held.into_iter().zip(paths).map(root).collect() })
     }
@@ -288,6 +290,16 @@ impl Root {
     /// Whether an earlier run has begun to put new things in: nothing more is fetched or laid aside then.
     pub fn is_begun(&self) -> bool {
         self.has(CLEARED) || self.has(SWAPPED)
+    }
+
+    /// Where room is needed, as far as that is there, and how much, less what an earlier run has fetched.
+    pub fn room(&self) -> (PathBuf, u64) {
+        let mut holder = self.stage.parent().unwrap_or(Path::new("/"));
+        while let (false, Some(above)) = (holder.exists(), holder.parent()) {
+            holder = above;
+        }
+        let fetched = if self.is_begun() { self.bytes } else { taken_below(&self.stage) };
+        (holder.to_owned(), self.bytes.saturating_sub(fetched))
     }
 
     fn has(&self, mark: &str) -> bool {
@@ -453,4 +465,20 @@ fn count(path: &Path) -> Option<(u64, u64)> {
         }
     }
     Some((files, bytes))
+}
+
+/// Bytes that files below a path take on the disk.
+pub fn taken_below(path: &Path) -> u64 {
+    let mut bytes = 0_u64;
+    let mut open = vec![path.to_owned()];
+    while let Some(path) = open.pop() {
+        match fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_dir() => {
+                open.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
+            }
+            Ok(meta) => bytes = bytes.saturating_add(meta.blocks() * 512),
+            Err(_) => {}
+        }
+    }
+    bytes
 }

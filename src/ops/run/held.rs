@@ -1,7 +1,7 @@
 //! What the snapshot holds below the roots of a member of files: one walk over its catalogue before anything is touched.
 
 use crate::format::manifest::Member;
-use crate::model::entry::{Entry, EntryKind, Flaw};
+use crate::model::entry::{Content, Entry, EntryKind, Flaw};
 use crate::model::path::EntryPath;
 use crate::model::pattern::Selection;
 use crate::ops::OpError;
@@ -14,6 +14,8 @@ pub struct Held {
     pub entry: EntryPath,
     /// Whether it is a directory.
     pub is_dir: bool,
+    /// Bytes of data in its files: holes take no room.
+    pub bytes: u64,
     /// Directories of which the snapshot does not hold all, the root among them: paths in the catalogue.
     pub partial: Vec<Partial>,
 }
@@ -41,7 +43,7 @@ pub fn held(member: &Member, reader: &SnapshotReader) -> Result<Vec<Held>, OpErr
     let mut roots: Vec<(Held, bool)> = Vec::new();
     for entry in &member.roots {
         if !roots.iter().any(|(root, _)| root.entry == *entry) {
-            roots.push((Held { entry: entry.clone(), is_dir: false, partial: Vec::new() }, false));
+            roots.push((Held { entry: entry.clone(), is_dir: false, bytes: 0, partial: Vec::new() }, false));
         }
     }
     let mut outside = None;
@@ -50,6 +52,9 @@ pub fn held(member: &Member, reader: &SnapshotReader) -> Result<Vec<Held>, OpErr
         let mut is_below = false;
         for (root, found) in roots.iter_mut().filter(|(root, _)| root.has(&entry)) {
             is_below = true;
+            if let EntryKind::File(content) = &entry.kind {
+                root.bytes = root.bytes.saturating_add(data_bytes(reader, content));
+            }
             if root.entry == entry.path {
                 (root.is_dir, *found) = (is_dir, true);
             }
@@ -74,4 +79,10 @@ pub fn held(member: &Member, reader: &SnapshotReader) -> Result<Vec<Held>, OpErr
         return Err(VaultError::NoEntry(format!("/{}: not in this snapshot", root.entry)).into());
     }
     Ok(roots.into_iter().map(|(root, _)| root).collect())
+}
+
+/// What a file takes. Of a list of extents that cannot be read the restore itself tells.
+fn data_bytes(reader: &SnapshotReader, content: &Content) -> u64 {
+    let extents = reader.extents_of(content).ok().flatten();
+    extents.map_or(content.size, |extents| extents.iter().map(|(_, length)| length).sum())
 }

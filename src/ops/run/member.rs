@@ -116,6 +116,18 @@ impl Task<'_> {
         })
     }
 
+    /// The places that need room for what is fetched, and how much.
+    pub fn rooms(&self, staging: &Path) -> Vec<(PathBuf, u64)> {
+        match &self.way {
+            _ if self.done.is_some() => Vec::new(),
+            Way::Engine(_, parts) => {
+                let bytes = self.member.tally.source_bytes;
+                vec![(staging.to_owned(), bytes.saturating_sub(files::taken_below(parts)))]
+            }
+            Way::Files(files) => files.roots.iter().map(files::Root::room).collect(),
+        }
+    }
+
     fn account(&self) -> Account {
         Account { tools: self.member.tools.clone(), proof: self.member.proof.clone(), ..Account::default() }
     }

@@ -1,6 +1,8 @@
 //! The plan as a person reads it before saying yes.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -45,12 +47,26 @@ pub struct Sheet {
     pub untouched: Vec<String>,
     /// Where fetched parts lie meanwhile.
     pub staging: String,
-    /// Bytes to be fetched there.
+    /// Bytes to be fetched to that file system.
     pub needed_bytes: u64,
     /// Bytes that are free there, where that can be told.
     pub free_bytes: Option<u64>,
+    /// Other file systems that files are fetched to, beside what they replace.
+    #[serde(skip)]
+    pub rooms: Vec<Room>,
     /// Where what is replaced is kept.
     pub safety_copy: Option<String>,
+}
+
+/// A file system that something is fetched to.
+#[derive(Debug, Clone)]
+pub struct Room {
+    /// A place on it.
+    pub place: PathBuf,
+    /// Bytes to be fetched there.
+    pub needed: u64,
+    /// Bytes that are free there, where that can be told.
+    pub free: Option<u64>,
 }
 
 /// What happens to one member.
@@ -95,6 +111,8 @@ pub fn draw(
         .map(|name| format!("{name}: not asked for"))
         .chain(missing.map(|name| format!("{name}: not in this snapshot")))
         .collect();
+    let mut rooms = rooms(tasks, notes.dir());
+    let staging = rooms.remove(0);
     Ok(Sheet {
         snapshot: snapshot.id,
         time: snapshot.time,
@@ -106,13 +124,32 @@ pub fn draw(
         job: manifest.job.clone(),
         target: plan.target_name(&manifest.job).to_owned(),
         vars: job.vars.clone(),
-        needed_bytes: members.iter().filter(|m| m.done.is_none()).map(|m| m.bytes).sum(),
+        needed_bytes: staging.needed,
         members,
         untouched,
         staging: notes.dir().display().to_string(),
-        free_bytes: crate::target::free_bytes(notes.dir()),
+        free_bytes: staging.free,
+        rooms,
         safety_copy: plan.safety_copy.as_ref().map(|dir| dir.display().to_string()),
     })
+}
+
+/// The file systems that something is fetched to, that of the staging directory first.
+fn rooms(tasks: &[Task<'_>], staging: &Path) -> Vec<Room> {
+    let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev()).ok();
+    let room = |place: PathBuf| Room { needed: 0, free: crate::target::free_bytes(&place), place };
+    let mut rooms = vec![(device(staging), room(staging.to_owned()))];
+    for (place, bytes) in tasks.iter().flat_map(|task| task.rooms(staging)) {
+        let on = device(&place);
+        let known = rooms.iter().position(|(device, _)| *device == on);
+        let number = known.unwrap_or_else(|| {
+            rooms.push((on, room(place)));
+            rooms.len() - 1
+        });
+        let (_, room) = &mut rooms[number];
+        room.needed = room.needed.saturating_add(bytes);
+    }
+    rooms.into_iter().map(|(_, room)| room).collect()
 }
 
 /// `Tuesday 2026-11-17 02:31 (Africa/Nairobi)`.
@@ -125,14 +162,23 @@ fn weekday_and_time(time: Timestamp, zone: &jiff::tz::TimeZone) -> String {
 impl Sheet {
     /// Everything is fetched before anything is destroyed, so there must be room for it.
     pub(super) fn must_fit(&self) -> Result<(), OpError> {
-        match self.free_bytes {
-            Some(free) if free < self.needed_bytes => Err(OpError::NotDone(format!(
-                "{}: {} are to be fetched and {} are free; name another place with --staging, or restore fewer members",
+        let too_small = |needed: u64, free: Option<u64>| free.filter(|free| *free < needed).map(human_size);
+        if let Some(free) = too_small(self.needed_bytes, self.free_bytes) {
+            return Err(OpError::NotDone(format!(
+                "{}: {} are to be fetched and {free} are free; name another place with --staging, or restore fewer members",
                 self.staging,
                 human_size(self.needed_bytes),
-                human_size(free)
-            ))),
-            _ => Ok(()),
+            )));
         }
+        for room in &self.rooms {
+            if let Some(free) = too_small(room.needed, room.free) {
+                return Err(OpError::NotDone(format!(
+                    "{}: {} of files are to be fetched beside what they replace and {free} are free; nothing has been destroyed",
+                    room.place.display(),
+                    human_size(room.needed),
+                )));
+            }
+        }
+        Ok(())
     }
 }
