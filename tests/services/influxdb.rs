@@ -73,7 +73,8 @@ fn points_come_back_and_a_missing_shard_removes_nothing() {
     // What belongs to a database and is in no backup outlives the restore.
     query(
         &service,
-        "CREATE CONTINUOUS QUERY \"per day\" ON ocrvs BEGIN SELECT sum(weight) INTO daily FROM birth_reg GROUP BY time(1d) END",
+        "CREATE CONTINUOUS QUERY \"per day\" ON ocrvs BEGIN SELECT sum(weight) INTO daily FROM birth_reg \
+         GROUP BY time(1d) END",
     );
     query(&service, "CREATE USER \"o'x\" WITH PASSWORD 'secret'");
     query(&service, "GRANT READ ON ocrvs TO \"o'x\"");

@@ -143,7 +143,8 @@ fn a_dump_that_was_cut_or_changed_touches_nothing() {
     // The tables cannot be renamed: all the rest comes back, but for that view.
     sql(&service, "CREATE USER stiff@localhost; GRANT SUPER, SET USER ON *.* TO stiff@localhost");
     sql(&service, "GRANT SELECT ON mysql.proc TO stiff@localhost; GRANT ALL ON `events\\_farkeep%`.* TO stiff@localhost");
-    let most = "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, SHOW VIEW, CREATE VIEW, TRIGGER, EVENT, EXECUTE, CREATE ROUTINE, ALTER ROUTINE, LOCK TABLES";
+    let most = "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, SHOW VIEW, CREATE VIEW, TRIGGER, EVENT, EXECUTE, \
+                CREATE ROUTINE, ALTER ROUTINE, LOCK TABLES";
     sql(&service, &format!("GRANT {most} ON events.* TO stiff@localhost"));
     let stiff = MysqlConfig { user: "stiff".into(), ..engine.clone() };
     let error = rehearsal.bring_back(&stiff, &night).unwrap_err().to_string();
@@ -279,7 +280,8 @@ fn what_a_dump_does_not_hold_by_itself_comes_back() {
     let filled = |text: &str| must(client(&service).args(["-D", database, "-e", text]));
     filled("CREATE TABLE plain (n INT); INSERT INTO plain VALUES (1)");
     filled(
-        "CREATE TABLE dated (n INT PRIMARY KEY, what TEXT) WITH SYSTEM VERSIONING; INSERT INTO dated VALUES (1, 'a'), (2, 'b')",
+        "CREATE TABLE dated (n INT PRIMARY KEY, what TEXT) WITH SYSTEM VERSIONING;
+         INSERT INTO dated VALUES (1, 'a'), (2, 'b')",
     );
     filled("UPDATE dated SET what = 'c'; DELETE FROM dated WHERE n = 2");
     // More digits than a dump writes.

@@ -36,8 +36,8 @@ const VIEWS: &str = "views";
 /// Lines of proof that say how the database was made.
 const CHARSET: &str = "character set";
 const COLLATION: &str = "collation";
-/// The table that a database holds while a restore has taken its place and is not complete. Whoever sees the database sees it,
-/// which is not so for the databases beside it.
+/// The table that a database holds while a restore has taken its place and is not complete. Whoever sees the database sees
+/// it, which is not so for the databases beside it.
 const UNFINISHED: &str = "farkeep_restore_unfinished";
 /// A line of proof that says how many tables there are. Without it, the backup does not name all of them.
 const TABLES_COUNTED: &str = "tables";

@@ -51,8 +51,8 @@ impl Longest {
         let needed = self.longest + ENVELOPE_BYTES;
         (needed > packet_bytes).then(|| {
             format!(
-                "a row takes a statement of {}, and the server's max_allowed_packet is {}: SET GLOBAL max_allowed_packet = {}; \
-                 or in its configuration",
+                "a row takes a statement of {}, and the server's max_allowed_packet is {}: \
+                 SET GLOBAL max_allowed_packet = {}; or in its configuration",
                 human_size(self.longest),
                 human_size(packet_bytes),
                 needed.div_ceil(MEBIBYTE).next_power_of_two() * MEBIBYTE
