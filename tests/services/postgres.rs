@@ -262,6 +262,38 @@ fn a_dump_that_was_cut_or_changed_touches_nothing() {
 }
 
 #[test]
+fn a_subscription_is_told_before_anything_is_touched_and_a_leftover_after_the_restore() {
+    needs_service!("postgresql");
+    let (service, rehearsal) = (Service::start("postgresql"), Rehearsal::new());
+    fill(&service);
+    let engine = engine(&service, "events");
+    let subscribe = "CREATE SUBSCRIPTION \"Follow up\" CONNECTION 'host=192.0.2.1' PUBLICATION p WITH (connect = false, slot_name = f)";
+    let end = "ALTER SUBSCRIPTION \"Follow up\" SET (slot_name = NONE)";
+    psql(&service, "events", subscribe);
+    let night = rehearsal.back_up(&engine, "night").unwrap();
+    let refused = || engine.survey(&night.account, &rehearsal.work("survey")).unwrap_err().to_string();
+    assert!(refused().contains("subscription \"Follow up\" in events"), "{}", refused());
+    psql(&service, "events", end);
+    psql(&service, "events", "DROP SUBSCRIPTION \"Follow up\"");
+    // It is in the dump: a database that did not come out equal goes all the same.
+    let mut other = night.clone();
+    other.account = other.account.proof("rows of app.birth", 2);
+    let error = rehearsal.bring_back(&engine, &other).unwrap_err().to_string();
+    assert!(error.contains("untouched"), "{error}");
+
+    // Made after the plan: the restore is whole, and tells what it could not drop.
+    psql(&service, "events", subscribe);
+    psql(&service, "events", "DELETE FROM app.birth");
+    let work = rehearsal.work("restore");
+    engine.replace(&night, &work).unwrap();
+    let findings = engine.prove(&night, &work).unwrap().findings;
+    assert_eq!((findings.len(), findings[0].kind), (1, FindingKind::Target));
+    assert!(findings[0].message.contains("database events_farkeep_old and could not be dropped"), "{}", findings[0]);
+    assert_eq!(count(&service), "3000");
+    assert!(refused().contains("in events_farkeep_old"), "{}", refused());
+}
+
+#[test]
 fn a_database_that_is_misspelt_or_empty_and_a_refused_login_are_no_backup() {
     needs_service!("postgresql");
     let (service, rehearsal) = (Service::start("postgresql"), Rehearsal::new());

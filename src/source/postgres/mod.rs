@@ -101,6 +101,15 @@ impl Engine for PostgresConfig {
             );
             return Err(server.failed(why));
         }
+        let subscriptions = restore::subscriptions(&server)?;
+        if !subscriptions.is_empty() {
+            return Err(server.failed(format!(
+                "PostgreSQL drops no database with a subscription, so nothing can take its place: subscription {}. End it first, \
+                 there: ALTER SUBSCRIPTION x DISABLE; ALTER SUBSCRIPTION x SET (slot_name = NONE); DROP SUBSCRIPTION x (its slot \
+                 stays at the publisher)",
+                subscriptions.join(", ")
+            )));
+        }
         let mut survey = Survey { target: self.title(), ..Survey::default() };
         if server.has(&self.database)? {
             let sql = "SELECT count(*), coalesce(sum(n_live_tup), 0) FROM pg_catalog.pg_stat_user_tables;";

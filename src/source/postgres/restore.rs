@@ -7,6 +7,7 @@ use super::properties::Properties;
 use super::server::{Server, identifier, literal};
 use super::{COLLATE, CTYPE, DATABASE, ENCODING, GLOBALS, NAME_MAX_BYTES, OWNER};
 use crate::crypto::hash::hash;
+use crate::model::finding::{Finding, FindingKind};
 use crate::source::SourceError;
 use crate::source::engine::{Account, Fetched};
 use crate::source::work::Work;
@@ -27,7 +28,7 @@ pub fn replace(server: &Server<'_>, fetched: &Fetched, work: &Work) -> Result<()
             fs::read_to_string(path).map_err(|source| SourceError::Io { path: path.display().to_string(), source })?;
         create_missing_roles(server, &text)?;
     }
-    drop_database(server, &new)?;
+    drop_new(server, &new)?;
     let properties = Properties::of(fetched, work)?;
     let owner = fetched.account.proof.get(OWNER).map(String::as_str);
     if !properties.create(server, &new, owner, work)? {
@@ -38,10 +39,38 @@ pub fn replace(server: &Server<'_>, fetched: &Fetched, work: &Work) -> Result<()
         .and_then(|()| must_be_equal(server, &new, &fetched.account))
         .and_then(|()| properties.apply(server, &new, work));
     if let Err(error) = filled {
-        drop_database(server, &new)?;
+        drop_new(server, &new)?;
         return Err(server.failed(format!("cannot be restored, and the database is untouched: {error}")));
     }
-    swap(server, &database, &new)
+    swap(server, &database, &new, work)
+}
+
+/// Subscriptions that keep a database from being dropped: in the one that is to be replaced, or in what an earlier restore
+/// could not drop. Each with its database.
+pub fn subscriptions(server: &Server<'_>) -> Result<Vec<String>, SourceError> {
+    let mut found = Vec::new();
+    for name in [server.config.database.clone(), beside(&server.config.database, OLD_SUFFIX)] {
+        found.extend(subscriptions_of(server, &name)?.into_iter().map(|subscription| format!("{subscription} in {name}")));
+    }
+    Ok(found)
+}
+
+fn subscriptions_of(server: &Server<'_>, database: &str) -> Result<Vec<String>, SourceError> {
+    let sql = format!(
+        "SELECT pg_catalog.quote_ident(s.subname) FROM pg_catalog.pg_subscription s \
+         JOIN pg_catalog.pg_database d ON d.oid = s.subdbid WHERE d.datname = {} ORDER BY 1;",
+        literal(database)
+    );
+    Ok(server.query(&server.config.maintenance, &sql)?.into_iter().flatten().collect())
+}
+
+/// Drops what was not filled to the end. Its subscriptions never had a connection, and must not end that of the live one.
+fn drop_new(server: &Server<'_>, new: &str) -> Result<(), SourceError> {
+    for name in subscriptions_of(server, new)? {
+        let sql = format!("ALTER SUBSCRIPTION {name} SET (slot_name = NONE); DROP SUBSCRIPTION {name};");
+        server.run_script(new, &sql)?;
+    }
+    drop_database(server, new)
 }
 
 /// The name of a database beside `database`: the same whenever it is asked for, so that what broke off is found again.
@@ -105,7 +134,7 @@ fn must_be_equal(server: &Server<'_>, new: &str, then: &Account) -> Result<(), S
 }
 
 /// Nobody may connect while the names change, and both change or neither.
-fn swap(server: &Server<'_>, database: &str, new: &str) -> Result<(), SourceError> {
+fn swap(server: &Server<'_>, database: &str, new: &str, work: &Work) -> Result<(), SourceError> {
     let (maintenance, making_room) = (&server.config.maintenance, beside(database, OLD_SUFFIX));
     let (name, new, old) = (identifier(database), identifier(new), identifier(&making_room));
     if !server.has(database)? {
@@ -122,7 +151,16 @@ fn swap(server: &Server<'_>, database: &str, new: &str) -> Result<(), SourceErro
         server.run_script(maintenance, &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true;"))?;
         return Err(error);
     }
-    drop_database(server, &making_room)
+    // The restored one has its name: what is left over does not undo that.
+    match drop_database(server, &making_room) {
+        Err(SourceError::Command { why, .. }) => {
+            let message =
+                format!("what was there before takes room as database {making_room} and could not be dropped: {why}");
+            work.note(Finding::new(FindingKind::Target, &server.config.name, message));
+            Ok(())
+        }
+        dropped => dropped,
+    }
 }
 
 /// Roles that the dump's owners and grants need and the server lacks. Those that are there stay as they are.
