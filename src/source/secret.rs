@@ -52,6 +52,16 @@ impl fmt::Debug for SecretText {
     }
 }
 
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Fd(fd) => write!(f, "file descriptor {fd}"),
+            Self::Credential(name) => write!(f, "credential {name}"),
+        }
+    }
+}
+
 impl Secret {
     /// Reads it.
     ///

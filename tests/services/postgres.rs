@@ -267,7 +267,8 @@ fn a_subscription_is_told_before_anything_is_touched_and_a_leftover_after_the_re
     let (service, rehearsal) = (Service::start("postgresql"), Rehearsal::new());
     fill(&service);
     let engine = engine(&service, "events");
-    let subscribe = "CREATE SUBSCRIPTION \"Follow up\" CONNECTION 'host=192.0.2.1' PUBLICATION p WITH (connect = false, slot_name = f)";
+    let subscribe = "CREATE SUBSCRIPTION \"Follow up\" CONNECTION 'host=192.0.2.1' PUBLICATION p \
+        WITH (connect = false, slot_name = f)";
     let end = "ALTER SUBSCRIPTION \"Follow up\" SET (slot_name = NONE)";
     psql(&service, "events", subscribe);
     let night = rehearsal.back_up(&engine, "night").unwrap();
@@ -313,5 +314,7 @@ fn a_database_that_is_misspelt_or_empty_and_a_refused_login_are_no_backup() {
     };
     let error = rehearsal.back_up(&login("wr0ng-word"), "wrong").unwrap_err().to_string();
     assert!(!error.contains("wr0ng"), "{error}");
+    let configured = rehearsal.path("password").display().to_string();
+    assert!(error.contains(&configured) && !error.contains("pgpass"), "{error}");
     rehearsal.back_up(&login("s3cret:w\\ord"), "right").unwrap();
 }

@@ -76,7 +76,18 @@ impl<'a> Server<'a> {
     pub fn query(&self, database: &str, sql: &str) -> Result<Vec<Vec<String>>, SourceError> {
         let tool = self.psql(database);
         let ended = tool.run_with(self.script(sql)?, self.work)?;
-        Ok(rows(&String::from_utf8_lossy(&tool.judge(ended)?)))
+        Ok(rows(&String::from_utf8_lossy(&tool.judge(ended).map_err(|error| self.named(error))?)))
+    }
+
+    /// libpq names the file that it had the password from: a copy, which nobody would find.
+    fn named(&self, error: SourceError) -> SourceError {
+        match (error, &self.password, &self.config.password) {
+            (SourceError::Command { command, why }, Some((copy, _)), Some(secret)) => {
+                let why = why.replace(&copy.display().to_string(), &secret.to_string());
+                SourceError::Command { command, why }
+            }
+            (error, ..) => error,
+        }
     }
 
     /// Runs a script as it is.
