@@ -242,8 +242,8 @@ impl Pruned {
         Ok(found)
     }
 
-    /// What lies in a copy and a plan may name whose list cannot be read: all that is removed at all, but what snapshots need
-    /// that no pending plan drops. Whoever applies one spares that, or cannot read it and removes nothing.
+    /// What lies in a copy and a plan may name whose list cannot be read: all that is removed at all, but what snapshots
+    /// need that no pending plan drops. Whoever applies one spares that, or cannot read it and removes nothing.
     ///
     /// # Errors
     /// When the store is out of reach.

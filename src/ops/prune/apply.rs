@@ -188,9 +188,9 @@ fn cannot_be_read(plan: &Plan, why: &str) -> OpError {
     VaultError::Damaged { object: plan.body.list.to_string(), why }.into()
 }
 
-/// The plan that was named, else the newest that is pending. One of which the list cannot be read goes nowhere, unless it was
-/// begun: then it can be ended. One that calls the copy by another name may have been brought here from another copy, to which
-/// other rules apply: it is applied where it is named, or as far as own rules agree.
+/// The plan that was named, else the newest that is pending. One of which the list cannot be read goes nowhere, unless it
+/// was begun: then it can be ended. One that calls the copy by another name may have been brought here from another copy, to
+/// which other rules apply: it is applied where it is named, or as far as own rules agree.
 fn choose(
     pruned: &Pruned,
     unread: &[(Plan, String)],

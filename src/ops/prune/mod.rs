@@ -151,8 +151,8 @@ impl Site {
         Ok(self.copy.store.stat(&name.to_string())?.is_some())
     }
 
-    /// What the lists of pending plans consist of, and no snapshot's inventory: what is wrong with it harms no snapshot, and only
-    /// another plan mends it.
+    /// What the lists of pending plans consist of, and no snapshot's inventory: what is wrong with it harms no snapshot, and
+    /// only another plan mends it.
     fn lists_of_plans(&self) -> Result<BTreeSet<ObjectName>, OpError> {
         let store = self.copy.store.as_ref();
         let mut lists = if self.has_pending() { self.pruned.own_objects(&self.pages, store)? } else { BTreeSet::new() };

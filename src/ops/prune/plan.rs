@@ -451,8 +451,8 @@ fn split<'a>(
     (drops, kept.into_iter().chain(left).collect())
 }
 
-/// A name that nobody else has: what tells copies apart must never be the same for two planners, nor for two attempts. One that
-/// was killed before it signed has left its page in the copy of which it was to speak.
+/// A name that nobody else has: what tells copies apart must never be the same for two planners, nor for two attempts. One
+/// that was killed before it signed has left its page in the copy of which it was to speak.
 fn drawn_line(scribe: &Scribe) -> Result<Line, OpError> {
     let drawn = || random::<32>().map(ObjectHash).map_err(VaultError::internal);
     let name = ObjectName::Record { writer: scribe.writer(), seq: 1, statement: drawn()? };

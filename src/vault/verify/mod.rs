@@ -243,8 +243,8 @@ pub fn list(copy: &Copy, records: &Records, cache: &PageCache, cancel: &AtomicBo
 /// What a pass says of the list of a plan in which something is wrong.
 const OF_A_PLAN: &str = "of the list of a prune plan that nobody can apply so: `farkeep prune plan` makes another";
 
-/// The roots and pages by which pending plans say what goes. What is missing is a finding, though no snapshot needs it: a push
-/// builds on little of a copy that has such a plan.
+/// The roots and pages by which pending plans say what goes. What is missing is a finding, though no snapshot needs it: a
+/// push builds on little of a copy that has such a plan.
 fn lists_of_plans(
     copy: &Copy,
     pruned: &Pruned,

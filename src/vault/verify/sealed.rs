@@ -154,7 +154,8 @@ pub fn check(
     done.map(|()| looked)
 }
 
-/// Every needed object that is there, once, with the snapshots that need it; lists of prune plans and parity, which none needs.
+/// Every needed object that is there, once, with the snapshots that need it; lists of prune plans and parity, which none
+/// needs.
 fn tasks(copy: &Copy, listed: &Listed, pages: &PageCache, findings: &mut Vec<Finding>) -> Result<Vec<Task>, VaultError> {
     let mut by_name: BTreeMap<ObjectName, Task> = BTreeMap::new();
     let sizes: BTreeMap<&ObjectName, u64> = listed.presence.others().collect();

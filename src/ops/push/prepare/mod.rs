@@ -392,8 +392,8 @@ fn doomed_in(side: &Side, pages: &PageCache) -> Result<(BTreeSet<ObjectName>, Ve
 /// That a plan waits of which the list cannot be read.
 fn unread_plan(name: &str, plan: &Plan, why: &str) -> Finding {
     let message = format!(
-        "{why}; it belongs to the list of prune plan {}, so nothing was built on what that may name, and nobody can apply it: \
-         `farkeep prune plan --store {name}` on its custodian's machine makes another",
+        "{why}; it belongs to the list of prune plan {}, so nothing was built on what that may name, and nobody can apply \
+         it: `farkeep prune plan --store {name}` on its custodian's machine makes another",
         plan.head.hash.short()
     );
     Finding::new(FindingKind::Damage, name, message)
