@@ -40,7 +40,7 @@ impl Unlocked {
 /// # Errors
 /// When none of them opens any epoch: then the message says whose identity is needed.
 pub fn unlock(copy: &Copy, operators: &[Identity]) -> Result<Unlocked, VaultError> {
-    let (mut by_epoch, mut lost) = (BTreeMap::new(), BTreeMap::new());
+    let (mut by_epoch, mut lost, mut others) = (BTreeMap::new(), BTreeMap::new(), false);
     let files = &copy.trust.body().files;
     for (name, expected) in files {
         let ObjectName::Identity { epoch, .. } = name else { continue };
@@ -50,7 +50,7 @@ pub fn unlock(copy: &Copy, operators: &[Identity]) -> Result<Unlocked, VaultErro
                 by_epoch.insert(*epoch, opened.identities);
             }
             // Sealed to others; a later file of the same epoch may be for us.
-            Ok(None) => {}
+            Ok(None) => others = true,
             Err(error @ VaultError::Store(_)) => return Err(error),
             Err(error) => {
                 tracing::warn!(epoch, "a key file cannot be read: {error}");
@@ -60,7 +60,8 @@ pub fn unlock(copy: &Copy, operators: &[Identity]) -> Result<Unlocked, VaultErro
     }
     if by_epoch.is_empty() {
         let newest = copy.trust.epoch().n;
-        let lost = lost.pop_last().map(|(_, (name, why))| VaultError::damaged(name, why));
+        // Where whole files do not open either, the identity is the wrong one.
+        let lost = lost.pop_last().filter(|_| !others).map(|(_, (name, why))| VaultError::damaged(name, why));
         return Err(lost.unwrap_or_else(|| shut(copy, newest)));
     }
     let epochs: Vec<Identity> = by_epoch.values().rev().flatten().cloned().collect();

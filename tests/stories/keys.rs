@@ -195,7 +195,10 @@ fn a_key_file_that_a_copy_lacks_shuts_only_what_needs_it() {
     };
     restore(&older, "from-older").ok();
     assert_same(&world.path("data"), &world.tree("data").below(&world.path("from-older")));
-    world.run(args!["verify", "--depth", "opened", "--store", &older, "--identity", &world.identity]);
+    let stranger = World::new();
+    let refused =
+        args!["restore", "latest", "--from", &older, "--into", world.path("not"), "--identity", &stranger.identity];
+    world.run(refused).exits(1).says("this identity does not open");
 
     world.tree("data").noise("further", 100_000, 9);
     world.push(world.path("data"));
