@@ -13,6 +13,7 @@ use crate::model::local::KeepLocal;
 use crate::model::path::EntryPath;
 use crate::state::file_cache::StatKey;
 
+mod beside;
 pub mod command;
 pub mod engine;
 pub mod files;

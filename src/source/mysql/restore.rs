@@ -9,20 +9,14 @@ use super::grants::unescaped;
 use super::later::{counted as table_of, moved};
 use super::server::{HASH_OF, Server, identifier};
 use super::{CHARSET, COLLATION, PROGRAMS, TABLES, UNFINISHED, VIEWS, series};
-use crate::crypto::hash::hash;
 use crate::source::SourceError;
+use crate::source::beside::{self, NEW_SUFFIX, OLD_SUFFIX};
 use crate::source::engine::PartRead;
 use crate::source::engine::{Account, Fetched};
 use crate::source::tool::Tool;
 
-/// After the name of a database that is still being filled.
-pub const NEW_SUFFIX: &str = "_farkeep_new";
-/// After the name of the one that takes the old tables, for a moment.
-pub const OLD_SUFFIX: &str = "_farkeep_old";
 /// The longest name that a server gives a database.
 const NAME_MAX_CHARS: usize = 64;
-/// What tells names that were cut from each other.
-const HASH_CHARS: usize = 10;
 /// The first line of newer dumps. It forbids the client what no dump does, and older clients stumble over it.
 const SANDBOX: &str = "/*M!999999\\- ";
 
@@ -65,16 +59,9 @@ pub fn replace(server: &Server<'_>, fetched: &Fetched) -> Result<(), SourceError
     run(server, &format!("DROP DATABASE {}; DROP DATABASE {}; DROP TABLE {marker};", identifier(&old), identifier(&new)))
 }
 
-/// The name of a database beside another one. A name that is too long for it is cut, and a hash of all of it tells it from
-/// others that begin alike.
+/// The name of a database beside another one.
 pub fn beside(database: &str, suffix: &str) -> String {
-    let room = NAME_MAX_CHARS - suffix.len();
-    if database.chars().count() <= room {
-        return format!("{database}{suffix}");
-    }
-    let hash: String = hash(database.as_bytes()).to_string().chars().take(HASH_CHARS).collect();
-    let begin: String = database.chars().take(room - HASH_CHARS - 1).collect();
-    format!("{begin}_{hash}{suffix}")
+    beside::beside(database, suffix, NAME_MAX_CHARS, |_| 1)
 }
 
 fn run(server: &Server<'_>, sql: &str) -> Result<(), SourceError> {

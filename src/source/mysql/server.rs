@@ -6,10 +6,11 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use super::grants::unescaped;
-use super::restore::{NEW_SUFFIX, OLD_SUFFIX, beside};
+use super::restore::beside;
 use super::{CHARSET, COLLATION, MysqlConfig, TABLES_COUNTED, UNFINISHED};
 use crate::model::finding::{Finding, FindingKind};
 use crate::source::SourceError;
+use crate::source::beside::{NEW_SUFFIX, OLD_SUFFIX};
 use crate::source::engine::Account;
 use crate::source::secret::{Secret, SecretText};
 use crate::source::tool::Tool;

@@ -6,18 +6,11 @@ use std::fs::{self, File};
 use super::properties::Properties;
 use super::server::{Server, identifier, literal};
 use super::{COLLATE, CTYPE, DATABASE, ENCODING, GLOBALS, NAME_MAX_BYTES, OWNER};
-use crate::crypto::hash::hash;
 use crate::model::finding::{Finding, FindingKind};
 use crate::source::SourceError;
+use crate::source::beside::{self, NEW_SUFFIX, OLD_SUFFIX};
 use crate::source::engine::{Account, Fetched};
 use crate::source::work::Work;
-
-/// After the name of a database that is still being filled.
-const NEW_SUFFIX: &str = "_farkeep_new";
-/// After the name of the one that makes room, for a moment.
-const OLD_SUFFIX: &str = "_farkeep_old";
-/// Of the hash that stands for what a long name lost: hexadecimal digits.
-const HASH_LENGTH: usize = 12;
 
 /// Brings the parts into the database that the configuration names.
 pub fn replace(server: &Server<'_>, fetched: &Fetched, work: &Work) -> Result<(), SourceError> {
@@ -73,18 +66,9 @@ fn drop_new(server: &Server<'_>, new: &str) -> Result<(), SourceError> {
     drop_database(server, new)
 }
 
-/// The name of a database beside `database`: the same whenever it is asked for, so that what broke off is found again.
 /// PostgreSQL cuts a longer name without a word, down to that of `database` itself.
 fn beside(database: &str, suffix: &str) -> String {
-    if database.len() + suffix.len() <= NAME_MAX_BYTES {
-        return format!("{database}{suffix}");
-    }
-    let hash = hash(database.as_bytes()).to_string();
-    let mut end = database.len().min(NAME_MAX_BYTES - suffix.len() - HASH_LENGTH - 1);
-    while !database.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}_{}{suffix}", &database[..end], &hash[..HASH_LENGTH])
+    beside::beside(database, suffix, NAME_MAX_BYTES, char::len_utf8)
 }
 
 /// Drops one of the databases beside, if it is there, and never the one that they are beside of.
