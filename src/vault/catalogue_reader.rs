@@ -255,6 +255,13 @@ impl SnapshotReader {
         }
     }
 
+    /// What a file takes without its holes. Of a list of extents that cannot be read whoever restores it tells.
+    #[must_use]
+    pub fn data_bytes_of(&self, content: &Content) -> u64 {
+        let extents = self.extents_of(content).ok().flatten();
+        extents.map_or(content.size, |extents| extents.iter().map(|(_, length)| length).sum())
+    }
+
     /// The extended attributes of an entry.
     ///
     /// # Errors

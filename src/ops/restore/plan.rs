@@ -175,9 +175,7 @@ pub fn no_room(
         }
         reader.each_entry(member, &plan.selection, |entry| {
             if let EntryKind::File(content) = &entry.kind {
-                let extents = reader.extents_of(content).ok().flatten();
-                let bytes = extents.map_or(content.size, |list| list.iter().map(|(_, length)| length).sum());
-                data = data.saturating_add(bytes);
+                data = data.saturating_add(reader.data_bytes_of(content));
             }
             Ok(())
         })?;

@@ -78,7 +78,7 @@ impl Spool {
         Ok(Self { file: std::io::BufWriter::new(file), absent: HashSet::new(), placed })
     }
 
-    fn is_placed(&mut self, path: &EntryPath) {
+    fn put(&mut self, path: &EntryPath) {
         if let Some(Placed { state, hashes }) = &mut self.placed {
             hashes.push(state.hash_one(path));
         }
@@ -238,7 +238,7 @@ impl Taker<'_> {
         self.next = (self.next + 1) % self.senders.len();
         match self.root.parent_of(&goal.path) {
             Ok(parent) => {
-                self.spool.is_placed(&goal.path);
+                self.spool.put(&goal.path);
                 self.file = Some((goal.path.clone(), writer, Vec::new()));
                 self.send(writer, Message::Begin(goal, parent));
             }
@@ -288,7 +288,7 @@ impl Taker<'_> {
             Ok(fd) => {
                 self.counts.entries += 1;
                 self.counts.equal += 1;
-                self.spool.is_placed(path);
+                self.spool.put(path);
                 self.pass.shared.note(apply_to_fd(&fd, path, meta, xattrs, self.pass.policy), self.pass.env);
             }
             Err(error) => self.pass.shared.fail(path.clone(), TargetError::io(path, error), self.pass.env),
@@ -314,7 +314,7 @@ impl Taker<'_> {
             Ok(made) => {
                 self.counts.entries += u64::from(made);
                 match made {
-                    true => self.spool.is_placed(&entry.path),
+                    true => self.spool.put(&entry.path),
                     false => self.pass.shared.is_absent(entry.path),
                 }
                 Ok(())

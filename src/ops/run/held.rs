@@ -1,7 +1,7 @@
 //! What the snapshot holds below the roots of a member of files: one walk over its catalogue before anything is touched.
 
 use crate::format::manifest::Member;
-use crate::model::entry::{Content, Entry, EntryKind, Flaw};
+use crate::model::entry::{Entry, EntryKind, Flaw};
 use crate::model::path::EntryPath;
 use crate::model::pattern::Selection;
 use crate::ops::OpError;
@@ -53,7 +53,7 @@ pub fn held(member: &Member, reader: &SnapshotReader) -> Result<Vec<Held>, OpErr
         for (root, found) in roots.iter_mut().filter(|(root, _)| root.has(&entry)) {
             is_below = true;
             if let EntryKind::File(content) = &entry.kind {
-                root.bytes = root.bytes.saturating_add(data_bytes(reader, content));
+                root.bytes = root.bytes.saturating_add(reader.data_bytes_of(content));
             }
             if root.entry == entry.path {
                 (root.is_dir, *found) = (is_dir, true);
@@ -79,10 +79,4 @@ pub fn held(member: &Member, reader: &SnapshotReader) -> Result<Vec<Held>, OpErr
         return Err(VaultError::NoEntry(format!("/{}: not in this snapshot", root.entry)).into());
     }
     Ok(roots.into_iter().map(|(root, _)| root).collect())
-}
-
-/// What a file takes. Of a list of extents that cannot be read the restore itself tells.
-fn data_bytes(reader: &SnapshotReader, content: &Content) -> u64 {
-    let extents = reader.extents_of(content).ok().flatten();
-    extents.map_or(content.size, |extents| extents.iter().map(|(_, length)| length).sum())
 }

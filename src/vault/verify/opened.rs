@@ -203,7 +203,8 @@ impl Orders<'_> {
             self.content = Some(RefStream::of_file(content));
             let digest = Seen::digest(content);
             let begin = Begin { path: entry.path, size: content.size, hash: content.hash, extents, digest };
-            return Ok(Some(Order::Mark(Mark::Begin(Box::new(begin)), 0)));
+            let bytes = 16 * begin.extents.len() as u64;
+            return Ok(Some(Order::Mark(Mark::Begin(Box::new(begin)), bytes)));
         }
     }
 }
