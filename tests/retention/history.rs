@@ -33,6 +33,17 @@ impl History {
         history
     }
 
+    /// Two versions: a file, and another one in its place.
+    pub fn of_replaced(world: World) -> Self {
+        let data = world.tree("data");
+        data.noise("first", 300_000, 1);
+        let mut history = Self { world, data, versions: Vec::new() };
+        history.push();
+        history.data.remove("first").noise("second", 300_000, 2);
+        history.push();
+        history
+    }
+
     /// One file comes, one goes, one changes; then a push.
     pub fn night(&mut self, night: u64) -> Value {
         self.data.noise(&format!("night-{night}"), 300_000, night);

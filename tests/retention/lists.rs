@@ -86,13 +86,7 @@ fn a_plan_whose_list_is_lost_or_rotten_stops_no_push_and_another_takes_its_place
 
 #[test]
 fn nothing_is_built_on_what_a_lost_list_may_name_if_it_comes_back() {
-    let world = World::with_stores(&["a", "b"]);
-    let data = world.tree("data");
-    data.noise("first", 300_000, 1);
-    let mut history = History { world, data, versions: Vec::new() };
-    history.push();
-    history.data.remove("first").noise("second", 300_000, 2);
-    history.push();
+    let mut history = History::of_replaced(World::with_stores(&["a", "b"]));
     plan(&history.world, &["--store", "b", "--keep-last", "1"]);
     let b = history.world.path("b");
     let (list, kept) = (list_of(&b), history.world.path("list"));

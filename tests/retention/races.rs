@@ -88,13 +88,7 @@ fn begun() -> (Gate, Vec<u8>, Machine, Running) {
 
 #[test]
 fn what_a_pending_plan_names_is_packed_again() {
-    let world = World::new();
-    let data = world.tree("data");
-    data.noise("first", 300_000, 1);
-    let mut history = History { world, data, versions: Vec::new() };
-    history.push();
-    history.data.remove("first").noise("second", 300_000, 2);
-    history.push();
+    let mut history = History::of_replaced(World::new());
     assert_eq!(plan(&history.world, &["--keep-last", "1"])["dropped"], 1);
     // The file of the snapshot that goes comes back.
     history.data.noise("again", 300_000, 1);

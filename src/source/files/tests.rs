@@ -84,6 +84,16 @@ fn tree() -> tempfile::TempDir {
     tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"))
 }
 
+/// A file with the names a to d.
+fn four_names() -> std::io::Result<tempfile::TempDir> {
+    let dir = tree();
+    fs::write(dir.path().join("a"), "old")?;
+    for name in ["b", "c", "d"] {
+        fs::hard_link(dir.path().join("a"), dir.path().join(name))?;
+    }
+    Ok(dir)
+}
+
 fn file(text: &str) -> Kept {
     Kept::File(text.into())
 }
@@ -110,12 +120,8 @@ fn names_of_one_file_point_at_the_first() -> std::io::Result<()> {
 
 #[test]
 fn a_first_name_that_was_given_away_holds_nothing_of_the_others() -> std::io::Result<()> {
-    let dir = tree();
+    let dir = four_names()?;
     let at = |name: &str| dir.path().join(name);
-    fs::write(at("a"), "old")?;
-    for name in ["b", "c", "d"] {
-        fs::hard_link(at("a"), at(name))?;
-    }
     // Saved by rename, as editors do.
     let scanned = scan(dir.path());
     fs::write(at("new"), "new")?;
@@ -135,12 +141,8 @@ fn a_first_name_that_was_given_away_holds_nothing_of_the_others() -> std::io::Re
 
 #[test]
 fn a_further_name_that_was_given_away_is_stored_as_what_it_is() -> std::io::Result<()> {
-    let dir = tree();
+    let dir = four_names()?;
     let at = |name: &str| dir.path().join(name);
-    fs::write(at("a"), "old")?;
-    for name in ["b", "c", "d"] {
-        fs::hard_link(at("a"), at(name))?;
-    }
     let scanned = scan(dir.path());
     fs::write(at("new"), "new")?;
     fs::rename(at("new"), at("b"))?;
