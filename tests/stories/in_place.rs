@@ -5,7 +5,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
-use crate::world::{Tree, World, args, needs};
+use crate::world::machine::FARKEEP;
+use crate::world::{Run, Tree, World, args, needs};
 
 /// A world with one snapshot of a few files.
 fn pushed() -> (World, Tree) {
@@ -109,4 +110,19 @@ fn access_lists_of_the_place_are_not_inherited() {
     restore(&world, &args!["--into", &out, "--on-conflict", "replace"]).ok();
     assert!(!has_acl(&back.join("a/file")));
     assert_eq!(mode(&back.join("a/file")), 0o644);
+}
+
+#[test]
+fn without_proc_root_restores_all_the_same() {
+    needs!(root);
+    let (world, tree) = pushed();
+    let out = world.path("out");
+    // As in a chroot of a rescue system.
+    let mut command = Command::new("unshare");
+    world.agent.dress(&mut command);
+    let without_proc = "mount -t tmpfs none /proc && exec \"$0\" \"$@\"";
+    command.args(["-m", "sh", "-c", without_proc]).arg(FARKEEP);
+    command.args(args!["restore", "latest", "--into", &out, "--identity", &world.identity]);
+    Run::of(&mut command).ok();
+    assert_eq!(fs::read_to_string(tree.below(&out).join("a/file")).unwrap(), "content");
 }
