@@ -55,7 +55,8 @@ pub struct PlanArgs {
     /// How long to wait before it is applied
     #[arg(long, value_name = "TIME", default_value = "72h")]
     wait: String,
-    /// Go on although snapshots are damaged; they displace no whole one
+    /// Go on although snapshots are damaged; they displace no whole one, and those of which the copy holds the record alone are
+    /// given up: dropped from it
     #[arg(long)]
     despite_damage: bool,
     #[command(flatten)]
@@ -241,7 +242,7 @@ fn describe_plan(receipt: &PlanReceipt, args: &PlanArgs) -> String {
     for one in receipt.snapshots.iter().filter(|_| args.explain) {
         let word = if one.keep { "keep" } else { "drop" };
         let claimed = if one.claimed == one.time { String::new() } else { format!(" (claims {})", one.claimed) };
-        let why = if one.keep { one.reasons.join(", ") } else { "no rule keeps it".to_owned() };
+        let why = if one.reasons.is_empty() { "no rule keeps it".to_owned() } else { one.reasons.join(", ") };
         let _ = writeln!(text, "{word}  {}  {}{claimed}  {}: {why}", one.id.short(), one.time, one.series);
     }
     let objects = render::count(receipt.objects, "object");

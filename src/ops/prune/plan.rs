@@ -30,7 +30,7 @@ use crate::store::deliver::{RetryPolicy, deliver};
 use crate::vault::VaultError;
 use crate::vault::copy::Copy;
 use crate::vault::inventory::{NewPage, page_names};
-use crate::vault::pruned::{Plan, holds, ranges};
+use crate::vault::pruned::{Plan, holds, ranges, still_held};
 use crate::vault::snapshots::Snapshot;
 use crate::vault::suspects::Suspects;
 use crate::vault::sweep::{Sweep, each_listed};
@@ -124,7 +124,7 @@ pub struct Explained {
     pub state: SnapshotState,
     /// Whether it stays.
     pub keep: bool,
-    /// Why it stays.
+    /// Why it stays, or why it goes where no rule was asked.
     pub reasons: Vec<String>,
 }
 
@@ -205,10 +205,17 @@ pub fn plan(request: &PlanRequest, env: &Env<'_>) -> Result<PlanReceipt, OpError
     let store = site.copy.store.as_ref();
     let mut sweep = Sweep::read(store, old_until(&site, request.wait_secs, env))?;
     let (here, others) = snapshots_here(&site, &sweep);
+    let (given_up, others) = give_up(request, &site, others);
     env.step("reading inventories");
     let broken = broken_snapshots(&site, &sweep, &here, request.damage)?;
-    let explained = decisions(&rules, &request.names, &site, &here, &broken);
-    let (drops, kept) = split(&here, &explained, &others);
+    let mut explained = decisions(&rules, &request.names, &site, &here, &broken);
+    let (mut drops, kept) = split(&here, &explained, &others);
+    let stay: Vec<&Snapshot> = kept.iter().copied().chain(&others).collect();
+    let all: Vec<&Snapshot> = drops.iter().copied().chain(&given_up).collect();
+    if ranges(&all, &stay).len() <= RANGES_MAX {
+        drops = all;
+        explained.extend(given_up.iter().map(|snapshot| of_lost(snapshot, &request.names)));
+    }
     let keeping: Vec<&Snapshot> = kept.clone();
     each_listed(&site.pages, store, &keeping, &mut |name| sweep.need(name))?;
     for name in site.pruned.own_objects(&site.pages, store)? {
@@ -243,7 +250,6 @@ pub fn plan(request: &PlanRequest, env: &Env<'_>) -> Result<PlanReceipt, OpError
         env.step("signing the plan");
         let copy = write_page(&site, &mut vec![drawn_line(scribe)?])?;
         let list = write_list(&site, copy.clone(), &sweep)?;
-        let stay: Vec<&Snapshot> = kept.iter().copied().chain(&others).collect();
         let body = PrunePlanBody {
             store: site.copy.name(),
             drops: ranges(&drops, &stay),
@@ -310,6 +316,27 @@ fn snapshots_here(site: &Site, sweep: &Sweep) -> (Vec<Snapshot>, Vec<Snapshot>) 
     let mut all = site.records.snapshots();
     site.pruned.take_gone(&mut all);
     all.into_iter().partition(|snapshot| sweep.has(&snapshot.body.inventory) || sweep.has(&snapshot.body.manifest))
+}
+
+/// Of snapshots that lie here by their records alone, those that are given up for lost: all, where somebody plans despite the
+/// damage, but what is held or frozen. The others.
+fn give_up(request: &PlanRequest, site: &Site, others: Vec<Snapshot>) -> (Vec<Snapshot>, Vec<Snapshot>) {
+    let (held, suspects) = (still_held(&site.records), Suspects::read(&site.records));
+    let stays = |snapshot: &Snapshot| held.contains(&snapshot.id) || suspects.freezes(&snapshot.body.series).is_some();
+    others.into_iter().partition(|snapshot| request.damage == Damage::Accept && !stays(snapshot))
+}
+
+fn of_lost(snapshot: &Snapshot, names: &Names) -> Explained {
+    let series = snapshot.body.series;
+    Explained {
+        id: snapshot.id,
+        series: names.of(&series).map_or_else(|| series.to_string(), |(_, job)| job.to_owned()),
+        time: snapshot.time,
+        claimed: snapshot.time,
+        state: snapshot.body.state,
+        keep: false,
+        reasons: vec!["its objects are not in this copy: given up".into()],
+    }
 }
 
 /// Snapshots that lack something here.

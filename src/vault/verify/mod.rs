@@ -232,7 +232,8 @@ pub fn list(copy: &Copy, records: &Records, cache: &PageCache, cancel: &AtomicBo
         }
     }
     for snapshot in &needs.behind {
-        let message = "this copy holds its record and not its objects; `farkeep sync` brings them";
+        let message = "this copy holds its record and not its objects; `farkeep sync` brings them, `farkeep prune plan \
+                       --despite-damage` gives them up";
         looked.findings.push(Finding::new(FindingKind::Behind, format!("snapshot {}", snapshot.id.short()), message));
     }
     leftovers(&presence, &needed_packs, &needed_others, &mut looked.findings);
