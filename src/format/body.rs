@@ -178,6 +178,10 @@ pub struct VerifyBody {
     /// Its label then: the record that enrolled it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<Head>,
+    /// Where the copy was rolled back, and somebody who knows why took it as it is: the newest records that were seen there and
+    /// are gone.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rolled_back: BTreeMap<WriterId, Head>,
 }
 
 /// An object with something wrong.

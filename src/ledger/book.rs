@@ -116,21 +116,21 @@ impl Book {
         self.chains.get(writer).and_then(|chain| chain.keys().next_back().copied()).unwrap_or(0)
     }
 
-    /// What was once seen on this very store and lies there no more: it was set back, or someone removed records.
+    /// The newest records that were once seen on this very store and lie there no more: it was set back, or someone removed
+    /// them.
     #[must_use]
-    /// Only writers for whom `counts` holds are looked at.
-    pub fn rolled_back(&self, store: &str, seen: &Seen, counts: impl Fn(&WriterId) -> bool) -> Vec<LedgerError> {
-        let Some(heads) = seen.stores.get(store) else { return Vec::new() };
-        let missing = heads.iter().filter(|(writer, head)| counts(writer) && !self.has(writer, head));
-        missing
-            .map(|(writer, head)| LedgerError::RolledBack {
-                what: format!("writer {}", writer.short()),
-                seen: *head,
-                found: match self.last_seq(writer) {
-                    0 => "nothing".into(),
-                    seq => format!("number {seq}"),
-                },
-            })
-            .collect()
+    pub fn gone(&self, store: &str, seen: &Seen) -> BTreeMap<WriterId, Head> {
+        let heads = seen.stores.get(store).into_iter().flatten();
+        heads.filter(|(writer, head)| !self.has(writer, head)).map(|(writer, head)| (*writer, *head)).collect()
+    }
+
+    /// That a writer's record was seen and is gone.
+    #[must_use]
+    pub fn rolled_back(&self, writer: &WriterId, seen: Head) -> LedgerError {
+        let found = match self.last_seq(writer) {
+            0 => "nothing".into(),
+            seq => format!("number {seq}"),
+        };
+        LedgerError::RolledBack { what: format!("writer {}", writer.short()), seen, found }
     }
 }

@@ -69,8 +69,16 @@ pub fn custodian(care: &CustodianPlan, env: &Env<'_>) -> Result<CustodianReceipt
     let named = NamedStore { name: care.name.clone(), store };
     be_alone(&named)?;
     let read = ReadPlan { pin: care.pin.clone(), from: named.clone(), names: Names::default(), identities: Vec::new() };
-    let verified =
-        verify(&VerifyPlan { read, depth: Depth::Sealed, share: Share::Within(care.within_secs), repair: false }, env)?;
+    let verified = verify(
+        &VerifyPlan {
+            read,
+            depth: Depth::Sealed,
+            share: Share::Within(care.within_secs),
+            repair: false,
+            accept_rollback: false,
+        },
+        env,
+    )?;
     let mut receipt =
         CustodianReceipt { findings: verified.findings.clone(), verified, applied: None, planned: None, series: Vec::new() };
     let (rules, notes) = rules_on(&care.rules, &named, &care.pin, env)?;

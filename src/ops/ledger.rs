@@ -80,7 +80,7 @@ impl Ledger {
 /// # Errors
 /// When the copy cannot be reached, or is not the pinned vault.
 pub fn read(plan: &ReadPlan, env: &Env<'_>) -> Result<Ledger, OpError> {
-    let (opened, rolled_back) = plan.open_for_audit(env)?;
+    let (opened, gone) = plan.open_for_audit(env)?;
     let mut checked = opened.records.checked.clone();
     let mut findings = opened.records.findings.clone();
     let mut local: Vec<Checked> = Vec::new();
@@ -105,7 +105,9 @@ pub fn read(plan: &ReadPlan, env: &Env<'_>) -> Result<Ledger, OpError> {
         }
     }
     findings.extend(opened.records.chain_findings(&local));
-    findings.extend(rolled_back.iter().map(|error| Finding::new(FindingKind::Trust, opened.copy.name(), error)));
+    findings.extend(gone.iter().map(|(writer, seen)| {
+        Finding::new(FindingKind::Trust, opened.copy.name(), opened.copy.book.rolled_back(writer, *seen))
+    }));
     let (void, waiting): (Vec<&Checked>, Vec<&Checked>) = local.iter().partition(|record| record.is_void());
     for (records, why) in
         [(waiting, "the next `farkeep sync` delivers them"), (void, "their writer was retired, and they stay")]
@@ -184,7 +186,14 @@ fn summary(record: &Checked, detail: Option<&RestoreDetail>, restores: &BTreeMap
         }),
         RecordKind::Verify => statement.body_as::<VerifyBody>().map(|body| {
             let (objects, findings) = (count(body.objects, "object"), count(body.findings, "finding"));
-            format!("verified {} ({}): {objects}, {findings}", body.store, body.depth)
+            let from: Vec<String> =
+                body.rolled_back.iter().map(|(writer, head)| format!("{} #{}", writer.short(), head.seq)).collect();
+            let accepted = if from.is_empty() {
+                String::new()
+            } else {
+                format!("; taken as it is after it was rolled back from {}", from.join(", "))
+            };
+            format!("verified {} ({}): {objects}, {findings}{accepted}", body.store, body.depth)
         }),
         RecordKind::Heartbeat => statement.body_as::<HeartbeatBody>().map(|body| {
             let last = body.last.map_or_else(|| "none".to_owned(), |time| time.to_string());

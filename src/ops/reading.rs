@@ -1,13 +1,13 @@
 //! What every command that reads a snapshot begins with: a copy, its records, the one snapshot that is meant, its keys.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::context::{Context, Locking, NamedStore, VaultPin, open_pinned};
 use super::select::{Names, SnapshotQuery, select};
 use super::{Env, OpError};
 use crate::crypto::identity::Identity;
-use crate::ledger::LedgerError;
+use crate::format::record::Head;
 use crate::model::ids::WriterId;
 use crate::model::snapshot::SnapshotState;
 use crate::vault::catalogue_reader::{SnapshotReader, read_manifest};
@@ -93,11 +93,12 @@ impl ReadPlan {
         refuse_rollback(self.open_for_audit(env)?)
     }
 
-    /// Opens the copy even when it went back in time, and says where: for whoever looks into it.
+    /// Opens the copy even when it went back in time, and gives the newest records that were seen there and are gone: for
+    /// whoever looks into it.
     ///
     /// # Errors
     /// When it is out of reach, or not the pinned vault, or its root's chain went back.
-    pub fn open_for_audit(&self, env: &Env<'_>) -> Result<(Opened, Vec<LedgerError>), OpError> {
+    pub fn open_for_audit(&self, env: &Env<'_>) -> Result<(Opened, BTreeMap<WriterId, Head>), OpError> {
         self.open_with(Context::read_stored_records, env)
     }
 
@@ -105,7 +106,7 @@ impl ReadPlan {
         &self,
         read: impl FnOnce(&mut Context, &mut Copy) -> Result<Records, VaultError>,
         env: &Env<'_>,
-    ) -> Result<(Opened, Vec<LedgerError>), OpError> {
+    ) -> Result<(Opened, BTreeMap<WriterId, Head>), OpError> {
         env.step(format!("opening {}", self.from.name));
         // Its id decides which state belongs to it.
         let vault = match self.pin.vault {
@@ -115,11 +116,11 @@ impl ReadPlan {
         let mut context = Context::open(env, vault, Locking::Shared)?;
         let mut copy = open_pinned(Arc::clone(&self.from.store), &self.pin, Some(&context.state))?;
         copy.check_trust(&context.ratchet)?;
-        let rolled_back = copy.book.rolled_back(&copy.store.identity(), context.ratchet.seen(), |_| true);
+        let gone = copy.book.gone(&copy.store.identity(), context.ratchet.seen());
         let records = read(&mut context, &mut copy)?;
         let mut snapshots = records.snapshots();
         let dropped = Pruned::read(&records, copy.store.as_ref()).map_err(VaultError::from)?.take_dropped(&mut snapshots);
-        Ok((Opened { context, copy, records, snapshots, dropped }, rolled_back))
+        Ok((Opened { context, copy, records, snapshots, dropped }, gone))
     }
 
     /// An identity must be there; the message says whose.
@@ -174,8 +175,8 @@ impl ReadPlan {
     }
 }
 
-fn refuse_rollback((opened, rolled_back): (Opened, Vec<LedgerError>)) -> Result<Opened, OpError> {
-    if !rolled_back.is_empty() {
+fn refuse_rollback((opened, gone): (Opened, BTreeMap<WriterId, Head>)) -> Result<Opened, OpError> {
+    if !gone.is_empty() {
         opened.copy.check_ratchet(&opened.context.ratchet)?;
     }
     Ok(opened)

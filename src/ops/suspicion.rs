@@ -77,6 +77,7 @@ mod tests {
             again: false,
             drive: None,
             label: None,
+            rolled_back: std::collections::BTreeMap::new(),
         };
         let head = |seq| Head { seq, hash: hash(&[seq as u8]) };
         let statement = Statement {

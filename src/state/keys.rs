@@ -82,12 +82,18 @@ impl KeyDir {
         SigningKey::from_openssh(&text).map(Some).map_err(rotten)
     }
 
+    /// Where the key of a role lies.
+    #[must_use]
+    pub fn path(&self, role: Role) -> PathBuf {
+        self.dir.join(role.file())
+    }
+
     /// Keeps the key that signs this machine's records in a role.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn keep_writer(&self, role: Role, key: &SigningKey) -> Result<(), StateError> {
-        let path = self.dir.join(role.file());
+        let path = self.path(role);
         let text = key.to_openssh().map_err(|e| bad(&path, &e))?;
         write_durably(&path, text.as_bytes())
     }

@@ -28,7 +28,7 @@ pub struct Seen {
     pub stores: BTreeMap<String, BTreeMap<WriterId, Head>>,
 }
 
-/// Keeps [`Seen`] on disk; it never goes back.
+/// Keeps [`Seen`] on disk; it never goes back by itself.
 #[derive(Debug)]
 pub struct Ratchet {
     path: PathBuf,
@@ -69,16 +69,30 @@ impl Ratchet {
         }
         forward(&mut self.seen.heads, heads);
         forward(self.seen.stores.entry(store.to_owned()).or_default(), heads);
-        let _lock = lock(&self.path.with_extension("lock"))?;
         // Readers work beside a push, so others may have seen more by now. That stays in the file alone: here it would be
         // held against a list of records that was read before.
+        self.rewrite(|known| known.merge(&self.seen))
+    }
+
+    /// Takes a store as it is that was set back, as somebody decided who knows why: these records were seen there and are not
+    /// missed there any more. What was seen of the vault as a whole stays.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn accept(&mut self, store: &str, gone: &BTreeMap<WriterId, Head>) -> Result<(), StateError> {
+        self.seen.forget(store, gone);
+        self.rewrite(|known| known.forget(store, gone))
+    }
+
+    fn rewrite(&self, change: impl FnOnce(&mut Seen)) -> Result<(), StateError> {
+        let _lock = lock(&self.path.with_extension("lock"))?;
         let known = read(&self.path)?;
-        let mut together = known.clone();
-        together.merge(&self.seen);
-        if together == known {
+        let mut changed = known.clone();
+        change(&mut changed);
+        if changed == known {
             return Ok(());
         }
-        let mut text = serde_json::to_string_pretty(&together).map_err(|e| StateError::invalid(&self.path, e))?;
+        let mut text = serde_json::to_string_pretty(&changed).map_err(|e| StateError::invalid(&self.path, e))?;
         let sum = to_hex(&checksum(text.as_bytes()));
         text.push_str(SUM_LINE);
         text.push_str(&sum);
@@ -91,6 +105,12 @@ impl Seen {
     fn advance_trust(&mut self, trust: Head) {
         if self.trust.is_none_or(|old| old.seq < trust.seq) {
             self.trust = Some(trust);
+        }
+    }
+
+    fn forget(&mut self, store: &str, gone: &BTreeMap<WriterId, Head>) {
+        if let Some(heads) = self.stores.get_mut(store) {
+            heads.retain(|writer, head| gone.get(writer) != Some(head));
         }
     }
 

@@ -167,8 +167,9 @@ impl Copy {
         self.check_trust(ratchet)?;
         // What a stranger once put there may be cleared away; `ledger verify` tells of that.
         let enrolled = |writer: &WriterId| self.trust.writer(writer).is_some();
-        match self.book.rolled_back(&self.store.identity(), ratchet.seen(), enrolled).into_iter().next() {
-            Some(error) => Err(error),
+        let gone = self.book.gone(&self.store.identity(), ratchet.seen());
+        match gone.into_iter().find(|(writer, _)| enrolled(writer)) {
+            Some((writer, seen)) => Err(self.book.rolled_back(&writer, seen)),
             None => Ok(()),
         }
     }

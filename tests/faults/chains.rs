@@ -63,6 +63,47 @@ fn a_vault_that_was_set_back_is_refused_by_who_has_seen_more() {
 }
 
 #[test]
+fn a_rollback_that_somebody_accepts_is_on_record_and_the_copy_goes_on() {
+    let world = nights(2);
+    let image = world.path("image");
+    copy(&world.vault, &image);
+    let tree = world.path("data");
+    for night in 2..4 {
+        fs::write(tree.join(format!("night{night}")), format!("{night}")).unwrap();
+        world.push(&tree);
+        world.run(args!["verify"]).ok();
+    }
+    let station = world.machine("station");
+    let read = || station.run(args!["ls", "latest", "--from", &world.vault, "--identity", &world.identity]);
+    read().ok();
+    let lost: Vec<String> = world.snapshots()[2..].iter().map(|one| one["id"].as_str().unwrap()[..8].to_owned()).collect();
+    copy(&image, &world.vault);
+    world.run(args!["push", &tree]).exits(4).says("rolled back").says("--accept-rollback");
+    world.run(args!["verify", "--accept-rollback", "--depth", "list"]).exits(2);
+    world.run(args!["verify", "--accept-rollback", "--sample", "5%"]).exits(2);
+    world.run(args!["push", &tree]).exits(4);
+    world.run(args!["verify", "--accept-rollback"]).exits(3).says("rolled back").says("2 snapshots");
+    world.run(args!["ledger", "show"]).ok().says("taken as it is after it was rolled back");
+    // What that machine saw, others saw too, until the records are there again.
+    read().exits(4).says("rolled back");
+    world.push(&tree);
+    read().ok();
+    assert_eq!(world.snapshots().len(), 5);
+    world.run(args!["verify"]).exits(3).says(&lost[0]).says(&lost[1]);
+    world.run(args!["ledger", "verify"]).ok();
+    world.run(args!["restore", "latest", "--into", world.path("into"), "--identity", &world.identity]).ok();
+    assert_eq!(fs::read_to_string(world.path("into").join(tree.strip_prefix("/").unwrap()).join("night3")).unwrap(), "3");
+    // Nobody has them any more: they are given up, and nothing else goes.
+    let plan = world.run(args!["prune", "plan", "--keep-last", "9", "--despite-damage", "--explain"]).ok();
+    plan.says("2 snapshots to drop, 3 stay").says("0 objects").says("given up");
+    world.run(args!["prune", "apply", "--now"]).ok();
+    world.run(args!["verify"]).ok();
+    // The next one is none that anybody accepted.
+    copy(&image, &world.vault);
+    world.run(args!["push", &tree]).exits(4).says("rolled back");
+}
+
+#[test]
 fn a_single_record_that_is_held_back_is_missed() {
     let world = nights(3);
     let of_seq = |seq: usize| {

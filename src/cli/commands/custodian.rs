@@ -55,9 +55,9 @@ impl CustodianKey {
         match keys.writer(Role::Custodian)? {
             Some(known) if known.verifier() == key.verifier() => Ok(()),
             Some(_) => Err(wrong(&format!(
-                "another custodian's key lies in {} already: sign with that one by leaving out --key, or name another \
-                 state directory (FARKEEP_STATE_DIR)",
-                session.state_root.display()
+                "another custodian's key lies here already: sign with that one by leaving out --key, name another state directory \
+                 (FARKEEP_STATE_DIR), or, where that one was retired, move it away: {}",
+                keys.path(Role::Custodian).display()
             ))),
             None if dry_run => Ok(()),
             None => {

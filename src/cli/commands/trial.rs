@@ -212,7 +212,7 @@ impl Trial {
             [("verify list", Depth::List), ("verify sealed", Depth::Sealed), ("verify opened", Depth::Opened)]
         {
             let keys = if depth == Depth::Opened { &identities[..] } else { &[] };
-            let plan = VerifyPlan { read: reading(keys), depth, share: Share::All, repair: false };
+            let plan = VerifyPlan { read: reading(keys), depth, share: Share::All, repair: false, accept_rollback: false };
             let found = report.timed(
                 name,
                 session,
@@ -265,7 +265,13 @@ impl Trial {
         (report.compared, report.differences) = (compared, differences);
 
         let object = flip_one_byte(&self.path("server/vault/packs"), pushed.new_packs)?;
-        let plan = VerifyPlan { read: reading(&[]), depth: Depth::Sealed, share: Share::All, repair: false };
+        let plan = VerifyPlan {
+            read: reading(&[]),
+            depth: Depth::Sealed,
+            share: Share::All,
+            repair: false,
+            accept_rollback: false,
+        };
         let found = report.timed(
             "flip one byte",
             session,

@@ -26,6 +26,10 @@ pub struct Args {
     /// Mend what is damaged with the parity that lies beside it on a drive; no key is needed
     #[arg(long)]
     repair: bool,
+    /// Where the copy was rolled back and you know why (its server was restored from an image): read all of it, put that on
+    /// record, and go on with it as it is
+    #[arg(long, conflicts_with_all = ["sample", "within"])]
+    accept_rollback: bool,
     #[command(flatten)]
     copy: CopyArgs,
     #[command(flatten)]
@@ -42,11 +46,16 @@ pub fn run(args: &Args, session: &Session) -> Result<Outcome, OpError> {
     if args.repair && depth == Depth::List {
         return Err(OpError::Usage("--repair needs --depth sealed or opened: what was not read cannot be mended".into()));
     }
+    if args.accept_rollback && depth == Depth::List {
+        let why = "--accept-rollback needs --depth sealed or opened: what is taken as it is must have been read";
+        return Err(OpError::Usage(why.into()));
+    }
     let plan = VerifyPlan {
         read: commands::read_plan(session, &args.copy, &args.identity)?,
         depth,
         share: share(args)?,
         repair: args.repair,
+        accept_rollback: args.accept_rollback,
     };
     let receipt = verify(&plan, &session.env())?;
     session.progress.clear();

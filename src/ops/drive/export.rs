@@ -188,15 +188,15 @@ fn refuse_set_back(plan: &ExportPlan, opened: &Opened, drive: &Drive, slot: &Slo
     let ratchet = &opened.context.ratchet;
     copy.check_trust(ratchet).map_err(VaultError::from)?;
     let counts = |writer: &WriterId| copy.trust.writer(writer).is_some() || opened.own.contains(writer);
-    let lost = copy.book.rolled_back(&copy.store.identity(), ratchet.seen(), counts).into_iter().next();
-    lost.map_or(Ok(()), Err).map_err(|error| {
-        OpError::Mismatch(format!(
-            "drive {}: {error}: a clone of it, or set back; nothing was written (`farkeep sync {} --from ...` brings it up to \
-             date all the same)",
-            drive.name,
-            copy.name()
-        ))
-    })
+    let gone = copy.book.gone(&copy.store.identity(), ratchet.seen());
+    let Some((writer, seen)) = gone.into_iter().find(|(writer, _)| counts(writer)) else { return Ok(()) };
+    Err(OpError::Mismatch(format!(
+        "drive {}: {}: a clone of it, or set back; nothing was written (`farkeep sync {} --from ...` brings it up to date all the \
+         same)",
+        drive.name,
+        copy.book.rolled_back(&writer, seen),
+        copy.name()
+    )))
 }
 
 /// A drive that was exported to, still open.

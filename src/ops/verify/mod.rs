@@ -8,8 +8,9 @@ use serde::Serialize;
 use super::drive::drive_of;
 use super::reading::{Opened, ReadPlan};
 use super::{Env, Event, Exit, OpError};
+use crate::format::record::Head;
 use crate::model::finding::{Finding, FindingKind};
-use crate::model::ids::ObjectHash;
+use crate::model::ids::{ObjectHash, WriterId};
 use crate::model::name::ObjectName;
 use crate::model::time::Timestamp;
 use crate::store::Store;
@@ -65,6 +66,8 @@ pub struct VerifyPlan {
     pub share: Share,
     /// Mend what is damaged with the parity that lies beside it.
     pub repair: bool,
+    /// Where it was rolled back, take it as it is.
+    pub accept_rollback: bool,
 }
 
 /// What was found.
@@ -115,14 +118,11 @@ impl Watch for Told<'_> {
 /// Verifies a copy.
 ///
 /// # Errors
-/// When it is out of reach, is not the pinned vault, or went back in time. Damage is no error: it is what is looked for.
+/// When it is out of reach, is not the pinned vault, or went back in time and that is not to be accepted. Damage is no error:
+/// it is what is looked for.
 pub fn verify(plan: &VerifyPlan, env: &Env<'_>) -> Result<VerifyReceipt, OpError> {
     let started = env.clock.now();
-    let found = match plan.depth {
-        Depth::List => plan.read.open(env)?,
-        // Records are stored bytes too.
-        Depth::Sealed | Depth::Opened => plan.read.open_to_verify(env)?,
-    };
+    let (mut found, gone) = open(plan, env)?;
     if plan.depth == Depth::Opened {
         plan.read.need_identity(&found)?;
     }
@@ -142,6 +142,7 @@ pub fn verify(plan: &VerifyPlan, env: &Env<'_>) -> Result<VerifyReceipt, OpError
         recorded: false,
         findings: listed.looked.findings.clone(),
     };
+    receipt.findings.extend(accepted(&found, &gone));
     let kept = room_for_opening(plan, &found);
     if plan.depth >= Depth::Sealed {
         read_stored(plan.share, &found, &listed, &pages, kept.as_deref(), &mut receipt, env)?;
@@ -173,9 +174,31 @@ pub fn verify(plan: &VerifyPlan, env: &Env<'_>) -> Result<VerifyReceipt, OpError
     if plan.depth > Depth::List || receipt.exit() != Exit::Done {
         // Of a snapshot that lies here by its record alone nobody can say that all is right.
         let all_read = plan.depth > Depth::List && share == Share::All && listed.needs.behind.is_empty();
-        receipt.recorded = record(plan, all_read, &found, &mut receipt, env)?;
+        receipt.recorded = record(plan, all_read, &gone, &found, &mut receipt, env)?;
     }
+    // Not before it is on record.
+    found.context.ratchet.accept(&found.copy.store.identity(), &gone).map_err(VaultError::from)?;
     Ok(receipt)
+}
+
+/// Opens the copy; with what was seen there and is gone, where that is to be accepted.
+fn open(plan: &VerifyPlan, env: &Env<'_>) -> Result<(Opened, BTreeMap<WriterId, Head>), OpError> {
+    let opened = match plan.depth {
+        _ if plan.accept_rollback => return plan.read.open_for_audit(env),
+        Depth::List => plan.read.open(env)?,
+        // Records are stored bytes too.
+        Depth::Sealed | Depth::Opened => plan.read.open_to_verify(env)?,
+    };
+    Ok((opened, BTreeMap::new()))
+}
+
+/// What is to be said of a rollback that is accepted.
+fn accepted(found: &Opened, gone: &BTreeMap<WriterId, Head>) -> Vec<Finding> {
+    let tell = |(writer, seen): (&WriterId, &Head)| {
+        let message = format!("{}; from now on it is taken as it is", found.copy.book.rolled_back(writer, *seen));
+        Finding::new(FindingKind::Behind, found.copy.name(), message)
+    };
+    gone.iter().map(tell).collect()
 }
 
 /// Where what came over a line is kept until it is opened, each snapshot needing most of it again. None where that would be

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Depth, VerifyPlan, VerifyReceipt};
 use crate::format::body::{FoundObject, VerifyBody};
-use crate::format::record::RecordKind;
+use crate::format::record::{Head, RecordKind};
 use crate::ledger::{Checked, Scribe, Standing};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{ObjectHash, WriterId};
@@ -45,7 +45,11 @@ pub(super) fn lost_since(found: &Opened, listed: &Listed) -> Result<Vec<Finding>
             None => is_own && one.body.store == found.copy.name(),
         }
     };
-    let Some(most) = all.iter().filter(is_here).max_by_key(|one| one.body.snapshots) else { return Ok(Vec::new()) };
+    // What was here before a rollback that somebody accepted is not missed any more.
+    let accepted: Vec<&Verification<'_>> =
+        all.iter().filter(is_here).filter(|one| !one.body.rolled_back.is_empty()).collect();
+    let counts = |one: &&Verification<'_>| is_here(one) && !accepted.iter().any(|accepted| accepted.record.knew(one.record));
+    let Some(most) = all.iter().filter(counts).max_by_key(|one| one.body.snapshots) else { return Ok(Vec::new()) };
     if most.body.snapshots <= (listed.needs.snapshots.len() + listed.dropped) as u64 {
         return Ok(Vec::new());
     }
@@ -81,6 +85,7 @@ fn role_here(found: &Opened) -> Result<Role, OpError> {
 pub(super) fn record(
     plan: &VerifyPlan,
     all_read: bool,
+    gone: &BTreeMap<WriterId, Head>,
     found: &Opened,
     receipt: &mut VerifyReceipt,
     env: &Env<'_>,
@@ -128,6 +133,7 @@ pub(super) fn record(
             again,
             drive: drive.clone(),
             label,
+            rolled_back: gone.clone(),
         };
         let context = found.context.record_context(env, found.copy.trust.head(), found.records.heads());
         last = Some(scribe.write(RecordKind::Verify, &body, context)?.name);
