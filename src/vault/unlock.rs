@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use crate::crypto::CryptoError;
+use crate::crypto::hash::hash;
 use crate::crypto::identity::{Identity, read_identity_file};
 use crate::crypto::open::open;
 use crate::crypto::secret::VaultSecret;
 use crate::model::ids::ObjectHash;
 use crate::model::limits::SMALL_OBJECT_MAX_BYTES;
 use crate::model::name::ObjectName;
+use crate::store::StoreError;
 use crate::vault::copy::Copy;
-use crate::vault::objects::read_hashed;
+use crate::vault::objects::{read_hashed, stored_limit};
 use crate::vault::{VaultError, in_object};
 
 /// What an identity opens.
@@ -42,9 +44,10 @@ impl Unlocked {
 pub fn unlock(copy: &Copy, operators: &[Identity]) -> Result<Unlocked, VaultError> {
     let (mut by_epoch, mut lost, mut others) = (BTreeMap::new(), BTreeMap::new(), false);
     let files = &copy.trust.body().files;
+    let stored = read_keys(copy, files.keys())?;
     for (name, expected) in files {
         let ObjectName::Identity { epoch, .. } = name else { continue };
-        match open_file(copy, name, *expected, operators) {
+        match open_file(copy, &stored, name, *expected, operators) {
             Ok(Some(text)) => {
                 let opened = read_identity_file(&text, None).map_err(in_object(name))?;
                 by_epoch.insert(*epoch, opened.identities);
@@ -71,7 +74,7 @@ pub fn unlock(copy: &Copy, operators: &[Identity]) -> Result<Unlocked, VaultErro
         if secrets.contains_key(generation) {
             continue;
         }
-        match open_file(copy, name, *expected, &epochs) {
+        match open_file(copy, &stored, name, *expected, &epochs) {
             Ok(Some(text)) => {
                 let text = String::from_utf8(text).map_err(|e| VaultError::damaged(name, e))?;
                 secrets.insert(*generation, VaultSecret::from_text(&text).map_err(in_object(name))?);
@@ -85,16 +88,40 @@ pub fn unlock(copy: &Copy, operators: &[Identity]) -> Result<Unlocked, VaultErro
     Ok(Unlocked { epochs, by_epoch, secrets, lost })
 }
 
-/// The content of a key file; none when it is sealed to others.
+/// The key files of all epochs as they lie there, asked for together: each by itself would cost a round trip or two. What
+/// cannot be had is left out.
+fn read_keys<'a>(
+    copy: &Copy,
+    files: impl Iterator<Item = &'a ObjectName>,
+) -> Result<BTreeMap<&'a ObjectName, Vec<u8>>, StoreError> {
+    let is_key = |name: &&ObjectName| matches!(name, ObjectName::Identity { .. } | ObjectName::Secret { .. });
+    let names: Vec<&ObjectName> = files.filter(is_key).collect();
+    let wanted: Vec<_> = names.iter().map(|name| (name.to_string(), stored_limit(name))).collect();
+    let mut read = BTreeMap::new();
+    for (name, result) in names.into_iter().zip(copy.store.get_many(&wanted)) {
+        match result {
+            Ok(bytes) => drop(read.insert(name, bytes)),
+            Err(error) if error.is_store_wide() => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(read)
+}
+
+/// The content of a key file; none when it is sealed to others. What does not fit is read again, under any suffix.
 fn open_file(
     copy: &Copy,
+    stored: &BTreeMap<&ObjectName, Vec<u8>>,
     name: &ObjectName,
     expected: ObjectHash,
     identities: &[Identity],
 ) -> Result<Option<Vec<u8>>, VaultError> {
-    let sealed = match read_hashed(copy.store.as_ref(), name, expected) {
-        Err(VaultError::Store(error)) if !error.is_store_wide() => return Err(VaultError::damaged(name, error)),
-        read => read?,
+    let sealed = match stored.get(name).filter(|bytes| hash(bytes) == expected) {
+        Some(bytes) => bytes.clone(),
+        None => match read_hashed(copy.store.as_ref(), name, expected) {
+            Err(VaultError::Store(error)) if !error.is_store_wide() => return Err(VaultError::damaged(name, error)),
+            read => read?,
+        },
     };
     match open(&sealed, identities, SMALL_OBJECT_MAX_BYTES) {
         Ok(text) => Ok(Some(text)),

@@ -84,6 +84,9 @@ pub async fn run(
         while run.handles.len() + run.opening < run.session.server.handles.min(OPEN_MAX)
             && let Some(at) = waiting.pop_front()
         {
+            if run.asked.is_empty() && run.handles.is_empty() {
+                run.expect(single);
+            }
             run.open(at).await?;
             if single {
                 run.go_ahead(at).await?;
@@ -134,13 +137,16 @@ impl Run<'_, '_> {
         Ok(())
     }
 
+    /// What handle the next OPEN should give, while none is open; of a `single` job, it is used where the habit is known.
+    fn expect(&mut self, single: bool) {
+        let last = self.session.channel.last_closed().map(<[u8]>::to_vec);
+        self.expected = last.map(|handle| (handle, single && self.session.connection.habit.is_known()));
+    }
+
     /// Asks for the only job behind its OPEN, where one can tell what handle that will give.
     async fn go_ahead(&mut self, at: usize) -> Result<(), StoreError> {
-        let Some(handle) = self.session.channel.last_closed().map(<[u8]>::to_vec) else { return Ok(()) };
-        let known = self.session.connection.habit.is_known();
-        self.expected = Some((handle.clone(), known));
-        if known {
-            self.handles.insert(at, handle);
+        if let Some((handle, true)) = &self.expected {
+            self.handles.insert(at, handle.clone());
             self.ask_size(at).await?;
             self.read_more(at, usize::MAX).await?;
         }
