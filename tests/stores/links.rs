@@ -8,7 +8,7 @@ use farkeep::model::ids::ObjectHash;
 use farkeep::model::name::{ObjectName, Sealed};
 use farkeep::store::deliver::{RetryPolicy, deliver};
 use farkeep::store::location::SftpLocation;
-use farkeep::store::sftp::SftpStore;
+use farkeep::store::sftp::{SftpOptions, SftpStore};
 use farkeep::store::{Store, StoreError, WriteOnceStore};
 
 use crate::proxy::{Harm, Proxy, Way};
@@ -52,6 +52,34 @@ fn a_killed_session_in_mid_put_costs_a_retry() {
     assert_eq!((delivered.suffix, delivered.sent), (1, true), "the torn one keeps its name");
     assert!(store.get(&name.with_suffix(1), 0, u64::MAX).unwrap() == content);
     assert!(store.stat(&name.to_string()).unwrap().unwrap() < content.len() as u64);
+}
+
+#[test]
+fn a_channel_that_ends_takes_no_other_upload_with_it() {
+    if !have_sshd() {
+        return skipped("kill -9 of one channel", "no sshd");
+    }
+    let sshd = Sshd::start("");
+    let location = sshd.location(&sshd.path("vault"));
+    let store = SftpStore::connect(&location, SftpOptions { connections: 1, ..sshd.options() }).unwrap();
+    store.make_dirs(&layout()).unwrap();
+    let content = noise(64 << 20, 1);
+    let names = [pack(1, &content), pack(2, &content)];
+    let stored = |name: &ObjectName| std::fs::metadata(sshd.path("vault").join(name.to_string())).map_or(0, |f| f.len());
+    let suffixes = std::thread::scope(|scope| {
+        let (store, content) = (&store, &content);
+        let put = |name| scope.spawn(move || deliver(store, name, content, SOON).unwrap().suffix);
+        let puts = [put(&names[0]), put(&names[1])];
+        while names.iter().any(|name| stored(name) < 1 << 20) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        sshd.kill_a_channel();
+        assert!(puts.iter().all(|put| !put.is_finished()), "they were too quick to be harmed");
+        puts.map(|put| put.join().unwrap())
+    });
+    assert_eq!(suffixes.iter().sum::<u32>(), 1, "one of both is sent again: {suffixes:?}");
+    assert_eq!(names.iter().filter(|name| stored(name) == content.len() as u64).count(), 1);
+    assert_eq!(sshd.log().matches("Accepted publickey").count(), 1, "the connection lives on");
 }
 
 #[test]

@@ -167,6 +167,17 @@ impl Sshd {
         killed
     }
 
+    /// SIGKILL for the process of one channel, and for no connection.
+    pub fn kill_a_channel(&self) {
+        let all = descendants(self.child.id());
+        let leaf = all.into_iter().rfind(|pid| descendants(*pid).is_empty()).unwrap();
+        rustix::process::kill_process(
+            rustix::process::Pid::from_raw(leaf.cast_signed()).unwrap(),
+            rustix::process::Signal::KILL,
+        )
+        .unwrap();
+    }
+
     /// Stops or continues every process of a session.
     pub fn signal_sessions(&self, signal: rustix::process::Signal) {
         for pid in descendants(self.child.id()) {

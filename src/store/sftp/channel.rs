@@ -89,6 +89,16 @@ impl Channel {
         &mut self.dog
     }
 
+    /// Whether the running operation failed because the peer was silent, or slow, for too long.
+    pub const fn waited_in_vain(&self) -> bool {
+        self.dog.has_given_up()
+    }
+
+    /// Ends the session, whatever is in flight; the connection's other channels do not notice.
+    pub async fn close(&self) {
+        let _ = self.write.close().await;
+    }
+
     /// The handle that was given back last.
     pub fn last_closed(&self) -> Option<&[u8]> {
         self.last_closed.as_deref()

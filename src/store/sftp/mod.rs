@@ -123,7 +123,8 @@ impl SftpStore {
         }
     }
 
-    /// Runs one operation on a connection of its own. A connection that failed it is not used again.
+    /// Runs one operation on a channel of its own. A channel that failed it is not used again; nor is its connection, when the
+    /// server fell silent.
     fn with_session<T>(&self, work: impl AsyncFnOnce(&mut Session) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let gone = || StoreError::Unreachable("the store was closed".into());
         let runtime = self.runtime.as_ref().ok_or_else(gone)?;
@@ -148,8 +149,12 @@ impl SftpStore {
         });
         if usable {
             place.give_back(session);
-        } else {
+        } else if session.channel.waited_in_vain() {
+            // What others wait for on this connection does not come either.
             session.connection.cut();
+        } else {
+            // Where the connection itself is sound, what others send on it goes on.
+            runtime.spawn(async move { session.channel.close().await });
         }
         outcome
     }

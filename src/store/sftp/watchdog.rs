@@ -23,12 +23,13 @@ pub struct Watchdog {
     started: Instant,
     moved_bytes: u64,
     excused: Duration,
+    given_up: bool,
 }
 
 impl Watchdog {
     /// Starts an account.
     pub fn start(patience: Patience) -> Self {
-        Self { patience, started: Instant::now(), moved_bytes: 0, excused: Duration::ZERO }
+        Self { patience, started: Instant::now(), moved_bytes: 0, excused: Duration::ZERO, given_up: false }
     }
 
     /// So much arrived or was taken off our hands.
@@ -51,13 +52,19 @@ impl Watchdog {
         limit.saturating_sub(self.started.elapsed()).min(self.patience.silence)
     }
 
+    /// Whether a wait was longer than was allowed.
+    pub const fn has_given_up(&self) -> bool {
+        self.given_up
+    }
+
     /// Waits for `work` as long as is allowed.
     ///
     /// # Errors
     /// [`StoreError::Unreachable`] when the time is up.
-    pub async fn wait<T>(&self, work: impl Future<Output = T>) -> Result<T, StoreError> {
+    pub async fn wait<T>(&mut self, work: impl Future<Output = T>) -> Result<T, StoreError> {
         let allowance = self.allowance();
         tokio::time::timeout(allowance, work).await.map_err(|_| {
+            self.given_up = true;
             StoreError::Unreachable(if allowance < self.patience.silence {
                 format!("under {} bytes a second for too long", self.patience.slowest_bytes_per_sec)
             } else {
