@@ -39,8 +39,7 @@ class Vault:
         self.epochs, self.places, self.tables = [], {}, {}
         self.dir = tempfile.mkdtemp(prefix="recover-")          # the folder is removed at the end
         for name in sorted(n for n in os.listdir("keys") if n.startswith("identity-")):
-            try:
-                plain = self.age(stored("keys/" + name), identity)
+            try: plain = self.age(stored("keys/" + name), identity)
             except BAD as error:
                 print("note: keys/%s does not open: %s" % (name, error), file=sys.stderr)
                 continue
@@ -59,10 +58,7 @@ class Vault:
 
     def snapshots(self):
         """(time, number, id, writer, series, manifest, the rest in words) of each; nobody's signature is checked here."""
-        found, whole, torn, trust = {}, set(), [], []
-        for name in glob.glob("trust/*.rec*"):                  # for the order of the list, and nothing else
-            try: trust.append((int(name[6:name.index("-")]), {*json.loads(open(name, "rb").readline())["body"]["writers"]}))
-            except BAD: continue
+        found, whole, torn = {}, set(), []
         record_name = r"(?<![^/])(([0-9a-f]{32})-(\d+)-([0-9a-f]{64})\.rec(?:\.\d)?)(?![^/])"
         for name, writer, seq, ident in re.findall(record_name, "/".join(sorted(os.listdir("ledger")))):
             try:
@@ -82,7 +78,14 @@ class Vault:
             except BAD as error: report("ledger/%s: no record that this script can use: %s" % (name, error))
         for name, ident in torn:                                # sent again, it lies whole under another suffix
             if ident not in whole: report("ledger/%s: no record that this script can use: its statement was changed" % name)
-        return sorted(found.values(), key=lambda s: (min([n for n, w in trust if s[3] in w] + [2 ** 63]), s[3], s[1], s[2]))
+        first = {s[3]: 2 ** 63 for s in found.values()}         # by writer, for the order of the list and nothing else
+        for name in glob.glob("trust/*.rec*"):                  # any number, and anybody's: nothing is kept of them
+            try:
+                number, record = int(name[6:name.index("-")]), json.loads(open(name, "rb").readline(65536))
+                known = {*record["body"]["writers"]} & {*first}
+            except BAD: continue
+            first.update({writer: min(first[writer], number) for writer in known})
+        return sorted(found.values(), key=lambda s: (first[s[3]], s[3], s[1], s[2]))
 
     def read_index(self, name):
         plain = run(["zstd", "-d", "-c"], self.open(name))
@@ -132,10 +135,8 @@ class Vault:
     def chunk(self, ident):
         problem = ValueError("chunk %s is in no index" % ident.hex())
         for pack, number, start, length in self.places.get(ident, []):
-            try:
-                return self.block(pack, number)[start:start + length]
-            except (KeyError, ValueError) as error:
-                problem = ValueError(error)
+            try: return self.block(pack, number)[start:start + length]
+            except (KeyError, ValueError) as error: problem = ValueError(error)
         raise problem
 
     def stream(self, refs):
@@ -159,8 +160,7 @@ class Vault:
         for chunk in chunks:
             try:
                 yield from map(json.loads, self.chunk(base64.b64decode(chunk["id"])).splitlines())
-            except BAD as error:
-                report("a part of the catalogue, from %r on: %s" % (raw(chunk, "first"), error))
+            except BAD as error: report("a part of the catalogue, from %r on: %s" % (raw(chunk, "first"), error))
 
 def raw(entry, name):
     return entry[name].encode() if name in entry else base64.b64decode(entry[name + "_b64"])

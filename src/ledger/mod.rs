@@ -10,11 +10,13 @@ use crate::model::ids::WriterId;
 pub mod book;
 pub mod chain;
 pub mod check;
+pub mod names;
 pub mod scribe;
 pub mod trust;
 
 pub use book::Book;
 pub use check::{Checked, Standing, check};
+pub use names::TrustNames;
 pub use scribe::{Scribe, Signed};
 pub use trust::{RootPin, Trust};
 

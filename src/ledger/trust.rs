@@ -1,17 +1,24 @@
 //! The root's chain: which keys may sign what, which epochs are sealed to, which plain files are genuine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
+use std::ops::{ControlFlow, RangeInclusive};
 
 use crate::crypto::hash::hash;
 use crate::crypto::seal::Recipient;
 use crate::crypto::sign::{SigningKey, VerifyingKey, signer};
 use crate::format::body::{Epoch, TrustBody, TrustedWriter};
 use crate::format::record::{Head, RecordKind, Statement, TRUST_NAMESPACE, join, split};
-use crate::ledger::{LedgerError, Signed};
+use crate::ledger::names::{ALL, Place, of_number, of_record, place, stored_name};
+use crate::ledger::{LedgerError, Signed, TrustNames};
 use crate::model::ids::{ObjectHash, VaultId, WriterId};
 use crate::model::name::ObjectName;
 use crate::model::time::Timestamp;
+
+/// Records that are read at once: 4 MiB at most.
+const BATCH: usize = 64;
+/// Signers, or files that are no record, that an error names.
+const NAMED_MAX: usize = 4;
 
 /// The root that a machine was told to trust: a key's fingerprint, kept outside the vault.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +76,139 @@ struct Link {
     prev: Option<ObjectHash>,
     signer: VerifyingKey,
     body: TrustBody,
+    bytes: Vec<u8>,
+}
+
+/// Reads trust records by their stored names; those that cannot be had are left out.
+pub type Read<'r, E> = &'r mut dyn FnMut(&[String]) -> Result<Vec<(String, Vec<u8>)>, E>;
+
+/// What the root's chain is looked for in: records at hand, and others that are read when the chain may need them. No more is
+/// held of those than some at a time: anybody's can be among them, and any number.
+struct Shelf<'r, E> {
+    vault: VaultId,
+    at_hand: BTreeMap<Place, Vec<u8>>,
+    elsewhere: &'r TrustNames,
+    read: Read<'r, E>,
+}
+
+impl<E> Shelf<'_, E> {
+    /// Shows `take` each record in this range, none for what is no trust record of the vault, until it has what it wants.
+    fn each(
+        &mut self,
+        range: RangeInclusive<Place>,
+        take: &mut dyn FnMut(&str, Option<Link>) -> ControlFlow<()>,
+    ) -> Result<(), E> {
+        for (place, bytes) in self.at_hand.range(range.clone()) {
+            let name = stored_name(*place);
+            if take(&name, read_link(self.vault, &name, bytes.clone())).is_break() {
+                return Ok(());
+            }
+        }
+        let mut there = self.elsewhere.readable(range).filter(|place| !self.at_hand.contains_key(place)).map(stored_name);
+        loop {
+            let batch: Vec<String> = there.by_ref().take(BATCH).collect();
+            if batch.is_empty() {
+                return Ok(());
+            }
+            for (name, bytes) in (self.read)(&batch)? {
+                let link = read_link(self.vault, &name, bytes);
+                if take(&name, link).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// The first record that the pinned key signed.
+    fn pinned(&mut self, pin: &RootPin) -> Result<Result<Link, LedgerError>, E> {
+        let (mut found, mut signers, mut broken) = (None, Named::default(), Named::default());
+        self.each(ALL, &mut |name, link| {
+            match link {
+                Some(link) if pin.fits(&link.signer) => {
+                    found = Some(link);
+                    return ControlFlow::Break(());
+                }
+                Some(link) => signers.add(link.signer.fingerprint()),
+                None => broken.add(name.to_owned()),
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(found.ok_or_else(|| {
+            let mut hint = String::new();
+            if !signers.is_empty() {
+                hint += &format!("; those that are there are signed by {signers}");
+            }
+            if !broken.is_empty() {
+                hint += &format!("; changed, or of another vault: {broken}");
+            }
+            LedgerError::NoTrust { pin: pin.to_string(), hint }
+        }))
+    }
+
+    /// The record that comes before `link`, and leads to it by its hash.
+    fn before(&mut self, link: &Link, prev: ObjectHash) -> Result<Option<Link>, E> {
+        let mut found = None;
+        let Some(seq) = link.head.seq.checked_sub(1) else { return Ok(None) };
+        self.each(of_record(Head { seq, hash: prev }), &mut |_, link| {
+            found = link;
+            if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        Ok(found)
+    }
+
+    /// The record that follows `last`, signed by a root that this one names.
+    fn after(&mut self, last: &Link) -> Result<Result<Option<Link>, LedgerError>, E> {
+        let (mut next, mut other): (Option<Link>, Option<Link>) = (None, None);
+        self.each(of_number(last.head.seq + 1), &mut |_, link| {
+            let follows = |link: &Link| {
+                link.prev == Some(last.head.hash) && last.body.roots.iter().any(|root| *root == link.signer.to_openssh())
+            };
+            match (link.filter(follows), &next) {
+                (None, _) => {}
+                (link, None) => next = link,
+                // The same statement under a suffix is the same record: anybody who may add a file can put it there.
+                (Some(link), Some(first)) if link.head == first.head => {}
+                (link, _) => other = link,
+            }
+            if other.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        Ok(match (next, other) {
+            (Some(link), Some(other)) => {
+                let (first, second) = (link.name, other.name);
+                Err(LedgerError::Fork { writer: link.signer.writer(), seq: link.head.seq, first, second })
+            }
+            (next, _) => Ok(next),
+        })
+    }
+}
+
+/// What an error names of what can be any number.
+#[derive(Default)]
+struct Named {
+    first: BTreeSet<String>,
+    are_more: bool,
+}
+
+impl Named {
+    fn is_empty(&self) -> bool {
+        self.first.is_empty()
+    }
+
+    fn add(&mut self, name: String) {
+        if self.first.len() < NAMED_MAX {
+            self.first.insert(name);
+        } else {
+            self.are_more |= !self.first.contains(&name);
+        }
+    }
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.first.iter().map(String::as_str).collect();
+        f.write_str(&names.join(", "))?;
+        if self.are_more { f.write_str(" and others") } else { Ok(()) }
+    }
 }
 
 impl Trust {
@@ -78,49 +218,43 @@ impl Trust {
     /// # Errors
     /// When no record is signed by the pinned root, or the chain forks.
     pub fn verify(vault: VaultId, pin: &RootPin, records: &[(String, Vec<u8>)]) -> Result<Self, LedgerError> {
-        let mut links: Vec<Link> = records.iter().filter_map(|(name, bytes)| read_link(vault, name, bytes)).collect();
-        links.sort_by_key(|link| link.head.seq);
+        let nothing = TrustNames::default();
+        Ok(Self::find(vault, pin, records.to_vec(), &nothing, &mut |_| Ok(Vec::new()))?.0)
+    }
+
+    /// The same, of records at hand and of others that `read` gets by their names: whatever number lies there, what is no part of
+    /// the chain costs time and no memory. With the records of the chain, as stored.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify); and what `read` says.
+    pub fn find<E: From<LedgerError>>(
+        vault: VaultId,
+        pin: &RootPin,
+        at_hand: Vec<(String, Vec<u8>)>,
+        elsewhere: &TrustNames,
+        read: Read<'_, E>,
+    ) -> Result<(Self, Vec<(ObjectName, Vec<u8>)>), E> {
+        let place = |(name, bytes): (String, Vec<u8>)| Some((place(&name)?, bytes));
+        let mut at_hand: BTreeMap<Place, Vec<u8>> = at_hand.into_iter().filter_map(place).collect();
+        let few: Vec<Place> = elsewhere.readable(ALL).filter(|place| !at_hand.contains_key(place)).take(BATCH + 1).collect();
+        if (1..=BATCH).contains(&few.len()) {
+            let names: Vec<String> = few.into_iter().map(stored_name).collect();
+            at_hand.extend(read(&names)?.into_iter().filter_map(place));
+        }
+        let mut shelf = Shelf { vault, at_hand, elsewhere, read };
         // The pinned key signs somewhere; from there the chain holds forwards by signatures and backwards by hashes.
-        let Some(start) = links.iter().position(|link| pin.fits(&link.signer)) else {
-            let mut found: Vec<String> = links.iter().map(|link| link.signer.fingerprint()).collect();
-            found.sort();
-            found.dedup();
-            let broken = |name: &&String| !links.iter().any(|link| link.name == **name);
-            let broken: Vec<&str> = records.iter().map(|(name, _)| name).filter(broken).map(String::as_str).collect();
-            let mut hint = String::new();
-            if !found.is_empty() {
-                hint += &format!("; those that are there are signed by {}", found.join(", "));
-            }
-            if !broken.is_empty() {
-                hint += &format!("; changed, or of another vault: {}", broken.join(", "));
-            }
-            return Err(LedgerError::NoTrust { pin: pin.to_string(), hint });
-        };
-        let mut chain: Vec<&Link> = vec![&links[start]];
-        while let Some(prev) = chain.first().and_then(|link| link.prev) {
-            let Some(found) = links.iter().find(|link| link.head.hash == prev) else {
-                let name = chain.first().map(|link| link.name.clone()).unwrap_or_default();
-                return Err(LedgerError::Misplaced { name, why: "the trust record before it is missing".into() });
+        let mut chain = VecDeque::from([shelf.pinned(pin)??]);
+        while let Some(prev) = chain[0].prev {
+            let Some(found) = shelf.before(&chain[0], prev)? else {
+                let (name, why) = (chain[0].name.clone(), "the trust record before it is missing".into());
+                return Err(LedgerError::Misplaced { name, why }.into());
             };
-            chain.insert(0, found);
+            chain.push_front(found);
         }
-        loop {
-            let last = chain[chain.len() - 1];
-            let follows = |link: &&Link| {
-                link.prev == Some(last.head.hash)
-                    && link.head.seq == last.head.seq + 1
-                    && last.body.roots.iter().any(|root| *root == link.signer.to_openssh())
-            };
-            let mut next = links.iter().filter(follows);
-            let Some(link) = next.next() else { break };
-            // The same statement under a suffix is the same record: anybody who may add a file can put it there.
-            if let Some(other) = next.find(|other| other.head != link.head) {
-                let (first, second) = (link.name.clone(), other.name.clone());
-                return Err(LedgerError::Fork { writer: link.signer.writer(), seq: link.head.seq, first, second });
-            }
-            chain.push(link);
+        while let Some(next) = shelf.after(&chain[chain.len() - 1])?? {
+            chain.push_back(next);
         }
-        let newest = chain[chain.len() - 1];
+        let newest = &chain[chain.len() - 1];
         let heads = chain.iter().map(|link| link.head).collect();
         let mut since = BTreeMap::new();
         for link in &chain {
@@ -129,7 +263,15 @@ impl Trust {
             }
         }
         let trust = Self::from_body(vault, heads, newest.body.clone(), &newest.name)?;
-        Ok(Self { since, ..trust })
+        let name = |head: Head| ObjectName::Trust { seq: head.seq, statement: head.hash };
+        let stored = chain.into_iter().map(|link| (name(link.head), link.bytes)).collect();
+        Ok((Self { since, ..trust }, stored))
+    }
+
+    /// Whether these bytes are the trust record of the vault that their stored name says, whoever signed it.
+    #[must_use]
+    pub fn is_record(vault: VaultId, stored: &str, bytes: &[u8]) -> bool {
+        read_link(vault, stored, bytes.to_vec()).is_some()
     }
 
     fn from_body(vault: VaultId, heads: Vec<Head>, newest: TrustBody, name: &str) -> Result<Self, LedgerError> {
@@ -224,22 +366,25 @@ impl Trust {
     }
 }
 
-fn read_link(vault: VaultId, name: &str, bytes: &[u8]) -> Option<Link> {
-    let (line, armor) = split(bytes).ok()?;
-    let statement = Statement::from_line(line).ok()?;
+/// Takes a record apart once its name's hash and its signature have proved right.
+fn read_link(vault: VaultId, name: &str, bytes: Vec<u8>) -> Option<Link> {
+    let (seq, promised, _) = place(name)?;
+    let (line, armor) = split(&bytes).ok()?;
+    if hash(line.as_bytes()) != promised {
+        return None;
+    }
     let key = signer(armor).ok()?;
     key.verify(TRUST_NAMESPACE, line, armor).ok()?;
-    let head = Head { seq: statement.seq, hash: hash(line.as_bytes()) };
-    let expected = ObjectName::Trust { seq: head.seq, statement: head.hash };
+    let statement = Statement::from_line(line).ok()?;
     let fits = statement.vault == vault
         && statement.kind == RecordKind::Trust
         && statement.writer == key.writer()
-        && ObjectName::parse_stored(name).is_ok_and(|(found, _)| found == expected);
+        && statement.seq == seq;
     if !fits {
         return None;
     }
-    let body = statement.body_as().ok()?;
-    Some(Link { name: name.to_owned(), head, prev: statement.prev, signer: key, body })
+    let (head, body) = (Head { seq, hash: promised }, statement.body_as().ok()?);
+    Some(Link { name: name.to_owned(), head, prev: statement.prev, signer: key, body, bytes })
 }
 
 /// Signs a trust record that follows `prev`.
@@ -328,6 +473,49 @@ mod tests {
         assert_eq!(trust.head(), first.head, "what a stranger signs is not there");
         let (a, b) = (sign(&root, Some(&first), &body(&[&root], 2)), sign(&root, Some(&first), &body(&[&root], 3)));
         assert!(matches!(verify(&root, &[&first, &a, &b]), Err(LedgerError::Fork { seq: 2, .. })));
+    }
+
+    #[test]
+    fn any_number_of_strangers_records_costs_time_and_nothing_else() {
+        let (old, new, stranger) = (key("old"), key("new"), key("stranger"));
+        let first = sign(&old, None, &body(&[&old, &new], 1));
+        let second = sign(&old, Some(&first), &body(&[&old, &new], 2));
+        let third = sign(&new, Some(&second), &body(&[&new], 3));
+        let mut stored: BTreeMap<String, Vec<u8>> =
+            [&first, &second, &third].map(|record| (record.name.to_string(), record.bytes.clone())).into();
+        for prev in [None, Some(&first), Some(&second), Some(&third)] {
+            let forged = sign(&stranger, prev, &body(&[&stranger], 9));
+            stored.insert(forged.name.to_string(), forged.bytes.clone());
+            // As many that no bound on names would let through, before the others and after them.
+            for n in 0..4000_u64 {
+                let mut junk = [if n % 2 == 0 { 0 } else { 0xff }; 32];
+                junk[8..16].copy_from_slice(&n.to_be_bytes());
+                let name = ObjectName::Trust { seq: forged.head.seq, statement: ObjectHash(junk) };
+                stored.insert(name.to_string(), forged.bytes.clone());
+            }
+        }
+        let mut names = TrustNames::default();
+        assert!(stored.iter().all(|(name, bytes)| names.add(name, bytes.len() as u64)));
+        let find = |pin: &SigningKey, at_hand: &[&Signed]| {
+            let (mut at_once, mut all) = (0, 0);
+            let mut read = |names: &[String]| {
+                (at_once, all) = (at_once.max(names.len()), all + names.len());
+                Ok::<_, LedgerError>(names.iter().map(|name| (name.clone(), stored[name].clone())).collect())
+            };
+            let at_hand = at_hand.iter().map(|s| (s.name.to_string(), s.bytes.clone())).collect();
+            let found = Trust::find(VAULT, &RootPin::of(&pin.verifier()), at_hand, &names, &mut read);
+            assert!(at_once <= BATCH, "{at_once}");
+            (found.map(|(trust, records)| (trust.head(), records)), all)
+        };
+        let chain = [&first, &second, &third].map(|record| (record.name.clone(), record.bytes.clone()));
+        for pin in [&old, &new] {
+            assert_eq!(find(pin, &[]).0, Ok((third.head, chain.to_vec())));
+            assert_eq!(find(pin, &[&first, &second, &third]).0, Ok((third.head, chain.to_vec())));
+        }
+        // Who remembers the chain looks only where a record of it could be.
+        assert!(find(&old, &[&first, &second, &third]).1 < 12_010 && find(&new, &[&first, &second, &third]).1 < 4010);
+        let Err(LedgerError::NoTrust { hint, .. }) = find(&key("another"), &[]).0 else { panic!("a chain") };
+        assert!(hint.ends_with("and others") && hint.len() < 1000, "{hint}");
     }
 
     #[test]

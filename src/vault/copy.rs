@@ -1,13 +1,13 @@
 //! One copy of a vault: its store, its verified trust, and the names of its records.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::crypto::hash::hash;
 use crate::format::header::Header;
 use crate::format::inventory::Line;
 use crate::format::record::Head;
-use crate::ledger::{Book, LedgerError, RootPin, Trust};
+use crate::ledger::{Book, LedgerError, RootPin, Trust, TrustNames};
 use crate::model::ids::{VaultId, WriterId};
 use crate::model::limits::RECORD_MAX_BYTES;
 use crate::model::name::{Area, ObjectName};
@@ -16,9 +16,6 @@ use crate::state::{StateDir, StateError, write_durably};
 use crate::store::{Listed, Store, StoreError, WriteOnceStore};
 use crate::vault::VaultError;
 use crate::vault::objects::{read_fitting, read_hashed};
-
-/// More trust records than any vault has in its life.
-const TRUST_RECORDS_MAX: usize = 10_000;
 
 /// An opened copy.
 pub struct Copy {
@@ -33,9 +30,7 @@ pub struct Copy {
     /// The trust records that the chain is made of, as stored.
     trust_records: Vec<(ObjectName, Vec<u8>)>,
     /// The names of all trust records that lie in it, of whatever chain.
-    trust_names: BTreeSet<ObjectName>,
-    /// Those of them that do not lie in it.
-    lost_trust: BTreeSet<ObjectName>,
+    trust_listed: TrustNames,
     header_bytes: Vec<u8>,
 }
 
@@ -46,50 +41,25 @@ impl Copy {
     /// # Errors
     /// When there is no vault, the pin does not fit, or the trust chain is older than what was seen.
     pub fn open(store: Arc<dyn WriteOnceStore>, pin: &RootPin, state: Option<&StateDir>) -> Result<Self, VaultError> {
-        let (header_bytes, names) = std::thread::scope(|scope| {
+        let (mut book, mut trust_listed) = (Book::default(), TrustNames::default());
+        let header_bytes = std::thread::scope(|scope| {
             let header = scope.spawn(|| read_header(store.as_ref()));
-            let names = list_records(store.as_ref());
-            let header = header.join().unwrap_or_else(|_| Err(VaultError::internal("a thread failed")));
-            Ok::<_, VaultError>((header?, names?))
+            let listed = list_records(store.as_ref(), &mut |Listed { name, bytes, received }| {
+                if !trust_listed.add(&name, bytes) && ObjectName::parse_stored(&name).is_ok() {
+                    book.add_listed(&name, bytes, received);
+                }
+            });
+            let header = header.join().unwrap_or_else(|_| Err(VaultError::internal("a thread failed")))?;
+            listed?;
+            Ok::<_, VaultError>(header)
         })?;
         let header = Header::decode(&header_bytes).map_err(super::in_object(&ObjectName::Header))?;
-        let mut book = Book::default();
-        let (mut trust_names, mut trust_listed) = (Vec::new(), BTreeSet::new());
-        for Listed { name, bytes, received } in names {
-            match ObjectName::parse_stored(&name) {
-                Ok((trust @ ObjectName::Trust { .. }, _)) if trust_names.len() < TRUST_RECORDS_MAX => {
-                    trust_listed.insert((trust, bytes));
-                    trust_names.push(name);
-                }
-                Ok(_) => book.add_listed(&name, bytes, received),
-                Err(_) => {}
-            }
-        }
-        let mut records = state.map(remembered_trust).transpose()?.unwrap_or_default();
-        let stored_names = trust_names.clone();
-        // What is remembered whole need not come over the line again: its signature is verified below like any other.
-        let is_remembered = |name: &String| records.iter().any(|(known, bytes)| known == name && fits_name(name, bytes));
-        trust_names.retain(|name| !is_remembered(name));
-        records.extend(read_all(store.as_ref(), &trust_names)?);
-        records.sort();
-        records.dedup();
-        let taken_from_memory: Vec<&String> = stored_names.iter().filter(|name| !trust_names.contains(name)).collect();
-        let trust = match Trust::verify(header.vault, pin, &records) {
-            Ok(trust) if taken_from_memory.iter().all(|name| is_of(&trust, name)) => trust,
-            outcome if taken_from_memory.is_empty() => outcome?,
-            // What is remembered has rotted here: what lies there comes over the line after all.
-            _ => {
-                records.retain(|(name, _)| !stored_names.contains(name));
-                records.extend(read_all(store.as_ref(), &stored_names)?);
-                Trust::verify(header.vault, pin, &records)?
-            }
-        };
-        let trust_records = chain_records(&trust, records);
-        let lies_there = |(name, bytes): &&(ObjectName, Vec<u8>)| trust_listed.contains(&(name.clone(), bytes.len() as u64));
-        let lost = trust_records.iter().filter(|record| !lies_there(record));
-        let lost_trust = lost.map(|(name, _)| name.clone()).collect();
-        let trust_names = trust_listed.iter().map(|(name, _)| name.clone()).collect();
-        let mut copy = Self { store, header, trust, book, trust_records, trust_names, lost_trust, header_bytes };
+        let mut remembered = state.map(remembered_trust).transpose()?.unwrap_or_default();
+        // What is remembered whole need not come over the line again.
+        remembered.retain(|(name, bytes)| Trust::is_record(header.vault, name, bytes));
+        let read = &mut |names: &[String]| read_all(store.as_ref(), names).map_err(VaultError::from);
+        let (trust, trust_records) = Trust::find(header.vault, pin, remembered, &trust_listed, read)?;
+        let mut copy = Self { store, header, trust, book, trust_records, trust_listed, header_bytes };
         copy.check_header()?;
         Ok(copy)
     }
@@ -141,13 +111,16 @@ impl Copy {
 
     /// The trust records of the chain that do not lie in this copy, or not with their size: this machine remembers them.
     pub fn lost_trust(&self) -> impl Iterator<Item = &(ObjectName, Vec<u8>)> {
-        self.trust_records.iter().filter(|(name, _)| self.lost_trust.contains(name))
+        self.trust_records.iter().filter(|(name, bytes)| {
+            let there = |head| self.trust_listed.has_with(head, bytes.len() as u64);
+            !head_of(name).is_some_and(there)
+        })
     }
 
     /// Whether a trust record of this name lay in it when it was opened, of whatever chain.
     #[must_use]
     pub fn knows_trust(&self, name: &ObjectName) -> bool {
-        self.trust_names.contains(name)
+        head_of(name).is_some_and(|head| self.trust_listed.has(head))
     }
 
     /// Lists its records again: those that came since it was opened are in no book yet.
@@ -155,7 +128,15 @@ impl Copy {
     /// # Errors
     /// When the store is out of reach.
     pub fn list_records_again(&self) -> Result<Vec<Listed>, StoreError> {
-        list_records(self.store.as_ref())
+        let mut names = Vec::new();
+        list_records(self.store.as_ref(), &mut |listed| names.push(listed))?;
+        Ok(names)
+    }
+
+    /// How many files lie among the trust records that are none of the root's chain.
+    #[must_use]
+    pub fn foreign_trust(&self) -> usize {
+        self.trust_listed.others(|head| self.trust.contains(head))
     }
 
     /// Holds this copy against what was seen before: an older trust chain is refused, and so is a store whose records went
@@ -235,11 +216,13 @@ fn read_header(store: &dyn Store) -> Result<Vec<u8>, VaultError> {
     }
 }
 
-fn list_records(store: &dyn Store) -> Result<Vec<Listed>, StoreError> {
-    let mut names = Vec::new();
-    let dirs = [Area::Trust.dir().to_owned(), Area::Ledger.dir().to_owned()];
-    store.list(&dirs, &mut |listed| names.push(listed))?;
-    Ok(names)
+fn list_records(store: &dyn Store, each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {
+    store.list(&[Area::Trust.dir().to_owned(), Area::Ledger.dir().to_owned()], each)
+}
+
+fn head_of(name: &ObjectName) -> Option<Head> {
+    let ObjectName::Trust { seq, statement } = name else { return None };
+    Some(Head { seq: *seq, hash: *statement })
 }
 
 /// Reads small objects; those that cannot be had are left out, since whoever needs them will say so.
@@ -275,31 +258,4 @@ fn remembered_trust(state: &StateDir) -> Result<Vec<(String, Vec<u8>)>, StateErr
         }
     }
     Ok(found)
-}
-
-fn chain_records(trust: &Trust, records: Vec<(String, Vec<u8>)>) -> Vec<(ObjectName, Vec<u8>)> {
-    let in_chain = |name: &ObjectName| trust.names().any(|n| n == *name);
-    let mut chain: BTreeMap<ObjectName, Vec<u8>> = BTreeMap::new();
-    for (stored, bytes) in records {
-        if let Ok((name, _)) = ObjectName::parse_stored(&stored)
-            && in_chain(&name)
-            && statement_fits(&name, &bytes)
-        {
-            chain.entry(name).or_insert(bytes);
-        }
-    }
-    chain.into_iter().collect()
-}
-
-fn is_of(trust: &Trust, stored: &str) -> bool {
-    ObjectName::parse_stored(stored).is_ok_and(|(name, _)| trust.names().any(|known| known == name))
-}
-
-fn fits_name(stored: &str, bytes: &[u8]) -> bool {
-    ObjectName::parse_stored(stored).is_ok_and(|(name, _)| statement_fits(&name, bytes))
-}
-
-fn statement_fits(name: &ObjectName, bytes: &[u8]) -> bool {
-    let ObjectName::Trust { statement, .. } = name else { return false };
-    crate::format::record::split(bytes).is_ok_and(|(line, _)| hash(line.as_bytes()) == *statement)
 }

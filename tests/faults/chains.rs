@@ -321,3 +321,28 @@ fn stations_that_nobody_enrolled_take_no_room_in_records() {
         assert!(fs::metadata(&seen).unwrap().len() < 120_000, "{}", seen.display());
     }
 }
+
+#[test]
+fn any_number_of_junk_names_in_trust_shuts_nobody_out() {
+    let world = nights(1);
+    let trust = world.vault.join("trust");
+    let name =
+        |number: u64, n: u64| trust.join(format!("{number}-{:016x}{n:048x}.rec", n.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+    // Put there before the root's own: a listing may give these first.
+    let genuine: Vec<_> = world.objects("trust").into_iter().map(|path| (fs::read(&path).unwrap(), path)).collect();
+    genuine.iter().for_each(|(_, path)| fs::remove_file(path).unwrap());
+    let planted = world.path("planted");
+    fs::write(&planted, "no record\n").unwrap();
+    for n in 0..24_000 {
+        fs::hard_link(&planted, name(1 + n % 3, n)).unwrap();
+    }
+    fs::write(name(2, 1 << 32), vec![b'x'; 1 << 20]).unwrap();
+    genuine.iter().for_each(|(bytes, path)| fs::write(path, bytes).unwrap());
+    let station = world.machine("station");
+    let first_contact = args!["verify", "--depth", "list", "--from", &world.vault, "--trust", world.root_key()];
+    let told = station.run(first_contact).ok();
+    told.says("24001 files are here not of the root's chain").says("ignored");
+    station.run(args!["ls", "latest", "--from", &world.vault, "--identity", &world.identity]).ok();
+    world.push(world.path("data"));
+    world.restore("latest", &world.path("back"));
+}

@@ -25,6 +25,12 @@ fn every_command_of_the_page_works_as_it_stands_there() {
     let machine = BareMachine::new(&world, &["bash", "grep", "head", "tail", "sed", "ssh-keygen"]);
     let name = |area: &str| world.objects(area)[0].strip_prefix(&world.vault).unwrap().to_str().unwrap().to_owned();
     let newest = world.snapshots()[1]["id"].as_str().unwrap().to_owned();
+    let identity = fs::read_to_string(&world.identity).unwrap();
+    let root = identity.lines().find_map(|line| line.strip_prefix("# root: ")).unwrap();
+    // What somebody put there who could write.
+    let (newest_trust, junk) = (name("trust"), world.vault.join(format!("trust/1-{}.rec", "0".repeat(64))));
+    fs::write(junk.with_extension("0"), "junk\n").unwrap();
+    fs::write(&junk, fs::read(&world.objects("ledger")[0]).unwrap()).unwrap();
     let mut said = String::new();
     for (number, command) in commands.iter().enumerate() {
         let into = world.path(&format!("into{number}"));
@@ -32,7 +38,8 @@ fn every_command_of_the_page_works_as_it_stands_there() {
             .replace("/tmp/", &format!("{}/", world.dir.path().display()))
             .replace("SNAP", &newest[..12])
             .replace("PATH...", tree.path("wanted").to_str().unwrap())
-            .replace("TRUST", &name("trust"))
+            .replace("TRUST", &newest_trust)
+            .replace("ROOT", root)
             .replace(" FILE", &format!(" {}", world.identity.display()))
             .replace(" DIR", &format!(" {}", into.display()))
             .replace("manifests/NAME", &name("manifests"))
@@ -51,9 +58,9 @@ fn every_command_of_the_page_works_as_it_stands_there() {
         said = format!("{said}{}{}", run.out, run.err);
     }
     assert!(said.contains("Good \"farkeep-record@v1\" signature for writer"), "{said}");
-    // The root that the page has compared is the one on paper.
-    let identity = fs::read_to_string(&world.identity).unwrap();
-    let root = identity.lines().find_map(|line| line.strip_prefix("# root: ")).unwrap();
+    // The root that the page has compared is the one on paper, and what it did not sign is not named.
+    assert_eq!(said.matches(&format!("{newest_trust}\n")).count(), 1, "{said}");
+    assert!(!said.contains("trust/1-000"), "{said}");
     assert!(said.contains(&format!("Good \"farkeep-trust@v1\" signature with ED25519 key {root}")), "{said}");
     // It is checked before anything is restored.
     let place = |what: &str| commands.iter().position(|command| command.contains(what)).unwrap();

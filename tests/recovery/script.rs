@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::world::tools::{is_root, must};
-use crate::world::{World, args, assert_same, differences, needs};
+use crate::world::{Run, World, args, assert_same, differences, needs};
 use crate::{BareMachine, busy};
 
 #[test]
@@ -269,6 +269,31 @@ fn what_is_no_record_is_named_and_the_rest_is_restored() {
     let run = machine.recover(&world.vault, args!["restore", "--identity", &world.identity, "--into", &back]).exits(4);
     assert!(!run.err.contains("Traceback"), "{}", run.err);
     assert_eq!(fs::read_to_string(world.tree("data").below(&back).join("a")).unwrap(), "one");
+}
+
+#[test]
+fn any_number_of_trust_records_that_somebody_planted_is_passed_by() {
+    needs!("age", "zstd", "b3sum", "python3");
+    let world = World::new();
+    world.tree("data").file("a", "one");
+    world.push(world.path("data"));
+    let machine = BareMachine::new(&world, &[]);
+    let list = args!["list", "--identity", &world.identity];
+    let shown = machine.recover(&world.vault, list.clone()).ok().out;
+    let trust = world.vault.join("trust");
+    // Writers that nobody has heard of, more than memory would hold, and one line without an end.
+    let writers: Vec<String> = (0..1500).map(|n| format!("\"{n:032x}\":{{}}")).collect();
+    let line = format!("{{\"body\":{{\"writers\":{{{}}}}}}}\n", writers.join(","));
+    let planted = world.path("planted");
+    fs::write(&planted, line).unwrap();
+    for n in 0..10_000 {
+        fs::hard_link(&planted, trust.join(format!("1-{n:064x}.rec"))).unwrap();
+    }
+    let endless = fs::File::create(trust.join(format!("1-{}.rec", "f".repeat(64)))).unwrap();
+    endless.set_len(8 << 30).unwrap();
+    let line = format!("ulimit -v 2000000; exec python3 recover.py list --identity '{}'", world.identity.display());
+    let run = Run::of(machine.command(&world.vault, "/bin/bash").args(["-c", &line])).ok();
+    assert_eq!((run.out, run.err), (shown, String::new()));
 }
 
 #[test]

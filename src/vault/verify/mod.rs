@@ -237,6 +237,7 @@ pub fn list(copy: &Copy, records: &Records, cache: &PageCache, cancel: &AtomicBo
         looked.findings.push(Finding::new(FindingKind::Behind, format!("snapshot {}", snapshot.id.short()), message));
     }
     leftovers(&presence, &needed_packs, &needed_others, &mut looked.findings);
+    looked.findings.extend(foreign_trust(copy));
     let lists = lists_of_plans(copy, &pruned, &presence, cache, &mut looked.findings)?;
     Ok(Listed { presence, needs, lists, dropped: dropped.len(), looked })
 }
@@ -277,6 +278,17 @@ fn lists_of_plans(
         findings.push(damage(ObjectName::Inventory(list).to_string(), message, &[]));
     }
     Ok(there)
+}
+
+/// What lies among the root's records and is none of them: anybody who may add files can put any number there.
+fn foreign_trust(copy: &Copy) -> Option<Finding> {
+    let count = copy.foreign_trust();
+    let message = format!(
+        "{} here not of the root's chain, whose newest record is {}: ignored, but whoever opens this copy may have to read them; who          administers the store can remove them, and should ask who may write there",
+        if count == 1 { "a file is".to_owned() } else { format!("{count} files are") },
+        copy.trust_records().last().map_or_else(String::new, |(name, _)| name.to_string())
+    );
+    (count > 0).then(|| Finding::new(FindingKind::Notice, "trust/", message))
 }
 
 /// What lies in the copy and no snapshot needs: debris, and objects of pushes that died. Neither is damage.
