@@ -176,9 +176,7 @@ impl ReadPlan {
 }
 
 fn refuse_rollback((opened, gone): (Opened, BTreeMap<WriterId, Head>)) -> Result<Opened, OpError> {
-    if !gone.is_empty() {
-        opened.copy.check_ratchet(&opened.context.ratchet)?;
-    }
+    opened.copy.refuse_gone(&gone).map_err(VaultError::from)?;
     Ok(opened)
 }
 

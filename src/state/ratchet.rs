@@ -74,14 +74,23 @@ impl Ratchet {
         self.rewrite(|known| known.merge(&self.seen))
     }
 
-    /// Takes a store as it is that was set back, as somebody decided who knows why: these records were seen there and are not
-    /// missed there any more. What was seen of the vault as a whole stays.
+    /// Takes a store as it is that was set back, as somebody decided who knows why: of these records, which were seen there, none
+    /// is missed there any more; `heads` lie there now, and they are. What was seen of the vault as a whole stays.
     ///
     /// # Errors
     /// When the file cannot be read or written.
-    pub fn accept(&mut self, store: &str, gone: &BTreeMap<WriterId, Head>) -> Result<(), StateError> {
+    pub fn accept(
+        &mut self,
+        store: &str,
+        gone: &BTreeMap<WriterId, Head>,
+        heads: &BTreeMap<WriterId, Head>,
+    ) -> Result<(), StateError> {
         self.seen.forget(store, gone);
-        self.rewrite(|known| known.forget(store, gone))
+        forward(self.seen.stores.entry(store.to_owned()).or_default(), heads);
+        self.rewrite(|known| {
+            known.forget(store, gone);
+            known.merge(&self.seen);
+        })
     }
 
     fn rewrite(&self, change: impl FnOnce(&mut Seen)) -> Result<(), StateError> {

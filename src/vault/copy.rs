@@ -146,11 +146,17 @@ impl Copy {
     /// [`LedgerError::RolledBack`], naming the newest record that was seen.
     pub fn check_ratchet(&self, ratchet: &Ratchet) -> Result<(), LedgerError> {
         self.check_trust(ratchet)?;
+        self.refuse_gone(&self.book.gone(&self.store.identity(), ratchet.seen()))
+    }
+
+    /// Refuses a store of which records that were seen there are `gone`, as they were before it was read.
+    ///
+    /// # Errors
+    /// [`LedgerError::RolledBack`].
+    pub fn refuse_gone(&self, gone: &BTreeMap<WriterId, Head>) -> Result<(), LedgerError> {
         // What a stranger once put there may be cleared away; `ledger verify` tells of that.
-        let enrolled = |writer: &WriterId| self.trust.writer(writer).is_some();
-        let gone = self.book.gone(&self.store.identity(), ratchet.seen());
-        match gone.into_iter().find(|(writer, _)| enrolled(writer)) {
-            Some((writer, seen)) => Err(self.book.rolled_back(&writer, seen)),
+        match gone.iter().find(|(writer, _)| self.trust.writer(writer).is_some()) {
+            Some((writer, seen)) => Err(self.book.rolled_back(writer, *seen)),
             None => Ok(()),
         }
     }
@@ -170,7 +176,7 @@ impl Copy {
     }
 
     /// Moves the ratchet forward to this copy's trust and to `heads`, which the caller has checked, and keeps the trust
-    /// records.
+    /// records. What was seen there and is gone stays missed, however far others with its writer's key go on beside it.
     ///
     /// # Errors
     /// When the state directory fails.
@@ -186,7 +192,9 @@ impl Copy {
                 write_durably(&path, bytes)?;
             }
         }
-        ratchet.advance(Some(self.trust.head()), &self.store.identity(), heads)
+        let gone = self.book.gone(&self.store.identity(), ratchet.seen());
+        let there = heads.iter().filter(|(writer, _)| !gone.contains_key(writer)).map(|(writer, head)| (*writer, *head));
+        ratchet.advance(Some(self.trust.head()), &self.store.identity(), &there.collect())
     }
 }
 

@@ -104,6 +104,51 @@ fn a_rollback_that_somebody_accepts_is_on_record_and_the_copy_goes_on() {
 }
 
 #[test]
+fn a_copy_that_was_accepted_is_missed_again_when_it_goes_back_further() {
+    let world = nights(3);
+    copy(&world.path("vault after 1"), &world.vault);
+    world.run(args!["verify", "--accept-rollback"]).exits(3);
+    // Nothing was pushed in between.
+    copy(&world.path("vault after 0"), &world.vault);
+    world.run(args!["verify"]).exits(4).says("rolled back").says("number 2");
+    world.run(args!["push", world.path("data")]).exits(4).says("rolled back");
+}
+
+#[test]
+fn a_chain_that_was_signed_anew_beyond_what_was_seen_is_refused_until_somebody_accepts_it() {
+    let world = nights(2);
+    let state = world.path("state after 1");
+    copy(&world.agent.state, &state);
+    let tree = world.path("data");
+    world.push(&tree);
+    let station = world.machine("station");
+    let read = |command: &str| {
+        let mut all = args![command, "--from", &world.vault, "--trust", world.root_key()];
+        if command == "ls" {
+            all.extend(args!["latest", "--identity", &world.identity]);
+        }
+        station.run(all)
+    };
+    read("verify").ok();
+    // Server and machine, set back together, go on: with the numbers that the station has seen, and one more.
+    copy(&world.path("vault after 1"), &world.vault);
+    copy(&state, &world.agent.state);
+    (0..2).for_each(|_| drop(world.push(&tree)));
+    for command in ["ls", "verify", "ls", "verify"] {
+        read(command).exits(4).says("rolled back").says("number 3");
+    }
+    for _ in 0..2 {
+        station
+            .run(args!["ledger", "verify", "--from", &world.vault, "--trust", world.root_key()])
+            .exits(4)
+            .says("rolled back");
+    }
+    station.run(args!["verify", "--accept-rollback", "--from", &world.vault, "--trust", world.root_key()]).exits(3);
+    read("verify").ok();
+    read("ls").ok();
+}
+
+#[test]
 fn a_single_record_that_is_held_back_is_missed() {
     let world = nights(3);
     let of_seq = |seq: usize| {

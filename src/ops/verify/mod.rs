@@ -177,7 +177,10 @@ pub fn verify(plan: &VerifyPlan, env: &Env<'_>) -> Result<VerifyReceipt, OpError
         receipt.recorded = record(plan, all_read, &gone, &found, &mut receipt, env)?;
     }
     // Not before it is on record.
-    found.context.ratchet.accept(&found.copy.store.identity(), &gone).map_err(VaultError::from)?;
+    if !gone.is_empty() {
+        let (store, heads) = (found.copy.store.identity(), found.records.seen());
+        found.context.ratchet.accept(&store, &gone, &heads).map_err(VaultError::from)?;
+    }
     Ok(receipt)
 }
 
