@@ -24,6 +24,7 @@ use crate::state::StateDir;
 use crate::state::keys::{KeyDir, Role};
 use crate::store::deliver::{RetryPolicy, deliver};
 use crate::vault::VaultError;
+use crate::vault::copy::keep_key_file;
 use crate::vault::create::{NewVault, create};
 
 /// What to make.
@@ -215,6 +216,10 @@ fn keep_agent_keys(made: &NewVault, env: &Env<'_>) -> Result<(), OpError> {
     }
     keys.keep_index_identity(&made.index_identity)?;
     keys.keep_secret(1, &made.secret)?;
+    // The first push would have to fetch them.
+    for (name, bytes) in made.objects.iter().filter(|(name, _)| name.area() == Area::Keys) {
+        keep_key_file(&state, name, bytes)?;
+    }
     Ok(())
 }
 

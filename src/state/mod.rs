@@ -1,8 +1,8 @@
 //! The machine's local memory: what makes the next push quick, what a crash leaves to be finished, and what was seen before.
 //!
-//! `keys/` and `ratchet/` must be kept; `ledger/`, `outbox/` and `journal/` are kept until shipped; `cache/` may be deleted
-//! at any time. Losing any of it costs time or a step of `init --adopt`, never data: the vault is never judged by what
-//! lies here.
+//! `keys/` and `ratchet/`, which also holds the trust records and sealed key files that were seen, must be kept; `ledger/`,
+//! `outbox/` and `journal/` are kept until shipped; `cache/` may be deleted at any time. Losing any of it costs time or a step
+//! of `init --adopt`, never data: the vault is never judged by what lies here.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};

@@ -8,8 +8,8 @@ use crate::format::header::Header;
 use crate::format::inventory::Line;
 use crate::format::record::Head;
 use crate::ledger::{Book, LedgerError, RootPin, Trust, TrustNames};
-use crate::model::ids::{VaultId, WriterId};
-use crate::model::limits::RECORD_MAX_BYTES;
+use crate::model::ids::{ObjectHash, VaultId, WriterId};
+use crate::model::limits::{RECORD_MAX_BYTES, SMALL_OBJECT_MAX_BYTES};
 use crate::model::name::{Area, ObjectName};
 use crate::state::ratchet::Ratchet;
 use crate::state::{StateDir, StateError, write_durably};
@@ -187,7 +187,7 @@ impl Copy {
         heads: &BTreeMap<WriterId, Head>,
     ) -> Result<(), StateError> {
         for (name, bytes) in &self.trust_records {
-            let path = trust_path(state, name);
+            let path = kept_path(state, name);
             if !path.exists() {
                 write_durably(&path, bytes)?;
             }
@@ -247,9 +247,24 @@ fn read_all(store: &dyn Store, names: &[String]) -> Result<Vec<(String, Vec<u8>)
     Ok(found)
 }
 
-fn trust_path(state: &StateDir, name: &ObjectName) -> std::path::PathBuf {
+fn kept_path(state: &StateDir, name: &ObjectName) -> std::path::PathBuf {
     let text = name.to_string();
     state.ratchet().join(text.replace('/', "-"))
+}
+
+/// Keeps a sealed key file of a trust record beside it.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn keep_key_file(state: &StateDir, name: &ObjectName, bytes: &[u8]) -> Result<(), StateError> {
+    write_durably(&kept_path(state, name), bytes)
+}
+
+/// A key file that was kept, if its bytes are what they were.
+#[must_use]
+pub fn kept_key_file(state: &StateDir, name: &ObjectName, expected: ObjectHash) -> Option<Vec<u8>> {
+    let bytes = crate::state::read_if_there(&kept_path(state, name), SMALL_OBJECT_MAX_BYTES).ok().flatten()?;
+    (hash(&bytes) == expected).then_some(bytes)
 }
 
 fn remembered_trust(state: &StateDir) -> Result<Vec<(String, Vec<u8>)>, StateError> {

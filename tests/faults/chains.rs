@@ -391,3 +391,24 @@ fn any_number_of_junk_names_in_trust_shuts_nobody_out() {
     world.push(world.path("data"));
     world.restore("latest", &world.path("back"));
 }
+
+#[test]
+fn an_epoch_that_began_since_comes_back_with_its_key_files() {
+    let world = nights(2);
+    let root = world.identity.with_extension("root");
+    world.run(args!["keys", "new-epoch", "--root", &root, "--identity", &world.identity]).ok();
+    let tree = world.path("data");
+    world.push(&tree);
+    // Everything that says so goes; only the machine that pushes remembers.
+    copy(&world.path("vault after 1"), &world.vault);
+    world.run(args!["verify", "--accept-rollback"]).exits(3);
+    world.run(args!["push", &tree]).exits(3).says("mended");
+    world.run(args!["verify", "--depth", "opened", "--identity", &world.identity]).exits(3);
+    world.run(args!["restore", "latest", "--into", world.path("into"), "--identity", &world.identity]).ok();
+    // A key file alone comes back as well.
+    for file in world.objects("keys") {
+        fs::remove_file(file).unwrap();
+    }
+    world.run(args!["push", &tree]).exits(3).says("mended");
+    world.run(args!["cat", "latest", tree.join("night1"), "--identity", &world.identity]).ok();
+}

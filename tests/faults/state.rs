@@ -103,7 +103,7 @@ fn one_lost_object_of_a_page_that_is_needed_otherwise_does_not_end_all_pushes() 
 }
 
 #[test]
-fn a_lost_recovery_page_comes_back_and_a_lost_key_ends_no_push() {
+fn a_lost_recovery_page_and_key_come_back_and_a_key_lost_for_good_ends_no_push() {
     let world = World::new();
     let tree = world.tree("data");
     tree.noise("file", 50_000, 1);
@@ -117,12 +117,18 @@ fn a_lost_recovery_page_comes_back_and_a_lost_key_ends_no_push() {
     let name = key.file_name().unwrap().to_str().unwrap().to_owned();
     let kept = fs::read(&key).unwrap();
     fs::remove_file(&key).unwrap();
+    world.run(args!["push", &tree.root]).exits(3).says(&name).says("is there again");
+    assert_eq!(fs::read(&key).unwrap(), kept);
+    // What this machine lost too nobody here can bring.
+    let ours = crate::world::files_below(&world.agent.state).into_iter();
+    ours.filter(|path| path.to_string_lossy().ends_with(&name)).for_each(|path| fs::remove_file(path).unwrap());
+    fs::remove_file(&key).unwrap();
     tree.noise("file", 50_000, 2);
     world.run(args!["push", &tree.root]).exits(4).says(&name).says("sync");
     fs::write(&key, kept).unwrap();
     world.push(&tree.root);
     newest_restores(&world, 0);
-    assert_eq!(world.snapshots().len(), 4);
+    assert_eq!(world.snapshots().len(), 5);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::ops::{Env, OpError};
 use crate::state::keys::{KeyDir, Role};
 use crate::store::deliver::{RetryPolicy, deliver};
 use crate::vault::VaultError;
-use crate::vault::copy::Copy;
+use crate::vault::copy::{Copy, keep_key_file};
 use crate::vault::replicate::read_record;
 use crate::vault::snapshots::Records;
 use crate::vault::unlock::Unlocked;
@@ -123,6 +123,9 @@ impl Opened {
         chain.push((signed.name.clone(), signed.bytes.clone()));
         check_chain(&chain, vault, plan, signed.head)?;
         env.step("sending");
+        for (name, bytes) in objects {
+            keep_key_file(&self.context.state, name, bytes).map_err(VaultError::from)?;
+        }
         for copy in &self.copies {
             for (name, bytes) in objects {
                 deliver(copy.store.as_ref(), name, bytes, RetryPolicy::DEFAULT)?;

@@ -5,15 +5,35 @@ use std::sync::Arc;
 
 use super::prepare::Prepared;
 use crate::crypto::hash::hash;
+use crate::format::inventory::Line;
 use crate::model::finding::{Finding, FindingKind};
-use crate::model::name::ObjectName;
+use crate::model::name::{Area, ObjectName};
+use crate::ops::OpError;
+use crate::ops::context::Context;
 use crate::store::deliver::{RetryPolicy, deliver};
+use crate::vault::VaultError;
+use crate::vault::copy::{keep_key_file, kept_key_file};
 use crate::vault::create::{RECOVER_PAGE, RECOVER_SCRIPT};
 use crate::vault::objects::read_hashed;
 
-/// Sends recovery page and script again where they are gone, and of the other plain files what another copy has, as after an
-/// epoch began while this one was away. What nobody has is a finding and ends no push, since no push can make it.
-pub fn plain_files(prepared: &mut Prepared) {
+/// Keeps the sealed key files here, as trust records are: those say that an epoch began, and when a copy loses both, what is
+/// sealed to it from then on opens for nobody.
+pub fn keep_key_files(prepared: &Prepared, context: &Context) -> Result<(), OpError> {
+    for Line { name, hash } in prepared.plain_lines().iter().filter(|line| line.name.area() == Area::Keys) {
+        if kept_key_file(&context.state, name, *hash).is_some() {
+            continue;
+        }
+        let with_it = prepared.sides.iter().filter(|side| side.presence.has(name));
+        if let Some(bytes) = with_it.filter_map(|side| read_hashed(side.named.store.as_ref(), name, *hash).ok()).next() {
+            keep_key_file(&context.state, name, &bytes).map_err(VaultError::from)?;
+        }
+    }
+    Ok(())
+}
+
+/// Sends recovery page, script and key files again where they are gone, and of the other plain files what another copy has, as
+/// after an epoch began while this one was away. What nobody has is a finding and ends no push, since no push can make it.
+pub fn plain_files(prepared: &mut Prepared, context: &Context) {
     let known = [RECOVER_PAGE, RECOVER_SCRIPT].map(str::as_bytes);
     let lines = prepared.plain_lines();
     let stores: Vec<_> = prepared.sides.iter().map(|side| Arc::clone(&side.named.store)).collect();
@@ -24,9 +44,15 @@ pub fn plain_files(prepared: &mut Prepared) {
             }
             let made = known.into_iter().find(|bytes| hash(bytes) == line.hash).map(<[u8]>::to_vec);
             let found = || stores.iter().find_map(|store| read_hashed(store.as_ref(), &line.name, line.hash).ok());
-            let bytes = made.or_else(found);
+            let elsewhere = made.or_else(found);
+            let is_kept = elsewhere.is_none();
+            let bytes = elsewhere.or_else(|| kept_key_file(&context.state, &line.name, line.hash));
             let sent = bytes.map(|bytes| deliver(side.named.store.as_ref(), &line.name, &bytes, RetryPolicy::DEFAULT));
             if let Some(Ok(_)) = sent {
+                if is_kept {
+                    let message = format!("was missing in {} and is there again", side.named.name);
+                    prepared.findings.push(Finding::new(FindingKind::Mended, &line.name, message));
+                }
                 side.presence.add_all(std::slice::from_ref(&line.name));
                 continue;
             }

@@ -179,7 +179,8 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     if prepared.sides.is_empty() {
         return Err(none_left(plan, prepared));
     }
-    mend::plain_files(&mut prepared);
+    mend::keep_key_files(&prepared, context)?;
+    mend::plain_files(&mut prepared, context);
     mend::trust_records(&mut prepared);
     let mut snapshots: Vec<Snapshot> = prepared.sides.iter().flat_map(|side| side.records.snapshots()).collect();
     sort_oldest_first(&mut snapshots);
