@@ -12,7 +12,7 @@ use crate::model::size::human_size;
 
 /// Good snapshots that must lie before one that is judged.
 pub const NIGHTS_MIN: usize = 3;
-/// Good snapshots that are remembered.
+/// Good snapshots that are remembered, and suspect ones that wait for a person's word.
 pub const NIGHTS_KEPT: usize = 14;
 /// A smaller member, or less new content, is not judged.
 pub const MIN_BYTES: u64 = MIB;
@@ -40,31 +40,51 @@ pub struct Change {
     pub dense_bytes: u64,
 }
 
-/// What is remembered of a good snapshot of a member.
+/// What is remembered of a snapshot of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Night {
     /// Bytes of content.
     pub source_bytes: u64,
+    /// Of them, those that no snapshot held before.
+    #[serde(default)]
+    pub new_bytes: u64,
     /// How much of the content of the one before was gone.
     pub gone_percent: u64,
     /// How much of the new content was incompressible, where there was enough to tell.
     pub dense_percent: Option<u64>,
+    /// Whether the member was a reason to suspect the snapshot.
+    #[serde(default)]
+    pub was_suspect: bool,
 }
 
 impl Night {
     /// What a change is after `before`, the newest first-hand knowledge of the member.
     #[must_use]
     pub fn of(change: &Change, before: Option<&Self>) -> Self {
-        let kept = change.source_bytes.saturating_sub(change.new_bytes);
-        Self {
-            source_bytes: change.source_bytes,
-            gone_percent: before.map_or(0, |before| percent(before.source_bytes.saturating_sub(kept), before.source_bytes)),
-            dense_percent: (change.new_bytes >= MIN_BYTES).then(|| percent(change.dense_bytes, change.new_bytes)),
-        }
+        let Change { source_bytes, new_bytes, dense_bytes } = *change;
+        let dense_percent = (new_bytes >= MIN_BYTES).then(|| percent(dense_bytes, new_bytes));
+        let night = Self { source_bytes, new_bytes, gone_percent: 0, dense_percent, was_suspect: false };
+        before.map_or(night, |before| night.after(before))
+    }
+
+    /// What it is when `before` is the one before it.
+    #[must_use]
+    pub fn after(self, before: &Self) -> Self {
+        let kept = self.source_bytes.saturating_sub(self.new_bytes);
+        let gone = before.source_bytes.saturating_sub(kept);
+        Self { gone_percent: percent(gone, before.source_bytes), ..self }
+    }
+
+    /// Whether it looked as if it had been encrypted.
+    const fn was_a_dense_jump(&self) -> bool {
+        self.was_suspect && matches!(self.dense_percent, Some(percent) if percent >= DENSE_PERCENT)
     }
 }
 
 /// Why a night is unlike the good ones before it, oldest first; none when it is not, or when they are too few to tell.
+///
+/// Among the good ones are suspect ones that a person has cleared. Where such a one looked encrypted, encrypted nights are usual
+/// from then on until others outnumber them: what was usual before it would call each of them a jump for ever.
 #[must_use]
 pub fn judge(now: &Night, before: &[Night]) -> Option<String> {
     if before.len() < NIGHTS_MIN || before.last().is_none_or(|last| last.source_bytes < MIN_BYTES) {
@@ -78,7 +98,9 @@ pub fn judge(now: &Night, before: &[Night]) -> Option<String> {
         return Some(format!("it holds {now}, and the last good snapshot held {last}, as if a disk were not mounted"));
     }
     let dense = now.dense_percent.filter(|percent| *percent >= DENSE_PERCENT)?;
-    let usual_dense = median(before.iter().filter_map(|night| night.dense_percent));
+    let since = &before[before.iter().rposition(Night::was_a_dense_jump).unwrap_or(0)..];
+    let usual_gone = median(since.iter().map(|night| night.gone_percent))?;
+    let usual_dense = median(since.iter().filter_map(|night| night.dense_percent));
     let much_is_gone = gone >= GONE_JUMP_PERCENT && usual_gone < GONE_USUAL_PERCENT;
     let dense_is_new = gone >= DENSE_JUMP_GONE_PERCENT && usual_dense.is_some_and(|usual| usual < DENSE_USUAL_PERCENT);
     (much_is_gone || dense_is_new).then(|| {
@@ -105,7 +127,8 @@ fn median(values: impl Iterator<Item = u64>) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// The last of these nights, judged by those before it; each in MiB: all, new, incompressible.
+    /// The last of these nights, judged by those before it, of which a person cleared those that were suspect; each in MiB: all,
+    /// new, incompressible.
     fn last_of(nights: &[[u64; 3]]) -> Option<String> {
         let mut known: Vec<Night> = Vec::new();
         let mut verdict = None;
@@ -113,9 +136,26 @@ mod tests {
             let change = Change { source_bytes: all * MIB, new_bytes: new * MIB, dense_bytes: dense * MIB };
             let night = Night::of(&change, known.last());
             verdict = judge(&night, &known);
-            known.push(night);
+            known.push(Night { was_suspect: verdict.is_some(), ..night });
         }
         verdict
+    }
+
+    #[test]
+    fn a_jump_that_was_cleared_is_usual_until_quiet_nights_outnumber_it() {
+        let documents = [[100, 100, 5], [101, 2, 0], [102, 3, 0], [102, 3, 0], [102, 3, 0]];
+        let encrypted = [102, 102, 102];
+        let after = |more: &[[u64; 3]]| last_of(&[&documents[..], more].concat());
+        assert!(after(&[encrypted]).is_some());
+        assert_eq!(after(&[encrypted, encrypted]), None);
+        assert_eq!(after(&[encrypted, encrypted, encrypted, [102, 20, 20]]), None);
+        let quiet = [102, 2, 0];
+        assert!(after(&[encrypted, quiet, quiet, encrypted]).is_some());
+        // That the disk is mounted it does not say.
+        assert!(after(&[encrypted, [4, 0, 0]]).is_some());
+        // Nor does what was cleared for another reason speak for encryption.
+        assert!(after(&[[4, 0, 0], [100, 98, 3], [100, 0, 0]]).is_none());
+        assert!(after(&[[4, 0, 0], [100, 98, 3], encrypted]).is_some());
     }
 
     #[test]

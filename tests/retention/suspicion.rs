@@ -47,8 +47,13 @@ fn nights_of_documents(world: &World, data: &Tree, nights: u64) {
 
 /// Every file becomes what nobody can read.
 fn encrypt(data: &Tree) {
+    encrypt_anew(data, 500);
+}
+
+/// Likewise, each time as other bytes.
+fn encrypt_anew(data: &Tree, seed: u64) {
     for number in 0..8 {
-        data.noise(&format!("document-{number}"), MIB / 2, 500 + number);
+        data.noise(&format!("document-{number}"), MIB / 2, seed + number);
     }
 }
 
@@ -106,6 +111,63 @@ fn files_that_were_encrypted_stop_retention_until_a_person_says_that_all_is_well
     assert_eq!(plan(&world, &[])["dropped"], 6);
     assert_eq!(apply(&world)["dropped"], 6);
     world.verify("opened");
+}
+
+#[test]
+fn nights_are_compared_with_what_a_person_cleared() {
+    let (world, data) = job("");
+    nights_of_documents(&world, &data, 4);
+    // From now on the documents are encrypted anew each night: a suspect night that nobody cleared is nothing to compare with.
+    for night in 0..3 {
+        encrypt_anew(&data, 1000 * (night + 1));
+        assert_eq!(pushed(&world)["state"], "suspect", "night {night}");
+    }
+    let id = world.snapshots().last().unwrap()["id"].as_str().unwrap()[..12].to_owned();
+    // The agent's own key clears nothing.
+    let keys = fs::read_dir(world.agent.state.join("keys")).unwrap().next().unwrap().unwrap().path();
+    let (custodian, aside) = (keys.join("custodian-writer"), world.path("aside"));
+    fs::rename(&custodian, &aside).unwrap();
+    fs::copy(keys.join("agent-writer"), &custodian).unwrap();
+    world.run(args!["hold", &id, "--clear"]).exits(1).says("custodian");
+    encrypt_anew(&data, 4000);
+    assert_eq!(pushed(&world)["state"], "suspect");
+    fs::rename(&aside, &custodian).unwrap();
+    // It is cleared with those before it, and the one after it is not.
+    world.run(args!["hold", &id, "--clear"]).ok();
+    encrypt_anew(&data, 5000);
+    assert_eq!(pushed(&world)["state"], "good", "as the night that was cleared");
+    encrypt_anew(&data, 6000);
+    assert_eq!(pushed(&world)["state"], "good");
+    // It comes to rest, and then the same is a jump again.
+    for night in 0..4 {
+        data.file("journal", text(40_000, 200 + night));
+        assert_eq!(pushed(&world)["state"], "good", "quiet night {night}");
+    }
+    encrypt_anew(&data, 7000);
+    assert_eq!(pushed(&world)["state"], "suspect");
+}
+
+#[test]
+fn what_a_person_cleared_is_the_size_that_later_nights_are_held_to() {
+    let (world, data) = job("");
+    let small = world.tree("small");
+    let small = format!("name = \"small\"\nkind = \"files\"\npaths = [\"{}\"]", small.root.display());
+    world.agent.configure(&format!("max_shrink = \"30%\"\n[[job.nightly.source]]\n{small}"));
+    nights_of_documents(&world, &data, 4);
+    encrypt(&data);
+    let fewer = || (4..8).for_each(|number| fs::remove_file(data.path(format!("document-{number}"))).unwrap());
+    fewer();
+    world.run(args!["push", "nightly"]).exits(1).says("files");
+    world.run(args!["push", "nightly", "--accept-size", "files"]).exits(3).says("suspect");
+    // Nobody cleared it: it is not what the next night is compared with.
+    world.run(args!["push", "nightly"]).exits(1).says("files");
+    let id = world.snapshots().last().unwrap()["id"].as_str().unwrap()[..12].to_owned();
+    world.run(args!["hold", &id, "--clear"]).ok();
+    world.run(args!["push", "nightly"]).ok();
+    // What was cleared is held to in its turn.
+    fs::remove_file(data.path("document-0")).unwrap();
+    fs::remove_file(data.path("document-1")).unwrap();
+    world.run(args!["push", "nightly"]).exits(1).says("files");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::prepare::Prepared;
 use super::{PlannedSource, PushPlan};
 use crate::codec::Cutter;
 use crate::format::manifest::Member;
-use crate::model::change::Change;
+use crate::model::change::{Change, NIGHTS_KEPT};
 use crate::model::finding::Finding;
 use crate::model::ids::{SnapshotId, Token};
 use crate::model::limits::MIB;
@@ -166,43 +166,71 @@ fn must_not_be_empty(source: &dyn Source, member: &Member, before: Option<&Tally
     Err(in_member(&member.name, SourceError::Expectation { what: member.name.clone(), why }))
 }
 
+/// What more members than any job has held on 15 nights, in less than 200 bytes each.
+const BASELINE_MAX_BYTES: u64 = 8 * MIB;
+
 /// What each member of the last good snapshot of a series held, kept on the agent, which cannot open manifests.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Baseline {
     snapshot: Option<SnapshotId>,
     members: BTreeMap<String, Tally>,
+    /// Likewise of the suspect ones after it, oldest first: a person may clear them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    suspects: Vec<(SnapshotId, BTreeMap<String, Tally>)>,
 }
 
 impl Baseline {
     /// Reads it. What does not belong to the newest good snapshot in the stores is not believed; then the record's sum still
-    /// stands for a job of one member.
+    /// stands for a job of one member. A suspect snapshot that a person has cleared is a good one.
     pub fn read(state: &StateDir, series: &Token, plan: &PushPlan, prepared: &Prepared) -> Result<Self, StateError> {
-        let is_good =
-            |s: &&crate::vault::snapshots::Snapshot| s.body.series == *series && s.body.state == SnapshotState::Good;
+        let cleared = prepared.cleared(series);
+        let is_good = |s: &&crate::vault::snapshots::Snapshot| {
+            s.body.series == *series && (s.body.state == SnapshotState::Good || cleared.contains(&s.id))
+        };
         let Some(newest) = prepared.snapshots.iter().rev().find(is_good) else { return Ok(Self::default()) };
-        let kept = read_if_there(&Self::path(state, series), MIB)?;
-        let kept: Option<Self> = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        Ok(kept.filter(|kept| kept.snapshot == Some(newest.id)).unwrap_or_else(|| match plan.sources.as_slice() {
-            [only] => Self { snapshot: None, members: BTreeMap::from([(only.source.name().to_owned(), newest.body.tally)]) },
-            _ => Self::default(),
-        }))
+        let kept = Self::read_kept(state, series)?.unwrap_or_default();
+        let of_suspects = kept.suspects.into_iter().map(|(snapshot, members)| (Some(snapshot), members));
+        let known = of_suspects.chain([(kept.snapshot, kept.members)]).find(|(snapshot, _)| *snapshot == Some(newest.id));
+        let members = known.map(|(_, members)| members).unwrap_or_else(|| match plan.sources.as_slice() {
+            [only] => BTreeMap::from([(only.source.name().to_owned(), newest.body.tally)]),
+            _ => BTreeMap::new(),
+        });
+        Ok(Self { snapshot: Some(newest.id), members, suspects: Vec::new() })
     }
 
-    /// Remembers a snapshot that later ones are compared with.
+    fn read_kept(state: &StateDir, series: &Token) -> Result<Option<Self>, StateError> {
+        let bytes = read_if_there(&Self::path(state, series), BASELINE_MAX_BYTES)?;
+        Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    /// Remembers a snapshot that later ones are compared with: at once when it is good, and a suspect one from when a person
+    /// clears it.
     pub fn keep(
+        &self,
         state: &StateDir,
         series: &Token,
         snapshot: SnapshotId,
         verdict: SnapshotState,
         members: &[Member],
     ) -> Result<(), StateError> {
-        if verdict != SnapshotState::Good {
-            return Ok(());
-        }
         let members = members.iter().map(|member| (member.name.clone(), member.tally)).collect();
+        let kept = match verdict {
+            SnapshotState::Good => Self { snapshot: Some(snapshot), members, suspects: Vec::new() },
+            SnapshotState::Suspect => {
+                let mut kept = Self::read_kept(state, series)?.unwrap_or_default();
+                if let Some(cleared) = kept.suspects.iter().rposition(|(id, _)| Some(*id) == self.snapshot) {
+                    kept.suspects.drain(..=cleared);
+                    (kept.snapshot, kept.members) = (self.snapshot, self.members.clone());
+                }
+                kept.suspects.push((snapshot, members));
+                let excess = kept.suspects.len().saturating_sub(NIGHTS_KEPT);
+                kept.suspects.drain(..excess);
+                kept
+            }
+            SnapshotState::Partial => return Ok(()),
+        };
         let path = Self::path(state, series);
-        let bytes =
-            serde_json::to_vec(&Self { snapshot: Some(snapshot), members }).map_err(|e| StateError::invalid(&path, e))?;
+        let bytes = serde_json::to_vec(&kept).map_err(|e| StateError::invalid(&path, e))?;
         write_durably(&path, &bytes)
     }
 

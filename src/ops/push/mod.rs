@@ -271,7 +271,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
 
     env.step("writing index, manifest and inventory");
     writer.finish_packs()?;
-    let judged = Judged::of(plan, &captured, &writer, &context.state, &series, generation)?;
+    let mut judged = Judged::of(plan, &captured, &writer, &context.state, &series, generation, &prepared)?;
     let streams = CapturedStreams::new(std::mem::take(&mut captured.streams), &writer)?;
     let indexes = writer.write_indexes(&|object: &Sealed| prepared.may_refer_to(&ObjectName::Index(*object)))?;
     let finished = env.clock.now();
@@ -322,7 +322,7 @@ fn push_once(plan: &PushPlan, context: &mut Context, env: &Env<'_>) -> Result<Op
     drop(courier);
     journal.clear()?;
     thin.write(&found_thin);
-    judged.keep(&context.state, &series, signed.head.hash, &manifest.members)?;
+    judged.keep(&baseline, &context.state, &series, signed.head.hash, &manifest.members)?;
     for cache in captured.caches {
         cache.finish(&placed)?;
     }

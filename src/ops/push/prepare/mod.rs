@@ -9,9 +9,10 @@ use crate::format::inventory::Line;
 use crate::format::record::{Head, RecordKind};
 use crate::ledger::{Scribe, Trust};
 use crate::model::finding::{Finding, FindingKind};
-use crate::model::ids::{ObjectHash, Token, WriterId};
+use crate::model::ids::{ObjectHash, SnapshotId, Token, WriterId};
 use crate::model::name::{Area, ObjectName, Sealed};
 use crate::model::size::human_size;
+use crate::model::snapshot::SnapshotState;
 use crate::ops::context::Context;
 use crate::ops::prune::still_frozen;
 use crate::ops::{Env, OpError};
@@ -25,6 +26,7 @@ use crate::vault::inventory::PageCache;
 use crate::vault::presence::Presence;
 use crate::vault::pruned::{Plan, Pruned};
 use crate::vault::snapshots::{Records, Snapshot, sort_oldest_first};
+use crate::vault::suspects::Suspects;
 
 mod known;
 mod own;
@@ -113,6 +115,20 @@ impl Prepared {
     /// The suspect snapshot of a series that nobody has cleared: said each night until somebody does.
     pub fn frozen(&self, series: &Token) -> Option<Finding> {
         self.sides.iter().find_map(|side| still_frozen(&side.records, series, &side.named.name))
+    }
+
+    /// Suspect snapshots of a series that a person has cleared, by what any copy's records say.
+    pub fn cleared(&self, series: &Token) -> BTreeSet<SnapshotId> {
+        let mut cleared = BTreeSet::new();
+        for side in &self.sides {
+            let suspects = Suspects::read(&side.records);
+            let of_series = self.snapshots.iter().filter(|snapshot| snapshot.body.series == *series);
+            let good = of_series.filter(|snapshot| {
+                snapshot.body.state == SnapshotState::Suspect && suspects.state_of(snapshot) == SnapshotState::Good
+            });
+            cleared.extend(good.map(|snapshot| snapshot.id));
+        }
+        cleared
     }
 
     /// Whether every copy holds the object.
