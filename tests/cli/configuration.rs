@@ -64,6 +64,77 @@ fn a_value_out_of_bounds_is_named_with_its_bounds() {
 }
 
 #[test]
+fn a_value_with_nothing_in_it_is_named_with_what_to_write() {
+    let empty = "is empty; write what it should be, or leave the key out";
+    refused("host = \"\"\n", &["line 1: host:", empty]);
+    refused("host = \" \"\n", &["line 1: host:", empty]);
+    let store = |more: &str| format!("[store.a]\nurl = \"sftp://h/v\"\n{more}\n");
+    refused(&store("ssh_key = \"\""), &["line 3: store.a.ssh_key:", empty]);
+    refused(&store("host_key = []"), &["line 3: store.a.host_key:", "known_hosts decides"]);
+    refused(&store("window = []"), &["line 3: store.a.window:", "always open"]);
+    refused(&store("timeout = \"0s\""), &["line 3: store.a.timeout:", "no time at all", "\"90s\""]);
+    refused(&store("connections = 0"), &["line 3: store.a.connections:", "from 1 to 16"]);
+    refused(&store("limit = \"0 Mbit/s\""), &["line 3: store.a.limit:", "8 kbit/s"]);
+    refused("[store.\"\"]\nurl = \"/v\"\n", &["line 1", "has no name", "[store.NAME]"]);
+    refused("[drive.d]\nevery = \"0d\"\nholders = [\"\"]\n", &["drive.d.every:", "drive.d.holders:"]);
+    let job = |more: &str| {
+        let source = "[[job.n.source]]\nname = \"a\"\nkind = \"files\"\npaths = [\"/a\"]";
+        format!("[job.n]\n{more}\n{source}\n[store.a]\nurl = \"/v\"\n")
+    };
+    refused(&job("every = \"0h\""), &["line 2: job.n.every:", "no time at all", "\"24h\""]);
+    refused(&job("stores = []"), &["line 2: job.n.stores:", "an empty list", "all stores"]);
+    refused(&job("stores = [\"a\", \"a\"]"), &["line 2: job.n.stores:", "twice"]);
+    refused(&job("tags = [\"\"]"), &["line 2: job.n.tags:", "one of its texts is empty"]);
+    refused(&job("timezone = \"\""), &["line 2: job.n.timezone:", empty]);
+    refused(&job("hook_timeout = \"0s\""), &["line 2: job.n.hook_timeout:", "no time at all"]);
+    refused(&job("before = []"), &["line 2: job.n.before:", "names no program", "[\"program\", \"argument\"]"]);
+    refused(&job("keep = {}"), &["line 2", "[job.n.keep]", "daily"]);
+    refused(&job("keep = { within = \"0s\" }"), &["line 2: job.n.keep.within:", "no time at all"]);
+    refused(&job("[job.n.target.t.source.b]\npaths = [\"/b\"]"), &["[job.n.target.t.source.b]", "no source \"b\""]);
+}
+
+#[test]
+fn a_source_with_nothing_in_a_value_is_named_with_what_to_write() {
+    let source = |kind: &str, more: &str| format!("[[job.n.source]]\nname = \"a\"\nkind = \"{kind}\"\n{more}\n");
+    let files = |more: &str| source("files", &format!("paths = [\"/a\"]\n{more}"));
+    for key in ["exclude", "exclude_if_present"] {
+        refused(&files(&format!("{key} = [\"\"]")), &["line 5", key, "one of its texts is empty"]);
+    }
+    refused(&files("exclude_if_present = [\"a/b\"]"), &["line 5", "exclude_if_present", "without /"]);
+    refused(&files("max_file_size = \"0\""), &["line 5", "max_file_size", "leaves out every file", "\"1 GiB\""]);
+    refused(&files("timeout = \"0s\""), &["line 5", "timeout", "no time at all"]);
+    refused(&files("service = \"\""), &["line 5", "service", "one of its texts is empty"]);
+    refused(&files("magic = \"\""), &["line 5", "magic", "is empty; write the bytes"]);
+    let command = |more: &str| source("command", &format!("command = [\"true\"]\n{more}"));
+    for key in ["restore_command", "count"] {
+        refused(&command(&format!("{key} = []")), &["line 5", key, "names no program"]);
+        refused(&command(&format!("{key} = [\"\"]")), &["line 5", key, "names no program"]);
+    }
+    refused(&source("command", "command = []"), &["line 4", "command", "names no program"]);
+    // Each of these would match every line of a log.
+    let log = command("restore_command = [\"true\"]\nlog = \"/l\"\nsuccess = \"\"\nfailure = \"\"\nignore = [\"\"]");
+    refused(&log, &["line 7", "success", "line 8", "failure", "line 9", "ignore"]);
+    refused(&source("spool", "glob = \"/a/*\"\nmax_age = \"0s\""), &["line 5", "max_age", "no time at all"]);
+    refused(&source("postgres", "database = \"\"\nhost = \"\""), &["line 4", "database", "line 5", "host", "is empty"]);
+    refused(&source("sqlite", "path = \"\""), &["line 4", "path", "is empty"]);
+}
+
+#[test]
+fn a_value_that_says_nothing_and_means_it_is_taken() {
+    let (_world, machine) = with(
+        "outbox = \"0\"\nbase_cache = false\n[store.a]\nurl = \"sftp://h/v\"\nlimit = []\n[drive.d]\nholders = []\n\
+         [job.n]\ntags = []\nkeep = { daily = 7, weekly = 0, min_snapshots = 0, min_age = \"0s\" }\n\
+         [job.n.var.x]\ndefault = \"none\"\nnone = \"\"\n\
+         [[job.n.source]]\nname = \"a\"\nkind = \"spool\"\nglob = \"/a/*\"\nwait = \"0s\"\nquiet = \"0s\"\n\
+         min_bytes = \"0\"\nmax_shrink = \"0%\"\nfooter = \"\\n\"\nservice = []\n\
+         [[job.n.source]]\nname = \"b\"\nkind = \"files\"\npaths = [\"/b\"]\nexclude = []\n\
+         [[job.n.source]]\nname = \"c\"\nkind = \"command\"\ncommand = [\"dump\", \"{x}\", \"\"]\n",
+    );
+    // It is read, and what comes next is that there is no vault.
+    machine.run(args!["snapshots"]).exits(2).says("no pinned root").never_says("line ");
+}
+
+#[test]
 fn several_mistakes_are_told_at_once() {
     let text = "hots = \"x\"\n\n[store.a]\nurl = \"ftp://h/v\"\nlimit = \"fast\"\n\n[job.n]\nstores = [\"b\"]\n\
                 [[job.n.source]]\nname = \"a\"\nkind = \"files\"\npaths = [\"relative\"]\nmax_file_size = \"big\"\n";

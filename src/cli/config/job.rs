@@ -78,10 +78,10 @@ pub fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, Stor
     }
     check_name(&section, name, "job");
     let mut job = JobConfig {
-        stores: section.texts("stores"),
+        stores: section.some_texts("stores", "it goes to all stores then"),
         timezone: section.parsed("timezone", check_timezone),
         tags: section.texts("tags"),
-        every_secs: section.duration_secs("every"),
+        every_secs: section.some_secs("every"),
         compression: read_compression(&section),
         keep: read_keep(&section),
         suspect: section.flag("suspect"),
@@ -93,12 +93,21 @@ pub fn read_job(name: &str, section: Section<'_>, stores: &BTreeMap<String, Stor
     let targets = read_targets(&filled, choices, &mut job);
     job.targets = targets.keys().cloned().collect();
     job.vars = vars.as_ref().clone();
-    for store in &job.stores {
+    for (number, store) in job.stores.iter().enumerate() {
         if !stores.contains_key(store) {
             section.wrong(format!("stores: there is no [store.{store}]"));
         }
+        if job.stores[..number].contains(store) {
+            section.wrong_key("stores", format!("{store:?} stands there twice; name each store once"));
+        }
     }
-    for source in section.list_of_tables("source") {
+    let sources = section.list_of_tables("source");
+    for (name, over) in targets.values().flatten() {
+        if !sources.iter().any(|source| source.peek("name").as_ref() == Some(name)) {
+            over.wrong(format!("the job has no source {name:?}: write the name of one"));
+        }
+    }
+    for source in sources {
         let of_source =
             |sources: &BTreeMap<String, Section<'_>>| source.peek("name").is_some_and(|n| sources.contains_key(&n));
         let mut read = read_source(source.filled(None, &vars));

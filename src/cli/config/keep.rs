@@ -55,7 +55,7 @@ pub(super) fn read_keep(section: &Section<'_>) -> Option<KeepConfig> {
     };
     let config = KeepConfig {
         periods,
-        within_secs: keep.duration_secs("within"),
+        within_secs: keep.some_secs("within"),
         tags: keep.texts("tags"),
         min_snapshots: count("min_snapshots").unwrap_or(DEFAULT_MIN_SNAPSHOTS),
         min_age_secs: keep.duration_secs("min_age").unwrap_or(0),

@@ -42,11 +42,8 @@ pub fn read_vars(section: &Section<'_>, choices: &Choices) -> Rc<BTreeMap<String
 
 /// The hooks of a job or source.
 pub fn read_hooks(section: &Section<'_>) -> Hooks {
-    let mut hooks = Hooks {
-        before: section.commands("before"),
-        timeout_secs: section.duration_secs("hook_timeout"),
-        ..Hooks::default()
-    };
+    let mut hooks =
+        Hooks { before: section.commands("before"), timeout_secs: section.some_secs("hook_timeout"), ..Hooks::default() };
     if let Some(after) = section.table("after") {
         hooks.always = after.commands("always");
         hooks.on_success = after.commands("on_success");
@@ -79,7 +76,13 @@ pub fn read_restore_hooks(section: &Section<'_>) -> Hooks {
 
 /// What every kind of member may be held to.
 pub fn read_limits(section: &Section<'_>) -> Limits {
-    let bytes = |key| section.parsed(key, parse_bytes).unwrap_or_default();
+    let bytes = |key| match section.any_text(key).map(|text| parse_bytes(&text)) {
+        Some(Err(error)) => {
+            section.wrong_key(key, error);
+            Vec::new()
+        }
+        bytes => bytes.and_then(Result::ok).unwrap_or_default(),
+    };
     Limits {
         min_bytes: section.size("min_bytes"),
         max_shrink_percent: section.parsed("max_shrink", parse_percent).filter(|percent| {
@@ -91,7 +94,7 @@ pub fn read_limits(section: &Section<'_>) -> Limits {
         max_growth_percent: section.parsed("max_growth", parse_percent),
         magic: bytes("magic"),
         footer: bytes("footer"),
-        timeout_secs: section.duration_secs("timeout"),
+        timeout_secs: section.some_secs("timeout"),
     }
 }
 
@@ -104,7 +107,7 @@ fn parse_percent(text: &str) -> Result<u32, String> {
 /// Bytes as a text, or in hex: `PGDMP`, `hex:6de29981`.
 fn parse_bytes(text: &str) -> Result<Vec<u8>, String> {
     match text.strip_prefix("hex:") {
-        None if text.is_empty() => Err("is empty".into()),
+        None if text.is_empty() => Err("is empty; write the bytes, or leave the key out".into()),
         None => Ok(text.as_bytes().to_vec()),
         Some(digits) => {
             let pairs: Option<Vec<u8>> = digits

@@ -75,7 +75,13 @@ impl<'a> Section<'a> {
     }
 
     fn wrong_at(&self, at: usize, key: &str, message: impl std::fmt::Display) {
-        self.mistakes.add(at, format!("{}.{key}: {message}", self.name));
+        let full = self.full(key);
+        self.mistakes.add(at, format!("{full}: {message}"));
+    }
+
+    /// A key with the names of the tables that it stands in.
+    fn full(&self, key: &str) -> String {
+        if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
     }
 
     /// The value of `key`.
@@ -85,8 +91,19 @@ impl<'a> Section<'a> {
         self.over.and_then(find).or_else(|| find(self.table))
     }
 
-    /// A text.
+    /// A text with something in it.
     pub fn text(&self, key: &str) -> Option<String> {
+        self.any_text(key).filter(|text| {
+            let is_blank = text.trim().is_empty();
+            if is_blank {
+                self.wrong_key(key, "is empty; write what it should be, or leave the key out");
+            }
+            !is_blank
+        })
+    }
+
+    /// A text, which may be empty.
+    pub fn any_text(&self, key: &str) -> Option<String> {
         let value = self.value(key)?;
         match value.get_ref().as_str() {
             Some(text) => Some(self.fill(text)),
@@ -102,12 +119,7 @@ impl<'a> Section<'a> {
         if self.value(key).is_none() {
             self.wrong(format!("{key} is missing"));
         }
-        self.text(key).filter(|text| {
-            if text.is_empty() {
-                self.wrong(format!("{key} is empty"));
-            }
-            !text.is_empty()
-        })
+        self.text(key)
     }
 
     /// A text that `parse` accepts.
@@ -141,6 +153,19 @@ impl<'a> Section<'a> {
         self.parsed(key, parse_duration_secs)
     }
 
+    /// A duration that is not nothing, in seconds.
+    pub fn some_secs(&self, key: &str) -> Option<u64> {
+        self.duration_secs(key).filter(|secs| {
+            if *secs == 0 {
+                self.wrong_key(
+                    key,
+                    "is no time at all; write such as \"90s\", \"10m\", \"24h\" or \"7d\", or leave the key out",
+                );
+            }
+            *secs > 0
+        })
+    }
+
     /// true or false.
     pub fn flag(&self, key: &str) -> Option<bool> {
         let value = self.value(key)?;
@@ -166,8 +191,34 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A list of texts; a single text counts as a list of one.
+    /// A list of texts with something in each; a single text counts as a list of one.
     pub fn texts(&self, key: &str) -> Vec<String> {
+        let texts = self.any_texts(key);
+        if texts.iter().any(|text| text.trim().is_empty()) {
+            self.wrong_key(key, "one of its texts is empty; write what it should be, or take it out");
+        }
+        texts
+    }
+
+    /// Likewise, with one text at least; `without` says what holds where the key is left out.
+    pub fn some_texts(&self, key: &str, without: &str) -> Vec<String> {
+        let texts = self.texts(key);
+        if self.value(key).is_some_and(|value| value.get_ref().as_array().is_some_and(|items| items.is_empty())) {
+            self.wrong_key(key, format!("is an empty list; name what it should hold, or leave the key out: {without}"));
+        }
+        texts
+    }
+
+    /// Program and arguments.
+    pub fn argv(&self, key: &str) -> Vec<String> {
+        let argv = self.any_texts(key);
+        if self.value(key).is_some() && argv.first().is_none_or(|program| program.trim().is_empty()) {
+            self.wrong_key(key, "names no program; write [\"program\", \"argument\"], or leave the key out");
+        }
+        argv
+    }
+
+    fn any_texts(&self, key: &str) -> Vec<String> {
         let Some(value) = self.value(key) else { return Vec::new() };
         if let Some(text) = value.get_ref().as_str() {
             return vec![self.fill(text)];
@@ -202,8 +253,12 @@ impl<'a> Section<'a> {
         } else {
             vec![self.texts_of(key, value)]
         };
-        if commands.iter().any(|command| command.first().is_none_or(String::is_empty)) {
-            self.wrong_at(value.span().start, key, "names no program");
+        if commands.iter().any(|command| command.first().is_none_or(|program| program.trim().is_empty())) {
+            self.wrong_at(
+                value.span().start,
+                key,
+                "names no program; write [\"program\", \"argument\"], or leave the key out",
+            );
         }
         commands
     }
@@ -219,10 +274,10 @@ impl<'a> Section<'a> {
         keys.into_iter().filter_map(|key| self.table(&key).map(|section| (key, section))).collect()
     }
 
-    /// Every key with its text.
+    /// Every key with its text, which may be empty.
     pub fn all_texts(&self) -> BTreeMap<String, String> {
         let keys: Vec<String> = self.table.iter().map(|(key, _)| key.get_ref().to_string()).collect();
-        keys.into_iter().filter_map(|key| self.text(&key).map(|text| (key, text))).collect()
+        keys.into_iter().filter_map(|key| self.any_text(&key).map(|text| (key, text))).collect()
     }
 
     /// The tables below `key`, by name: `[store.server]`.
@@ -234,7 +289,12 @@ impl<'a> Section<'a> {
         };
         let mut sections = Vec::new();
         for (name, value) in tables {
-            let full = format!("{key}.{}", name.get_ref());
+            let full = self.full(&format!("{key}.{}", name.get_ref()));
+            if name.get_ref().trim().is_empty() {
+                self.mistakes
+                    .add(name.span().start, format!("{full}: has no name; write [{}]", self.full(&format!("{key}.NAME"))));
+                continue;
+            }
             match value.get_ref().as_table() {
                 Some(table) => {
                     sections
@@ -267,7 +327,7 @@ impl<'a> Section<'a> {
     /// The table at `key`.
     pub fn table(&self, key: &str) -> Option<Section<'a>> {
         let value = self.value(key)?;
-        let full = if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) };
+        let full = self.full(key);
         match value.get_ref().as_table() {
             Some(table) => {
                 let mut below = Section::new(full, value.span().start, table, &self.mistakes);

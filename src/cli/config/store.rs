@@ -55,11 +55,11 @@ pub fn read_store(section: Section<'_>) -> StoreConfig {
     }
     let store = StoreConfig {
         location: section.parsed("url", location),
-        host_keys: section.texts("host_key"),
+        host_keys: section.some_texts("host_key", "known_hosts decides then"),
         ssh_key: section.text("ssh_key").map(PathBuf::from),
         connections: section.number("connections", 1..=16).and_then(|n| usize::try_from(n).ok()),
         pace: read_pace(&section),
-        timeout_secs: section.duration_secs("timeout"),
+        timeout_secs: section.some_secs("timeout"),
         plain_directory: section.flag("plain_directory").unwrap_or(false),
         keep: read_keep(&section),
     };
@@ -79,7 +79,7 @@ pub fn read_store(section: Section<'_>) -> StoreConfig {
 pub fn read_drive(section: Section<'_>) -> DriveConfig {
     let drive = DriveConfig {
         path: section.text("path").map(PathBuf::from),
-        every_secs: section.duration_secs("every"),
+        every_secs: section.some_secs("every"),
         holders: section.texts("holders"),
         unmount: section.flag("unmount").unwrap_or(false),
         parity_permille: section.parsed("parity", parse_permille).unwrap_or(0),
@@ -104,15 +104,14 @@ fn parse_permille(text: &str) -> Result<u32, String> {
 
 /// How fast and when a store may be used.
 fn read_pace(section: &Section<'_>) -> Pace {
-    let texts = |key: &str| section.texts(key);
     let mut pace = Pace { zone: section.parsed("timezone", jiff::tz::TimeZone::get), ..Pace::default() };
-    for text in texts("limit") {
+    for text in section.texts("limit") {
         match text.parse() {
             Ok(rule) => pace.rules.push(rule),
             Err(error) => section.wrong_key("limit", error),
         }
     }
-    for text in texts("window") {
+    for text in section.some_texts("window", "it is always open then") {
         match text.parse() {
             Ok(hours) => pace.windows.push(hours),
             Err(error) => section.wrong_key("window", error),

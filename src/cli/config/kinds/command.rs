@@ -19,15 +19,15 @@ const STACKGRAPH_NOISE: &str = r"\bWARNING:";
 
 /// Reads the keys of a command.
 pub fn read(section: &Section<'_>, name: &str) -> Option<CommandConfig> {
-    let argv = section.texts("command");
-    if argv.is_empty() {
+    let argv = section.argv("command");
+    if section.value("command").is_none() {
         section.wrong("command is missing: a list of program and arguments");
     }
     let filename = section.text("filename").unwrap_or_else(|| "stdout".to_owned());
     if filename.is_empty() || filename.contains('/') || filename.starts_with('.') {
         section.wrong(format!("filename {filename:?}: a plain name without /"));
     }
-    let restore = section.texts("restore_command");
+    let restore = section.argv("restore_command");
     let log = log_rule(section, None, None, &[]);
     if restore.is_empty() && log.is_some() {
         section.wrong("log judges the restore_command, and there is none");
@@ -67,7 +67,7 @@ fn common(
     if user.is_some() && staging.is_none() {
         section.wrong("run_as needs staging: a directory that this user can enter, where its files lie meanwhile");
     }
-    let count = section.texts("count");
+    let count = section.argv("count");
     CommandConfig { name: name.to_owned(), kind, argv, filename, user, staging, count, restore }
 }
 

@@ -28,5 +28,14 @@ pub fn read(section: &Section<'_>, name: &str) -> FilesConfig {
     exclude.markers = section.texts("exclude_if_present");
     exclude.one_file_system = section.flag("one_file_system").unwrap_or(false);
     exclude.max_file_bytes = section.size("max_file_size");
+    if exclude.max_file_bytes == Some(0) {
+        section.wrong_key(
+            "max_file_size",
+            "leaves out every file that holds anything; write such as \"1 GiB\", or leave the key out",
+        );
+    }
+    if exclude.markers.iter().any(|marker| marker.contains('/') || marker == "." || marker == "..") {
+        section.wrong_key("exclude_if_present", "marks a directory by the name of a file in it; write one without /");
+    }
     FilesConfig { name: name.to_owned(), roots, exclude }
 }

@@ -14,10 +14,7 @@ pub fn read(section: &Section<'_>, name: &str) -> Option<InfluxConfig> {
     if !backup_address.contains(':') {
         section.wrong("backup_address: must be HOST:PORT");
     }
-    let database = section.text("database");
-    if database.is_none() {
-        section.wrong("database is missing");
-    }
+    let database = section.required_text("database");
     let influxd = section.text("influxd").unwrap_or_else(|| "influxd".to_owned());
     Some(InfluxConfig { name: name.to_owned(), http: http?, backup_address, database: database?, influxd })
 }

@@ -9,13 +9,9 @@ const DEFAULT_PORT: i64 = 3306;
 
 /// Reads the keys of either.
 pub fn read(section: &Section<'_>, name: &str, kind: &'static str) -> Option<MysqlConfig> {
-    let database = section.text("database");
-    match &database {
-        Some(database) if database.is_empty() || database.starts_with('-') => {
-            section.wrong(format!("database: {database:?} is no name"));
-        }
-        Some(_) => {}
-        None => section.wrong("database is missing"),
+    let database = section.required_text("database");
+    if database.as_ref().is_some_and(|database| database.starts_with('-')) {
+        section.wrong_key("database", "begins with -, which is no name");
     }
     let text = |key: &str, default: &str| section.text(key).unwrap_or_else(|| default.to_owned());
     let (password, run_as) = (secret(section, "password"), section.text("run_as"));

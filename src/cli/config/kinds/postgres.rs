@@ -9,10 +9,7 @@ const DEFAULT_PORT: i64 = 5432;
 
 /// Reads its keys.
 pub fn read(section: &Section<'_>, name: &str) -> Option<PostgresConfig> {
-    let database = section.text("database");
-    if database.is_none() {
-        section.wrong("database is missing");
-    }
+    let database = section.required_text("database");
     let text = |key: &str, default: &str| section.text(key).unwrap_or_else(|| default.to_owned());
     let (password, run_as) = (secret(section, "password"), section.text("run_as"));
     if password.is_some() && run_as.is_some() {

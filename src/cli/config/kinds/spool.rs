@@ -18,7 +18,7 @@ pub fn read(section: &Section<'_>, name: &str) -> Option<SpoolConfig> {
     }
     let pattern = section.parsed("glob", SpoolPattern::parse);
     let min_files = section.number("min_files", 1..=1_000_000).and_then(|n| usize::try_from(n).ok());
-    let (exact, max_age) = (section.flag("exact").unwrap_or(false), section.duration_secs("max_age"));
+    let (exact, max_age) = (section.flag("exact").unwrap_or(false), section.some_secs("max_age"));
     let keep_local = read_keep_local(section);
     let (wait, quiet) = (section.duration_secs("wait"), section.duration_secs("quiet"));
     Some(SpoolConfig {
