@@ -149,17 +149,26 @@ impl Context {
         self.scribe(Role::Station, env, vault)
     }
 
-    /// Everyone who signs on this machine, or did as its station.
+    /// The keys of everyone who signs on this machine, or did as its station.
     ///
     /// # Errors
     /// When the state cannot be read.
-    pub fn scribes(&self, vault: VaultId) -> Result<Vec<Scribe>, VaultError> {
+    pub fn signers(&self) -> Result<Vec<SigningKey>, VaultError> {
         let keys = KeyDir::of(&self.state);
         let mut signers = keys.former_stations()?;
         for role in [Role::Agent, Role::Station, Role::Custodian] {
             signers.extend(keys.writer(role)?);
         }
-        Ok(signers.into_iter().map(|key| Scribe::open(&self.state, vault, key)).collect::<Result<_, _>>()?)
+        Ok(signers)
+    }
+
+    /// Everyone who signs on this machine, or did as its station.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn scribes(&self, vault: VaultId) -> Result<Vec<Scribe>, VaultError> {
+        let signers = self.signers()?.into_iter();
+        Ok(signers.map(|key| Scribe::open(&self.state, vault, key)).collect::<Result<_, _>>()?)
     }
 
     /// What a record of now carries.

@@ -10,7 +10,7 @@ use farkeep::state::ratchet::Ratchet;
 
 use crate::rounds;
 use crate::world::tools::must;
-use crate::world::{Random, World, args, assert_same, files_below};
+use crate::world::{Random, World, args, assert_same, files_below, flip};
 
 fn copy(from: &Path, to: &Path) {
     let _ = fs::remove_dir_all(to);
@@ -277,4 +277,47 @@ fn a_trust_record_that_rotted_here_is_read_from_the_copy() {
             world.push(&tree.root);
         }
     }
+}
+
+#[test]
+fn a_record_that_rotted_is_told_with_its_place_and_the_others_are_judged_by_themselves() {
+    let world = World::with_stores(&["a", "b"]);
+    let data = world.tree("data");
+    data.file("a", "1");
+    for _ in 0..2 {
+        world.push(&data.root);
+    }
+    let first = |dir: &Path| files_below(dir).into_iter().find(|path| path.to_string_lossy().contains("-1-")).unwrap();
+    let judged = |said: &str, findings: usize| {
+        let status = world.run(args!["status", "--check", "--json"]).exits(4).json();
+        let stores = status["stores"].as_array().unwrap();
+        for store in stores {
+            assert!(store["error"].is_null() && store["series"].as_array().unwrap().len() == 1, "{status}");
+        }
+        assert!(stores.len() == 2 && status["findings"].as_array().unwrap().len() == findings, "{status}");
+        world.run(args!["status", "--check"]).exits(4).says(said).never_says("NOT REACHED");
+    };
+
+    // In the state of this machine: that is told once, and both stores are well.
+    let own = first(&world.agent.state.join("ledger"));
+    flip(&own, 100);
+    judged(&format!("{}: damaged on this machine", own.display()), 1);
+    judged("a store that holds it whole (a, b)", 1);
+    world.push(&data.root);
+    fs::copy(first(&world.path("a").join("ledger")), &own).unwrap();
+    world.run(args!["status", "--check"]).ok();
+
+    // In one copy: that copy is named, and lacks the record now.
+    let stored = first(&world.path("b").join("ledger"));
+    fs::remove_file(&stored).unwrap();
+    fs::write(&stored, "cut short").unwrap();
+    judged(&format!("b: ledger/{}", stored.file_name().unwrap().to_str().unwrap()), 2);
+
+    // Two of one number: the state of this machine is forked, and the stores are not.
+    fs::remove_file(&stored).unwrap();
+    fs::copy(&own, &stored).unwrap();
+    let number = own.file_name().unwrap().to_str().unwrap();
+    let forked = own.with_file_name(format!("{}{}.rec", &number[..number.len() - 68], "0".repeat(64)));
+    fs::copy(&own, forked).unwrap();
+    judged("signed two different records with number 1", 1);
 }

@@ -5,10 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::context::{Context, Locking, NamedStore, VaultPin};
-use super::delivery::own_records;
 use super::verifications::{Place, Verification};
 use super::{Env, Exit, OpError};
-use crate::format::record::{Head, RecordKind};
+use crate::format::record::RecordKind;
 use crate::ledger::{Checked, Standing};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{SnapshotId, VaultId, WriterId};
@@ -25,6 +24,10 @@ use crate::vault::presence::Presence;
 use crate::vault::pruned::Pruned;
 use crate::vault::register::{Register, is_to_come};
 use crate::vault::snapshots::{Records, Snapshot};
+
+mod own;
+
+use own::Own;
 
 /// A job without a schedule counts as late after so many seconds: two days.
 const LATE_SECS: i64 = 2 * 86_400;
@@ -146,6 +149,7 @@ pub fn status(plan: &StatusPlan, env: &Env<'_>) -> Result<StatusReceipt, OpError
     let mut context = Context::open(env, plan.vault, Locking::Shared)?;
     let mut receipt = StatusReceipt { stores: Vec::new(), elsewhere: Vec::new(), findings: Vec::new() };
     let mut seen = Seen::default();
+    (seen.own, receipt.findings) = Own::read(&context, plan.vault);
     for (name, error) in &plan.missed {
         receipt.missed(name, &error.to_string(), error.is_host_key());
     }
@@ -163,14 +167,17 @@ pub fn status(plan: &StatusPlan, env: &Env<'_>) -> Result<StatusReceipt, OpError
             }
         }
     }
+    receipt.findings.extend(seen.own.findings());
     receipt.verified(&seen);
     Ok(receipt)
 }
 
-/// What all stores together say of verifications.
+/// What all stores together say, and this machine.
 #[derive(Default)]
 struct Seen {
-    /// Their records and this machine's own, each once.
+    /// What this machine has signed, as it lies here.
+    own: Own,
+    /// Verifications: their records and this machine's own, each once.
     records: BTreeMap<ObjectName, Checked>,
     /// How each store that was looked at may be named in one.
     places: Vec<(String, Vec<Place>)>,
@@ -249,7 +256,9 @@ fn look(
 ) -> Result<(StoreStatus, Vec<Finding>), VaultError> {
     let mut copy = context.open_copy(std::sync::Arc::clone(&named.store), &plan.pin)?;
     let records = context.read_records(&mut copy)?;
-    let mut findings: Vec<Finding> = records.findings.iter().filter(|f| f.kind.is_alarm()).cloned().collect();
+    let alarms = records.findings.iter().filter(|finding| finding.kind.is_alarm());
+    let of_store = |found: &Finding| Finding::new(found.kind, &named.name, format!("{}: {}", found.subject, found.message));
+    let mut findings: Vec<Finding> = alarms.map(of_store).collect();
     let now = env.clock.now();
     let mut by_series: BTreeMap<_, Vec<Snapshot>> = BTreeMap::new();
     let mut snapshots = records.snapshots();
@@ -297,9 +306,9 @@ fn look(
             findings.push(Finding::new(FindingKind::Behind, &named.name, format!("{job} has no snapshot here")));
         }
     }
-    seen.read(context, &copy, &records)?;
-    seen.places.push((named.name.clone(), places(context, &copy)?));
-    let undelivered = undelivered(context, &copy)?;
+    seen.read(&named.name, &copy, &records);
+    seen.places.push((named.name.clone(), places(&seen.own.writers, &copy)));
+    let undelivered = seen.own.undelivered(&copy);
     if undelivered > 0 {
         let message = format!("{undelivered} records of this machine are not delivered");
         findings.push(Finding::new(FindingKind::Notice, &named.name, message));
@@ -319,29 +328,25 @@ fn look(
 
 impl Seen {
     /// Whom the vault trusts, and this machine, whose own word needs nobody's trust here.
-    fn read(&mut self, context: &Context, copy: &Copy, records: &Records) -> Result<(), VaultError> {
+    fn read(&mut self, store: &str, copy: &Copy, records: &Records) {
         let trusted = records.checked.iter().filter(|record| record.standing == Standing::Trusted).cloned();
-        let own = own_records(context, &copy.trust, &|_| false)?.into_iter().map(|(record, _)| record);
-        let writers: BTreeSet<WriterId> = context.scribes(copy.vault())?.iter().map(|scribe| scribe.writer()).collect();
-        let register = Register::read(&records.checked, &writers);
+        let own = self.own.checked(store, copy, records);
+        let register = Register::read(&records.checked, &self.own.writers);
         let retired = register.all().filter(|drive| drive.retired.is_some());
         self.retired.extend(retired.map(|drive| Place::Drive(drive.name.clone(), Some(drive.label.hash))));
         let verified = trusted.chain(own).filter(|record| record.statement.kind == RecordKind::Verify);
         self.records.extend(verified.map(|record| (record.name.clone(), record)));
         let over = Verification::all(self.records.values()).into_iter().filter(|one| one.is_over(&copy.trust));
         self.over.extend(over.map(|one| one.record.name.clone()));
-        Ok(())
     }
 }
 
 /// How a verification may name this copy.
-fn places(context: &Context, copy: &Copy) -> Result<Vec<Place>, VaultError> {
-    let mut writers: Vec<WriterId> = context.scribes(copy.vault())?.iter().map(|scribe| scribe.writer()).collect();
-    if writers.is_empty() {
-        // Who never signed has verified no directory; a server has the same name for all.
-        writers.push(WriterId([0; 16]));
-    }
-    Ok(writers.into_iter().map(|writer| Place::of_copy(copy, writer)).collect())
+fn places(writers: &BTreeSet<WriterId>, copy: &Copy) -> Vec<Place> {
+    // Who never signed has verified no directory; a server has the same name for all.
+    let nobody = BTreeSet::from([WriterId([0; 16])]);
+    let writers = if writers.is_empty() { &nobody } else { writers };
+    writers.iter().map(|writer| Place::of_copy(copy, *writer)).collect()
 }
 
 fn copy_of(one: &Verification<'_>) -> String {
@@ -371,22 +376,6 @@ fn series_status(job: String, newest: &Snapshot, count: u64, now: Timestamp) -> 
         state: newest.body.state,
         count,
     }
-}
-
-fn undelivered(context: &Context, copy: &Copy) -> Result<u64, VaultError> {
-    let mut count = 0;
-    for scribe in context.scribes(copy.vault())? {
-        let until = copy.trust.writer(&scribe.writer()).and_then(|(writer, _)| writer.until);
-        for name in scribe.names()? {
-            let ObjectName::Record { writer, seq, statement } = &name else { continue };
-            // What was signed after its key was retired stays here.
-            if until.is_some_and(|until| *seq > until.seq) {
-                continue;
-            }
-            count += u64::from(!copy.book.has(writer, &Head { seq: *seq, hash: *statement }));
-        }
-    }
-    Ok(count)
 }
 
 /// An age for people.
