@@ -136,3 +136,31 @@ fn files_that_are_named_like_parity_are_nobodys_damage_and_hide_none() {
     flip(&world.objects("packs")[0], 100);
     world.run(args!["verify"]).exits(4).says("packs/");
 }
+
+#[test]
+fn a_copy_without_the_roots_chain_is_not_up_to_date() {
+    let world = World::with_stores(&["a", "b"]);
+    let tree = world.tree("data");
+    tree.file("a", "1");
+    world.push(&tree.root);
+    let lacks = |code: i32| {
+        let status = world.run(args!["status", "--check"]).exits(code);
+        status.says("b: lacks 1 record of the root's chain, trust/").never_says("a: lacks");
+    };
+    fs::remove_dir_all(world.path("b").join("trust")).unwrap();
+    lacks(4);
+    world.run(args!["push", &tree.root]).exits(4).says("farkeep init --layout");
+    world.run(args!["init", "--layout", world.path("b")]).ok();
+    lacks(4);
+    world.run(args!["push", &tree.root]).exits(3).says("is there again");
+    world.run(args!["status", "--check"]).ok();
+    // One that was away when the chain grew is behind.
+    let (b, away) = (world.path("b"), world.path("away"));
+    fs::rename(&b, &away).unwrap();
+    let root = world.identity.with_extension("root");
+    world.run(args!["keys", "enrol", "station", "--root", root, "--store", "a"]);
+    fs::rename(&away, &b).unwrap();
+    lacks(3);
+    world.run(args!["push", &tree.root]).exits(3).says("is there again");
+    world.run(args!["status", "--check"]).ok();
+}

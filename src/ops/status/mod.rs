@@ -258,7 +258,7 @@ fn look(
     let records = context.read_records(&mut copy)?;
     let alarms = records.findings.iter().filter(|finding| finding.kind.is_alarm());
     let of_store = |found: &Finding| Finding::new(found.kind, &named.name, format!("{}: {}", found.subject, found.message));
-    let mut findings: Vec<Finding> = alarms.map(of_store).collect();
+    let mut findings: Vec<Finding> = alarms.map(of_store).chain(lost_trust(&copy, &named.name)).collect();
     let now = env.clock.now();
     let mut by_series: BTreeMap<_, Vec<Snapshot>> = BTreeMap::new();
     let mut snapshots = records.snapshots();
@@ -339,6 +339,20 @@ impl Seen {
         let over = Verification::all(self.records.values()).into_iter().filter(|one| one.is_over(&copy.trust));
         self.over.extend(over.map(|one| one.record.name.clone()));
     }
+}
+
+/// That records of the root's chain do not lie in a copy. What it holds later ones of went away; the newest may be to come.
+fn lost_trust(copy: &Copy, store: &str) -> Option<Finding> {
+    let lost: BTreeSet<&ObjectName> = copy.lost_trust().map(|(name, _)| name).collect();
+    let (first, last) = (lost.first()?, lost.last()?);
+    let held = copy.trust_records().iter().map(|(name, _)| name).filter(|name| !lost.contains(name)).max();
+    let kind = if held.is_some_and(|held| held < first) { FindingKind::Behind } else { FindingKind::Damage };
+    let message = format!(
+        "lacks {} of the root's chain, {last} the newest of them: who has not seen the chain elsewhere trusts nobody \
+         here; the next push or `farkeep sync` brings what this machine remembers",
+        count(lost.len() as u64, "record")
+    );
+    Some(Finding::new(kind, store, message))
 }
 
 /// How a verification may name this copy.
