@@ -187,12 +187,20 @@ fn two_statements_with_one_number_are_a_fork() {
     .unwrap();
     world.tree("data").file("there", "2");
     twin.run(args!["push", world.path("data")]).ok();
+    // Each copy by itself is well, and so is the state of each machine.
+    world.run(args!["status", "--check"]).ok();
+    twin.run(args!["status", "--check"]).ok();
+    world.agent.configure(&format!("[store.twin]\nurl = \"{}\"", vault.display()));
+    let told = world.run(args!["status", "--check"]).exits(4).says("fork: it signed 2 different records with number 2");
+    told.says("(twin)").says("this machine)");
+    world.agent.reconfigure(|config| config.split("[store.twin]").next().unwrap().to_owned());
     for path in files_below(&vault.join("ledger")) {
         let place = world.vault.join("ledger").join(path.file_name().unwrap());
         if !place.exists() {
             fs::copy(&path, place).unwrap();
         }
     }
+    world.run(args!["status", "--check"]).exits(4).says("fork: it signed 2 different records with number 2");
     world.run(args!["push", world.path("data")]).exits(4).says("number 2");
     world.run(args!["ledger", "verify"]).exits(4).says("number 2");
     world.run(args!["verify", "--depth", "list"]).exits(4).says("number 2");

@@ -25,10 +25,14 @@ use crate::vault::pruned::Pruned;
 use crate::vault::register::{Register, is_to_come};
 use crate::vault::snapshots::{Records, Snapshot};
 
+mod forks;
 mod own;
 
+use forks::Signed;
 use own::Own;
 
+/// What this machine is called beside the stores.
+const HERE: &str = "this machine";
 /// A job without a schedule counts as late after so many seconds: two days.
 const LATE_SECS: i64 = 2 * 86_400;
 /// A push may run past its time by so much of the interval before it counts as late.
@@ -167,7 +171,7 @@ pub fn status(plan: &StatusPlan, env: &Env<'_>) -> Result<StatusReceipt, OpError
             }
         }
     }
-    receipt.findings.extend(seen.own.findings());
+    receipt.findings.extend(seen.own.findings().into_iter().chain(seen.signed.forks()));
     receipt.verified(&seen);
     Ok(receipt)
 }
@@ -177,6 +181,8 @@ pub fn status(plan: &StatusPlan, env: &Env<'_>) -> Result<StatusReceipt, OpError
 struct Seen {
     /// What this machine has signed, as it lies here.
     own: Own,
+    /// What lies where, of whom.
+    signed: Signed,
     /// Verifications: their records and this machine's own, each once.
     records: BTreeMap<ObjectName, Checked>,
     /// How each store that was looked at may be named in one.
@@ -331,6 +337,9 @@ impl Seen {
     fn read(&mut self, store: &str, copy: &Copy, records: &Records) {
         let trusted = records.checked.iter().filter(|record| record.standing == Standing::Trusted).cloned();
         let own = self.own.checked(store, copy, records);
+        self.signed.add(store, &records.checked);
+        self.signed.add(HERE, &own);
+        records.retired.keys().for_each(|writer| self.signed.leave_out(*writer));
         let register = Register::read(&records.checked, &self.own.writers);
         let retired = register.all().filter(|drive| drive.retired.is_some());
         self.retired.extend(retired.map(|drive| Place::Drive(drive.name.clone(), Some(drive.label.hash))));
