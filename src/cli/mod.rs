@@ -255,7 +255,7 @@ fn print_error(name: &str, error: &OpError, json: bool) -> i32 {
     let exit = error.exit();
     let mut stderr = std::io::stderr().lock();
     let _ = writeln!(stderr, "farkeep: {error}");
-    if let Some(advice) = render::advice(error) {
+    if let Some(advice) = render::advice(name, error) {
         let _ = writeln!(stderr, "  {advice}");
     }
     if json {

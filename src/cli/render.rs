@@ -34,9 +34,9 @@ const fn mark(kind: FindingKind) -> &'static str {
     }
 }
 
-/// What to do about an error, where one can say.
+/// What to do about an error of a command, where one can say.
 #[must_use]
-pub fn advice(error: &OpError) -> Option<&'static str> {
+pub fn advice(command: &str, error: &OpError) -> Option<&'static str> {
     match error {
         OpError::Vault(VaultError::Store(error)) if error.is_host_key() => {
             Some("not one byte of data was sent; ask the server's administrator before you change the pinned key")
@@ -47,6 +47,11 @@ pub fn advice(error: &OpError) -> Option<&'static str> {
              STORE --accept-rollback` reads it, puts that on record and takes it as it is",
         ),
         OpError::Vault(VaultError::Ledger(_)) => Some("stop and find out why before anything else is done with this vault"),
+        OpError::Vault(VaultError::Store(StoreError::Full { .. })) if matches!(command, "prune" | "custodian") => Some(
+            "nothing goes before the plan, and then a record of what goes, lies there, and for that there is no room: remove \
+             something there that is not the vault's, or raise the quota (1 MiB is enough, but for very long plans), and run it \
+             again; what the plan removes makes room for pushes",
+        ),
         OpError::Vault(VaultError::Store(StoreError::Full { .. })) => {
             Some("make room and run it again; what arrived is not sent again")
         }

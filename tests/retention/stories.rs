@@ -1,11 +1,13 @@
 //! Stories of pruning with the real program.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use super::history::{History, apply, plan};
+use super::world::drive::Drive;
 use super::world::tools::must;
 use super::world::{Machine, Run, Tree, World, args, assert_same, bytes_below, files_below, flip, needs};
 
@@ -320,4 +322,40 @@ fn nothing_is_forgotten_that_a_store_may_hold_which_was_not_looked_into() {
     world.run(args!["push", "nightly"]).ok();
     let after = index_bytes(&world);
     assert!(after < before / 2, "the index went from {before} to {after} bytes");
+}
+
+#[test]
+fn a_copy_without_a_free_byte_is_told_what_pruning_it_takes() {
+    needs!(root);
+    needs!("mkfs.ext4");
+    let place = World::bare();
+    let disk = Drive::new(place.dir.path(), "disk", 32);
+    disk.plug_in();
+    let mut world = World::bare();
+    world.vault = disk.mount.join("vault");
+    world.init(&args!["--store", &world.vault]);
+    let history = History::in_world(world, 3);
+    let world = &history.world;
+    let other = disk.mount.join("other");
+    let fill = || {
+        let mut file = fs::File::create(&other).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
+    };
+    let full = |run: Run| {
+        let told = run.exits(1).says("no room left").says("nothing goes before the plan").says("not the vault's");
+        told.never_says("what arrived is not sent again");
+    };
+    fill();
+    full(world.run(args!["prune", "plan", "--keep-last", "1"]));
+    world.run(args!["push", &history.data.root]).exits(1).says("what arrived is not sent again");
+    // What helps is what is said.
+    fs::remove_file(&other).unwrap();
+    plan(world, &["--keep-last", "1"]);
+    fill();
+    full(world.run(args!["prune", "apply", "--now"]));
+    full(world.run(args!["custodian", &world.vault]));
+    fs::File::options().write(true).open(&other).unwrap().set_len(other.metadata().unwrap().len() - (1 << 20)).unwrap();
+    assert_eq!(apply(world)["dropped"], 2);
+    history.assert_restores(2..3);
+    world.verify("opened");
 }
