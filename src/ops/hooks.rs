@@ -79,7 +79,8 @@ impl Hooks {
         let mut entered = Entered { place: place.to_owned(), hooks: self.clone(), note, left: false };
         for argv in &self.before {
             env.step(format!("{place}: {}", argv.first().map_or("", String::as_str)));
-            let failed = match run(place, argv, self.timeout_secs, env.cancel) {
+            let ran = Tool::of_argv(argv).and_then(|tool| run(place, &tool, self.timeout_secs, env.cancel));
+            let failed = match ran {
                 Ok(ended) if ended.status.success() => continue,
                 Ok(ended) if ended.status.code() == Some(SKIP) => {
                     // Nothing failed, so nothing that a failure runs is run.
@@ -246,18 +247,20 @@ fn hook_error(place: &str, argv: &[String], why: &str, stderr: &str) -> VaultErr
     VaultError::Hook { place: place.to_owned(), source }
 }
 
-fn run(place: &str, argv: &[String], timeout: Option<u64>, stop: &'static AtomicBool) -> Result<Ended, SourceError> {
+fn run(place: &str, tool: &Tool, timeout: Option<u64>, stop: &'static AtomicBool) -> Result<Ended, SourceError> {
     let now = crate::model::time::Timestamp(0);
     let work = Work::new(place, PathBuf::new(), now, "UTC", stop).with_timeout(timeout.or(Some(DEFAULT_TIMEOUT_SECS)));
     work.start_clock();
-    Tool::of_argv(argv)?.call(&work)
+    tool.call(&work)
 }
 
 /// Runs all of them, also when one fails: each failure is a finding.
 fn run_all(place: &str, hooks: &[Argv], timeout: Option<u64>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for argv in hooks {
-        let error = match run(place, argv, timeout, &NEVER) {
+        // Should farkeep be killed now, a service is started all the same.
+        let ran = Tool::of_argv(argv).and_then(|tool| run(place, &tool.living_on(), timeout, &NEVER));
+        let error = match ran {
             Ok(ended) if ended.status.success() => continue,
             Ok(ended) => hook_error(place, argv, &format!("ended with {}", ended.status), &ended.stderr).to_string(),
             Err(error) => error.to_string(),

@@ -1,7 +1,8 @@
 //! Running other programs: an argv, never a shell string; the exit status decides.
 //!
-//! Each runs in a process group of its own, which is killed as a whole at the time limit or when the work stops. Its
-//! standard error is capped and redacted before anybody sees it: clients print whole rows and addresses with passwords.
+//! Each runs in a process group of its own, which is killed as a whole at the time limit, when the work stops, or when farkeep
+//! itself is killed. Its standard error is capped and redacted before anybody sees it: clients print whole rows and addresses
+//! with passwords.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -14,15 +15,15 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal};
-
 use crate::source::SourceError;
 use crate::source::engine::PartRead;
 use crate::source::secret::SecretText;
 use crate::source::work::Work;
 
+mod group;
 mod redact;
 
+use group::{Group, Then};
 use redact::Kept;
 pub use redact::redact;
 
@@ -39,6 +40,7 @@ pub struct Tool {
     dir: Option<PathBuf>,
     user: Option<String>,
     secrets: Vec<SecretText>,
+    then: Then,
 }
 
 /// How a program ended.
@@ -56,7 +58,8 @@ impl Tool {
     /// A program by name or path.
     #[must_use]
     pub fn new(program: impl Into<OsString>) -> Self {
-        Self { argv: vec![program.into()], env: Vec::new(), dir: None, user: None, secrets: Vec::new() }
+        let argv = vec![program.into()];
+        Self { argv, env: Vec::new(), dir: None, user: None, secrets: Vec::new(), then: Then::Dies }
     }
 
     /// A whole argv.
@@ -109,6 +112,13 @@ impl Tool {
     #[must_use]
     pub fn as_user(mut self, user: Option<&str>) -> Self {
         self.user = user.map(str::to_owned);
+        self
+    }
+
+    /// Lets it go on when farkeep is killed: it undoes something.
+    #[must_use]
+    pub const fn living_on(mut self) -> Self {
+        self.then = Then::LivesOn;
         self
     }
 
@@ -184,10 +194,11 @@ impl Tool {
     pub fn call(&self, work: &Work) -> Result<Ended, SourceError> {
         let failed = |e: io::Error| failure(&self.name(), &format!("cannot be started: {e}"), "");
         let mut said = tempfile::tempfile().map_err(failed)?;
-        let mut command = self.command()?;
+        let group = Group::new(self.then).map_err(failed)?;
+        let mut command = self.command(&group)?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said.try_clone().map_err(failed)?);
         let mut child = command.spawn().map_err(failed)?;
-        let mut watch = Watch::start(&child, work);
+        let mut watch = Watch::start(&group, work);
         let status = child.wait().map_err(failed)?;
         let killed = watch.stop() && status.signal().is_some();
         let shown = said.rewind().map(|()| Kept::read(said, self.secrets.clone()).show()).unwrap_or_default();
@@ -198,9 +209,9 @@ impl Tool {
         }
     }
 
-    fn command(&self) -> Result<Command, SourceError> {
+    fn command(&self, group: &Group) -> Result<Command, SourceError> {
         let mut command = Command::new(&self.argv[0]);
-        command.args(&self.argv[1..]).process_group(0);
+        command.args(&self.argv[1..]).process_group(group.id());
         for (name, value) in &self.env {
             match value {
                 Some(value) => command.env(name, value),
@@ -221,16 +232,17 @@ impl Tool {
     fn start(&self, input: Stdio, work: &Work) -> Result<Running, SourceError> {
         work.check()?;
         let failed = |why: String| failure(&self.name(), &why, "");
-        let mut command = self.command()?;
+        let group = Group::new(self.then).map_err(|e| failed(format!("cannot be started: {e}")))?;
+        let mut command = self.command(&group)?;
         command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|e| failed(format!("cannot be started: {e}")))?;
-        let watch = Watch::start(&child, work);
+        let watch = Watch::start(&group, work);
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(failed("has no pipes".into()));
         };
         let secrets = self.secrets.clone();
         let stderr = Some(std::thread::spawn(move || Kept::read(stderr, secrets)));
-        Ok(Running { name: self.name(), child, stdout, stderr, watch, work: work.clone() })
+        Ok(Running { name: self.name(), child, group, stdout, stderr, watch, work: work.clone() })
     }
 }
 
@@ -243,6 +255,7 @@ fn failure(command: &str, why: &str, stderr: &str) -> SourceError {
 pub struct Running {
     name: String,
     child: Child,
+    group: Group,
     stdout: ChildStdout,
     stderr: Option<JoinHandle<Kept>>,
     watch: Watch,
@@ -264,7 +277,7 @@ impl Running {
         let status = self.child.wait().map_err(|e| failure(&self.name, &format!("cannot be waited for: {e}"), ""))?;
         let killed = self.watch.stop();
         // What it left running holds its pipes open, and would be waited for without end.
-        kill_group(&self.child);
+        self.group.kill();
         let stderr = self.stderr.take().and_then(|thread| thread.join().ok()).map(|kept| kept.show()).unwrap_or_default();
         if killed && status.signal().is_some() {
             if self.work.is_stopped() {
@@ -297,20 +310,9 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.watch.stop();
         if !matches!(self.child.try_wait(), Ok(Some(_))) {
-            kill_group(&self.child);
+            self.group.kill();
             let _ = self.child.wait();
         }
-    }
-}
-
-fn group_of(child: &Child) -> Option<Pid> {
-    i32::try_from(child.id()).ok().and_then(Pid::from_raw)
-}
-
-fn kill_group(child: &Child) {
-    if let Some(group) = group_of(child) {
-        // Gone already: nothing to kill.
-        let _ = rustix::process::kill_process_group(group, Signal::KILL);
     }
 }
 
@@ -322,28 +324,26 @@ struct Watch {
 }
 
 impl Watch {
-    fn start(child: &Child, work: &Work) -> Self {
+    fn start(group: &Group, work: &Work) -> Self {
         let signal = Arc::new((Mutex::new(false), Condvar::new()));
         let fired = Arc::new(AtomicBool::new(false));
-        let thread = group_of(child).map(|group| {
-            let (signal, fired, work) = (Arc::clone(&signal), Arc::clone(&fired), work.clone());
-            std::thread::spawn(move || {
-                let (done, changed) = &*signal;
-                let mut guard = done.lock().unwrap_or_else(PoisonError::into_inner);
-                while !*guard {
-                    if work.is_over() {
-                        fired.store(true, Ordering::Release);
-                        let _ = rustix::process::kill_process_group(group, Signal::KILL);
-                        return;
-                    }
-                    guard = match changed.wait_timeout(guard, WATCH_INTERVAL) {
-                        Ok((guard, _)) => guard,
-                        Err(poisoned) => poisoned.into_inner().0,
-                    };
+        let (changed, kills, work, kill) = (Arc::clone(&signal), Arc::clone(&fired), work.clone(), group.killer());
+        let thread = std::thread::spawn(move || {
+            let (done, changed) = &*changed;
+            let mut guard = done.lock().unwrap_or_else(PoisonError::into_inner);
+            while !*guard {
+                if work.is_over() {
+                    kills.store(true, Ordering::Release);
+                    kill();
+                    return;
                 }
-            })
+                guard = match changed.wait_timeout(guard, WATCH_INTERVAL) {
+                    Ok((guard, _)) => guard,
+                    Err(poisoned) => poisoned.into_inner().0,
+                };
+            }
         });
-        Self { signal, fired, thread }
+        Self { signal, fired, thread: Some(thread) }
     }
 
     /// Ends the watch; tells whether it killed.

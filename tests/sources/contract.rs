@@ -3,7 +3,8 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::world::{World, args};
+use crate::world::background::until;
+use crate::world::{Running, World, args};
 use crate::{job, snapshots, source};
 
 /// A job that was good once: a dump of 1,000,000 bytes that comes from this file, and files.
@@ -146,6 +147,29 @@ fn a_dump_that_hangs_is_killed_at_its_time_limit() {
     let begun = Instant::now();
     fails(&world, "ran longer than its time limit of 2 s and was killed");
     assert!(begun.elapsed() < Duration::from_secs(100), "it was waited for");
+}
+
+#[test]
+fn a_dump_and_what_it_started_end_with_a_farkeep_that_was_killed() {
+    let world = good();
+    let pids = world.path("pids");
+    let script = "sleep 1000 & echo $! $$ > \"$0\".new; mv \"$0\".new \"$0\"; wait";
+    configure(&world, &["sh", "-c", script, pids.to_str().unwrap()], "");
+    let running = Running::start(&world.agent, args!["push", "nightly"]);
+    until("the dump is being made", || pids.exists());
+    let pids = fs::read_to_string(pids).unwrap();
+    assert!(pids.split_whitespace().all(is_at_work));
+    assert!(running.kill());
+    until("both have ended", || !pids.split_whitespace().any(is_at_work));
+    // Nothing is in the way of the next one.
+    configure(&world, &["cat", world.path("dump").to_str().unwrap()], "");
+    world.push("nightly");
+}
+
+/// Whether a process is there and has not ended: it may wait for somebody to ask how.
+pub fn is_at_work(pid: &str) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:") && !line.contains('Z'))
 }
 
 #[test]

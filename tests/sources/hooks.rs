@@ -128,6 +128,20 @@ fn a_service_that_was_stopped_is_started_by_the_next_run_when_farkeep_was_killed
 }
 
 #[test]
+fn what_is_being_undone_goes_on_when_farkeep_is_killed() {
+    let hooked = Hooked::new();
+    let starting = hooked.world.path("starting");
+    hooked.plain("echo dump");
+    let slow = format!("touch {}; sleep 1; echo source-always", starting.display());
+    hooked.world.agent.reconfigure(|text| text.replace("echo source-always", &slow));
+    let running = Running::start(&hooked.world.agent, args!["push", "nightly"]);
+    until("the service is being started", || starting.exists());
+    assert!(running.kill());
+    let log = |hooked: &Hooked| fs::read_to_string(hooked.world.path("journal")).unwrap_or_default();
+    until("the service is started", || log(&hooked).contains("source-always"));
+}
+
+#[test]
 fn an_interrupted_push_ends_a_dump_that_hangs_and_undoes_what_was_begun() {
     let hooked = Hooked::new();
     let at_work = hooked.world.path("at-work");

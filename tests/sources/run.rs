@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use crate::contract::is_at_work;
 use crate::world::background::until;
 use crate::world::{Run, Running, World, args, assert_same, flip};
 use crate::{job, member, restore_run, source, station};
@@ -307,4 +308,21 @@ fn a_restore_does_not_begin_while_a_backup_is_running() {
     assert_eq!(fs::read_to_string(registry.db("births")).unwrap(), "births 1\n");
     fs::remove_file(&hangs).unwrap();
     push.wait().ok();
+}
+
+#[test]
+fn a_restore_that_was_killed_does_not_go_on_behind_the_back() {
+    let registry = Registry::new();
+    registry.disaster();
+    let pid = registry.world.path("pid");
+    let slow = format!("echo $$ > {0}.new; mv {0}.new {0}; sleep 1000; [ ! -e", pid.display());
+    registry.world.agent.reconfigure(|text| text.replace("[ ! -e", &slow));
+    let running =
+        Running::start(&registry.world.agent, restore_run(&registry.world, "latest", &["--yes-destroy", "nightly"]));
+    until("the first database is being loaded", || pid.exists());
+    let pid = fs::read_to_string(pid).unwrap();
+    assert!(is_at_work(pid.trim()));
+    assert!(running.kill());
+    until("the load has ended", || !is_at_work(pid.trim()));
+    assert_eq!(fs::read_to_string(registry.db("births")).unwrap(), "births 1\n");
 }
