@@ -236,6 +236,38 @@ fn a_database_that_is_misspelt_or_empty_and_a_refused_login_are_no_backup() {
 }
 
 #[test]
+fn a_database_without_a_table_comes_back_empty_and_keeps_no_other_from_being_backed_up() {
+    needs_service!("mariadb");
+    let (service, world) = (Service::start("mariadb"), World::new());
+    fill(&service, "events");
+    sql(&service, "CREATE DATABASE nothing CHARACTER SET latin1");
+    let source = |name: &str| {
+        let server = format!("kind = \"mariadb\"\nhost = \"127.0.0.1\"\nport = {}\n", service.port);
+        format!("[[job.nightly.source]]\nname = \"{name}\"\n{server}database = \"{name}\"\n")
+    };
+    world.agent.configure(&(source("events") + &source("nothing")));
+    let receipt = world.push("nightly");
+    assert_eq!(receipt["state"], "good", "{receipt}");
+    assert!(receipt["findings"].to_string().contains("backed up as an empty one"), "{receipt}");
+    sql(&service, "DROP DATABASE events; CREATE TABLE nothing.later (n INT); CREATE VIEW nothing.named AS SELECT 1");
+    let run = args!["restore", "latest", "--run", "--yes-destroy", "nightly", "--identity", &world.identity, "--json"];
+    let receipt = world.run(run.clone()).ok().json();
+    assert_eq!(receipt["members"][1]["proof"]["holds"], "nothing", "{receipt}");
+    whole(&service, "events");
+    assert_eq!(sql(&service, "SHOW TABLES IN nothing"), "");
+    let charset = "SELECT default_character_set_name FROM information_schema.schemata WHERE schema_name = 'nothing'";
+    assert_eq!(sql(&service, charset), "latin1");
+    sql(&service, "DROP DATABASE nothing");
+    world.run(run).ok();
+    assert_eq!(sql(&service, charset), "latin1");
+
+    // What held something is not empty all at once.
+    sql(&service, "DROP DATABASE events; CREATE DATABASE events");
+    world.run(args!["push", "nightly"]).exits(1).says("is it another server").says("--accept-size events");
+    world.run(args!["push", "nightly", "--accept-size", "events"]).ok();
+}
+
+#[test]
 fn tables_that_others_refer_to_and_counts_that_moved() {
     needs_service!("mariadb");
     let (service, rehearsal) = (Service::start("mariadb"), Rehearsal::new());

@@ -301,6 +301,7 @@ fn a_database_that_is_misspelt_or_empty_and_a_refused_login_are_no_backup() {
     fill(&service);
     assert!(engine(&service, "event").open(&rehearsal.work("misspelt")).err().unwrap().to_string().contains("event"));
     psql(&service, "postgres", "CREATE DATABASE nothing");
+    psql(&service, "nothing", "CREATE TABLE t (n int)");
     let empty = rehearsal.back_up(&engine(&service, "nothing"), "empty").unwrap_err().to_string();
     assert!(empty.contains("no row"), "{empty}");
     let hba = fs::read_to_string(service.data("pg_hba.conf")).unwrap();
@@ -317,4 +318,27 @@ fn a_database_that_is_misspelt_or_empty_and_a_refused_login_are_no_backup() {
     let configured = rehearsal.path("password").display().to_string();
     assert!(error.contains(&configured) && !error.contains("pgpass"), "{error}");
     rehearsal.back_up(&login("s3cret:w\\ord"), "right").unwrap();
+}
+
+#[test]
+fn a_database_without_a_table_comes_back_empty() {
+    needs_service!("postgresql");
+    let (service, rehearsal) = (Service::start("postgresql"), Rehearsal::new());
+    psql(&service, "postgres", "CREATE DATABASE nothing");
+    psql(&service, "nothing", "CREATE SCHEMA mine; COMMENT ON DATABASE nothing IS 'to be filled'");
+    let engine = PostgresConfig { name: "nothing".into(), ..engine(&service, "nothing") };
+    let night = rehearsal.back_up(&engine, "night").unwrap();
+    let told = night.account.findings.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(told, ["nothing: the database is there and holds no data: it is backed up as an empty one"]);
+    assert!(night.account.findings.iter().all(|finding| finding.kind == FindingKind::Notice));
+    psql(&service, "nothing", "DROP SCHEMA mine; CREATE TABLE later (n int); COMMENT ON DATABASE nothing IS NULL");
+    for _ in 0..2 {
+        rehearsal.bring_back_all(&engine, &night);
+        let there = "SELECT nspname || ', ' || (SELECT count(*) FROM pg_tables WHERE schemaname = 'public') || ', ' || \
+                     shobj_description(d.oid, 'pg_database') FROM pg_namespace, pg_database d \
+                     WHERE nspname = 'mine' AND datname = 'nothing'";
+        assert_eq!(psql(&service, "nothing", there), "mine, 0, to be filled");
+        // And on a server that does not know it.
+        psql(&service, "postgres", "DROP DATABASE nothing");
+    }
 }

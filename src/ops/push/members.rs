@@ -17,6 +17,7 @@ use crate::model::size::{count, human_size};
 use crate::model::snapshot::{SnapshotState, Tally};
 use crate::ops::context::Context;
 use crate::ops::{Env, Event, OpError};
+use crate::source::engine::{HOLDS, NOTHING};
 use crate::source::limits::Guarded;
 use crate::source::work::Work;
 use crate::source::{Source, SourceError};
@@ -149,16 +150,21 @@ fn in_member(member: &str, source: SourceError) -> VaultError {
     }
 }
 
-/// A dump of nothing is a failed dump. Directories may be empty, if they were before: what is left of a disk that is not
-/// mounted is an empty directory.
+/// A dump of nothing is a failed dump, unless the system itself says that nothing is there. Directories may be empty, too. But
+/// neither if they were not before: what is left of a disk that is not mounted is an empty directory, and a server that was set
+/// up anew has an empty database.
 fn must_not_be_empty(source: &dyn Source, member: &Member, before: Option<&Tally>) -> Result<(), VaultError> {
+    let holds_nothing = member.proof.get(HOLDS).is_some_and(|value| value == NOTHING);
+    if member.tally.source_bytes > 0 && !holds_nothing {
+        return Ok(());
+    }
     let why = match before {
-        _ if member.tally.source_bytes > 0 => return Ok(()),
-        _ if source.roots().is_empty() => "gave no output".to_owned(),
-        Some(before) if before.source_bytes > 0 => format!(
-            "holds nothing, and the last good snapshot held {} in {}: is a disk not mounted? `--accept-size {}` takes it as it is",
+        _ if source.roots().is_empty() && !holds_nothing => "gave no output".to_owned(),
+        Some(before) if before.source_bytes > member.tally.source_bytes => format!(
+            "holds nothing, and the last good snapshot held {} in {}: {}? `--accept-size {}` takes it as it is",
             human_size(before.source_bytes),
             count(before.files, "file"),
+            if holds_nothing { "is it another server, or was it made anew" } else { "is a disk not mounted" },
             member.name
         ),
         _ => return Ok(()),

@@ -30,7 +30,8 @@
 //!
 //! `src/source/KIND.rs` (or a directory) with the configuration and `impl Engine`; `src/cli/config/kinds/KIND.rs` that reads
 //! its keys; one line in `cli/config/kinds/mod.rs`. Tools are run by [`crate::source::tool::Tool`], which knows time limit,
-//! interruption and what of stderr may be shown; secrets are [`crate::source::secret::Secret`]. In short:
+//! interruption and what of stderr may be shown; secrets are [`crate::source::secret::Secret`]. What came out empty is an error,
+//! unless the system's own list says that nothing is there ([`Account::holding_nothing`]). In short:
 //!
 //! ```ignore
 //! impl Engine for Sqlite {
@@ -61,7 +62,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::model::entry::Metadata;
-use crate::model::finding::Finding;
+use crate::model::finding::{Finding, FindingKind};
 use crate::model::local::KeepLocal;
 use crate::source::SourceError;
 use crate::source::work::Work;
@@ -72,6 +73,11 @@ pub mod keep;
 mod parts;
 
 pub use adapter::EngineSource;
+
+/// The line of proof of a database that its server itself lists as one without content; its value is [`NOTHING`].
+pub const HOLDS: &str = "holds";
+/// See [`HOLDS`].
+pub const NOTHING: &str = "nothing";
 
 /// One configured member of a kind that farkeep can back up and bring back.
 pub trait Engine: Send + Sync + fmt::Debug {
@@ -229,6 +235,26 @@ impl Account {
             self.proof.entry(name.clone()).or_insert_with(|| "missing".into());
         }
         self
+    }
+
+    /// Says that what was counted is known to be empty, which a dump alone could not tell from one that failed.
+    #[must_use]
+    pub fn holding_nothing(self) -> Self {
+        self.proof(HOLDS, NOTHING)
+    }
+
+    /// Whether it is known to be empty.
+    #[must_use]
+    pub fn holds_nothing(&self) -> bool {
+        self.proof.get(HOLDS).is_some_and(|value| value == NOTHING)
+    }
+
+    /// Tells that the member is known to be empty, if it is.
+    pub fn tell_if_empty(&mut self, member: &str) {
+        if self.holds_nothing() {
+            let message = "the database is there and holds no data: it is backed up as an empty one";
+            self.findings.push(Finding::new(FindingKind::Notice, member, message));
+        }
     }
 
     /// Adds a line of proof.

@@ -50,9 +50,17 @@ impl ShardFile {
     }
 }
 
+/// What a backup must hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    Shards,
+    /// The server itself knows of no shard.
+    NoShard,
+}
+
 impl Manifest {
-    /// Reads and judges it: it must hold shards, each once, of one database, under plain names.
-    pub fn parse(bytes: &[u8], database: &str) -> Result<Self, String> {
+    /// Reads and judges it: it must hold shards, each once, of one database, under plain names; or none where none are.
+    pub fn parse(bytes: &[u8], database: &str, expected: Expected) -> Result<Self, String> {
         let manifest: Self = serde_json::from_slice(bytes).map_err(|e| format!("the manifest cannot be read: {e}"))?;
         let mut seen = BTreeSet::new();
         let mut names = BTreeSet::from([manifest.meta.file_name.as_str()]);
@@ -66,10 +74,11 @@ impl Manifest {
                 return Err(format!("the manifest names shard {} twice", file.shard));
             }
         }
-        if seen.is_empty() {
-            return Err("the backup holds no shard: the database is empty or not there".into());
+        match (seen.is_empty(), expected) {
+            (true, Expected::Shards) => Err("the backup holds no shard, and the database does".into()),
+            (false, Expected::NoShard) => Err("the backup holds shards of a database without any".into()),
+            _ => Ok(manifest),
         }
-        Ok(manifest)
     }
 
     /// The shards.
@@ -109,7 +118,10 @@ mod tests {
 
     fn parse(files: &str) -> Result<usize, String> {
         let text = format!(r#"{{"meta":{{"fileName":"20200101T000000Z.meta","size":5}},"limited":false,"files":{files}}}"#);
-        Manifest::parse(text.as_bytes(), "ocrvs").map(|m| m.shards().len())
+        let parsed = Manifest::parse(text.as_bytes(), "ocrvs", Expected::Shards);
+        let of_nothing = Manifest::parse(text.as_bytes(), "ocrvs", Expected::NoShard);
+        assert_eq!(of_nothing.is_ok(), files == "null" || files == "[]", "{files}");
+        parsed.map(|m| m.shards().len())
     }
 
     #[test]
@@ -128,6 +140,6 @@ mod tests {
         for name in ["../../etc/passwd", "", ".x", "a/b", "a b"] {
             assert!(parse(&format!("[{}]", shard.replace("20200101T000000Z.s7.tar.gz", name))).is_err(), "{name}");
         }
-        assert!(Manifest::parse(b"{", "ocrvs").is_err());
+        assert!(Manifest::parse(b"{", "ocrvs", Expected::Shards).is_err());
     }
 }

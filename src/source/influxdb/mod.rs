@@ -23,8 +23,8 @@ use crate::source::work::Work;
 mod manifest;
 mod query;
 
-use manifest::{MANIFEST_MAX_BYTES, Manifest, ShardFile};
-use query::{Points, Query};
+use manifest::{Expected, MANIFEST_MAX_BYTES, Manifest, ShardFile};
+use query::{Points, Policies, Query};
 
 /// How long the backup port may take to accept: influxd itself would try for four minutes.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,6 +36,8 @@ const COUNTING_PAUSE: Duration = Duration::from_millis(500);
 const MANIFEST: &str = "manifest";
 /// The part that holds the metastore.
 const META: &str = "meta";
+/// Before the name of a retention policy.
+const POLICY: &str = "retention policy ";
 /// After the name of a database that is only tried.
 const TRIAL_SUFFIX: &str = "_farkeep_trial";
 
@@ -57,10 +59,6 @@ pub struct InfluxConfig {
 impl InfluxConfig {
     fn failed(&self, why: impl Into<String>) -> SourceError {
         SourceError::System { system: format!("InfluxDB {}/{}", self.backup_address, self.database), why: why.into() }
-    }
-
-    fn empty(&self, why: impl Into<String>) -> SourceError {
-        SourceError::Empty { what: format!("InfluxDB {}/{}", self.backup_address, self.database), why: why.into() }
     }
 
     fn probe(&self) -> Result<(), SourceError> {
@@ -162,7 +160,14 @@ impl Engine for InfluxConfig {
         unpack(fetched, &self.database, &dir, work)?;
         let trial = format!("{}{TRIAL_SUFFIX}", self.database);
         query.drop_database(&trial)?;
-        let tried = self.restore(Some(&trial), &dir, work).and_then(|()| counted(&query, &trial, fetched, work));
+        let restore = |into: Option<&str>| {
+            // influxd restores no database without a shard.
+            if fetched.account.holds_nothing() {
+                return query.create_database(into.unwrap_or(&self.database), &policies_in(&fetched.account));
+            }
+            self.restore(into, &dir, work)
+        };
+        let tried = restore(Some(&trial)).and_then(|()| counted(&query, &trial, fetched, work));
         let tidied = query.drop_database(&trial);
         let tried = tried.map_err(|error| self.failed(format!("cannot be restored, and nothing was removed: {error}")))?;
         tidied?;
@@ -174,7 +179,7 @@ impl Engine for InfluxConfig {
         let attached = query.attached(&self.database)?;
         query.drop_database(&self.database)?;
         let lost = |statements: &[String]| format!("make these again once it is restored: {}", statements.join("; "));
-        if let Err(error) = self.restore(None, &dir, work) {
+        if let Err(error) = restore(None) {
             let also = if attached.is_empty() { String::new() } else { format!("; {}", lost(&attached)) };
             return Err(self.failed(format!("was removed and is not restored: {error}{also}")));
         }
@@ -198,7 +203,9 @@ impl Engine for InfluxConfig {
 fn counted(query: &Query<'_>, database: &str, fetched: &Fetched, work: &Work) -> Result<Account, SourceError> {
     let mut tried = 1;
     loop {
-        let now = with_points(Account::default(), query.points(database)?).or_missing(&fetched.account);
+        let empty = fetched.account.holds_nothing() && query.shards(database)? == 0;
+        let now = if empty { nothing_in(query, database)? } else { Account::default() };
+        let now = with_points(now, query.points(database)?).or_missing(&fetched.account);
         let as_it_was = fetched.account.proof.iter().all(|(name, then)| now.proof.get(name) == Some(then));
         if as_it_was || tried == COUNTING_ATTEMPTS {
             return Ok(now);
@@ -207,6 +214,20 @@ fn counted(query: &Query<'_>, database: &str, fetched: &Fetched, work: &Work) ->
         std::thread::sleep(COUNTING_PAUSE);
         tried += 1;
     }
+}
+
+/// A database without a shard: no more than its retention policies.
+fn nothing_in(query: &Query<'_>, database: &str) -> Result<Account, SourceError> {
+    let mut account = Account::default().holding_nothing();
+    for (name, is) in query.policies(database)? {
+        account = account.proof(format!("{POLICY}{name}"), is);
+    }
+    Ok(account)
+}
+
+fn policies_in(account: &Account) -> Policies {
+    let policy = |(line, is): (&String, &String)| Some((line.strip_prefix(POLICY)?.to_owned(), is.clone()));
+    account.proof.iter().filter_map(policy).collect()
 }
 
 fn with_points(mut account: Account, points: Points) -> Account {
@@ -221,7 +242,8 @@ fn read_manifest(fetched: &Fetched, database: &str) -> Result<Manifest, SourceEr
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(io_error(path))?;
     file.take(MANIFEST_MAX_BYTES).read_to_end(&mut bytes).map_err(io_error(path))?;
-    Manifest::parse(&bytes, database).map_err(|why| SourceError::Expectation { what: database.to_owned(), why })
+    let expected = if fetched.account.holds_nothing() { Expected::NoShard } else { Expected::Shards };
+    Manifest::parse(&bytes, database, expected).map_err(|why| SourceError::Expectation { what: database.to_owned(), why })
 }
 
 /// Makes again what influxd left: files under their own names, shards gzipped.
@@ -256,6 +278,7 @@ struct PortableBackup {
 
 struct Taken {
     points: Points,
+    holds_nothing: bool,
     parts: std::vec::IntoIter<(String, PathBuf, Option<ShardFile>)>,
 }
 
@@ -264,13 +287,13 @@ impl PortableBackup {
         let (config, query) = (&self.config, Query::new(&self.http, work));
         let dir = work.scratch.join("influxdb");
         std::fs::create_dir_all(&dir).map_err(io_error(&dir))?;
-        let before = query.points(&config.database)?;
+        let (before, holds_nothing) = (query.points(&config.database)?, query.shards(&config.database)? == 0);
         let words = ["backup", "-portable", "-host", &config.backup_address, "-db", &config.database];
         config.influxd(&words, &dir, work)?;
         let after = query.points(&config.database)?;
         let (name, bytes) = manifest::find(&dir)?;
-        let judged = Manifest::parse(&bytes, &config.database);
-        let manifest = judged.map_err(|why| if after.is_empty() { config.empty(why) } else { config.failed(why) })?;
+        let expected = if holds_nothing { Expected::NoShard } else { Expected::Shards };
+        let manifest = Manifest::parse(&bytes, &config.database, expected).map_err(|why| config.failed(why))?;
         let mut parts =
             vec![(MANIFEST.to_owned(), dir.join(name), None), (META.to_owned(), dir.join(&manifest.meta.file_name), None)];
         let mut shards = manifest.shards().to_vec();
@@ -281,7 +304,7 @@ impl PortableBackup {
         }
         // What was written meanwhile may or may not be in it: only a count that stood still describes it.
         let points = after.into_iter().filter(|(name, count)| before.get(name) == Some(count)).collect();
-        Ok(Taken { points, parts: parts.into_iter() })
+        Ok(Taken { points, parts: parts.into_iter(), holds_nothing })
     }
 }
 
@@ -299,8 +322,12 @@ impl Backup for PortableBackup {
 
     fn finish(&mut self, work: &Work) -> Result<Account, SourceError> {
         let taken = self.taken.take().ok_or_else(|| self.config.failed("no backup was made"))?;
-        let version = Query::new(&self.http, work).version()?;
-        Ok(with_points(Account::default().tool("InfluxDB", version), taken.points))
+        let query = Query::new(&self.http, work);
+        let version = query.version()?;
+        let account = if taken.holds_nothing { nothing_in(&query, &self.config.database)? } else { Account::default() };
+        let mut account = with_points(account.tool("InfluxDB", version), taken.points);
+        account.tell_if_empty(&self.config.name);
+        Ok(account)
     }
 }
 

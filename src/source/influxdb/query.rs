@@ -25,6 +25,12 @@ pub struct Query<'a> {
 /// Points of each measurement: retention policy and measurement -> count of every field.
 pub type Points = BTreeMap<String, String>;
 
+/// Retention policies of a database by name, each as a statement describes it.
+pub type Policies = BTreeMap<String, String>;
+
+/// After the description of the policy that points go to where none is named.
+const DEFAULT: &str = " DEFAULT";
+
 impl<'a> Query<'a> {
     pub const fn new(http: &'a Http, work: &'a Work) -> Self {
         Self { http, work }
@@ -103,6 +109,49 @@ impl<'a> Query<'a> {
             }
         }
         Ok(points)
+    }
+
+    /// How many shards a database has.
+    pub fn shards(&self, database: &str) -> Result<usize, SourceError> {
+        let series = self.run(Method::GET, "SHOW SHARDS")?;
+        let of_database = series.iter().filter(|series| series["name"] == database);
+        Ok(of_database.filter_map(|series| series["values"].as_array()).map(Vec::len).sum())
+    }
+
+    /// How long a database keeps what.
+    pub fn policies(&self, database: &str) -> Result<Policies, SourceError> {
+        let series = self.run(Method::GET, &format!("SHOW RETENTION POLICIES ON {}", quote(database)))?;
+        let rows = series.iter().flat_map(|series| series["values"].as_array().into_iter().flatten());
+        let described = |row: &Value| match (&row[0], &row[1], &row[2], &row[3], &row[4]) {
+            (
+                Value::String(name),
+                Value::String(kept),
+                Value::String(shard),
+                Value::Number(copies),
+                Value::Bool(default),
+            ) => {
+                let default = if *default { DEFAULT } else { "" };
+                Ok((name.clone(), format!("DURATION {kept} REPLICATION {copies} SHARD DURATION {shard}{default}")))
+            }
+            _ => Err(self.failed("describes a retention policy in other words")),
+        };
+        rows.map(described).collect()
+    }
+
+    /// Makes a database with these retention policies and no other.
+    pub fn create_database(&self, database: &str, policies: &Policies) -> Result<(), SourceError> {
+        let (name, first) = policies
+            .iter()
+            .find(|(_, is)| is.ends_with(DEFAULT))
+            .or_else(|| policies.first_key_value())
+            .ok_or_else(|| self.failed("a database must have a retention policy, and the backup names none"))?;
+        let first = first.trim_end_matches(DEFAULT);
+        self.run(Method::POST, &format!("CREATE DATABASE {} WITH {first} NAME {}", quote(database), quote(name)))?;
+        for (other, is) in policies.iter().filter(|(other, _)| *other != name) {
+            let (other, database) = (quote(other), quote(database));
+            self.run(Method::POST, &format!("CREATE RETENTION POLICY {other} ON {database} {is}"))?;
+        }
+        Ok(())
     }
 
     /// Statements that make again what goes with a database and is in no backup of it: continuous queries, and what users

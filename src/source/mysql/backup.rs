@@ -40,6 +40,7 @@ pub struct Dumping {
     views: Vec<String>,
     /// Whether rows of the past are dumped.
     history: bool,
+    sees_all: bool,
     longest: Arc<Mutex<Longest>>,
     given: usize,
 }
@@ -49,7 +50,9 @@ impl Dumping {
         let config = server.config.clone();
         let mut findings = Vec::new();
         let mut found = |why: String| findings.push(Finding::new(FindingKind::Source, &config.name, why));
-        match sight(server) {
+        let sight = sight(server);
+        let sees_all = sight == Sight::Whole;
+        match sight {
             Sight::Whole => {}
             Sight::Part(missing) => {
                 let why = format!("the account sees only a part of the database: it lacks {missing}");
@@ -68,6 +71,7 @@ impl Dumping {
             before: None,
             views: Vec::new(),
             history: false,
+            sees_all,
             longest: Arc::default(),
             given: 0,
         })
@@ -190,7 +194,8 @@ impl Backup for Dumping {
         let server = Server::new(&self.config, work)?;
         let mut account = self.before.take().ok_or_else(|| server.failed("nothing was dumped"))?;
         let rows = account.proof.iter().filter(|(name, _)| name.starts_with("rows of "));
-        if rows.clone().all(|(_, count)| count == "0") {
+        // Who does not see all of a database does not know that it is empty.
+        if rows.clone().all(|(_, count)| count == "0") && !(account.holds_nothing() && self.sees_all) {
             let why = format!("the database holds no row ({} tables)", rows.count());
             return Err(SourceError::Empty { what: self.config.title(), why });
         }
@@ -205,6 +210,7 @@ impl Backup for Dumping {
             }
         }
         account.findings.append(&mut self.findings);
+        account.tell_if_empty(&self.config.name);
         let longest = *self.longest.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(why) = longest.too_long_for(server.packet_bytes()?) {
             let why = format!("a restore needs another setting: {why}");

@@ -199,6 +199,9 @@ impl<'a> Server<'a> {
     pub fn count(&self, database: &str, history: bool) -> Result<Account, SourceError> {
         let (tables, floats) = (self.tables(database)?, self.floats(database)?);
         let mut account = Account::default().tool("server", self.version()?).proof(TABLES_COUNTED, tables.len());
+        if tables.is_empty() {
+            account = account.holding_nothing();
+        }
         for table in tables {
             self.work.check()?;
             let name = format!("{}.{}", identifier(database), identifier(&table.name));

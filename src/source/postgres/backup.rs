@@ -51,9 +51,10 @@ impl Backup for Dumping {
         let session = self.session.lock().unwrap_or_else(PoisonError::into_inner).take();
         let server = Server::new(&self.config, work)?;
         let mut session = session.ok_or_else(|| server.failed("nothing was dumped"))?;
-        let account = session.count(Account::default())?;
+        let mut account = session.count(Account::default())?;
+        account.tell_if_empty(&self.config.name);
         let rows = account.proof.iter().filter(|(name, _)| name.starts_with("rows of "));
-        if rows.clone().all(|(_, count)| count == "0") {
+        if rows.clone().all(|(_, count)| count == "0") && rows.clone().count() > 0 {
             let why = format!("the database holds no row ({} tables)", rows.count());
             return Err(SourceError::Empty { what: self.config.title(), why });
         }
