@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::model::time::SystemClock;
 use crate::ops::{Env, Exit, OpError};
+use crate::source::work::WAITING;
 
 mod commands;
 pub mod config;
@@ -222,9 +223,9 @@ const fn command_name(command: &Command) -> &'static str {
 
 fn start_log(verbose: u8) {
     let default = match verbose {
-        0 => "farkeep=error",
-        1 => "farkeep=info,warn",
-        _ => "farkeep=debug,info",
+        0 => format!("farkeep=error,{WAITING}=warn"),
+        1 => "farkeep=info,warn".into(),
+        _ => "farkeep=debug,info".into(),
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("FARKEEP_LOG").unwrap_or_else(|_| default.into());
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();

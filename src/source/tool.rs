@@ -10,10 +10,7 @@ use std::io::{self, Read, Seek};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use crate::source::SourceError;
 use crate::source::engine::PartRead;
@@ -22,15 +19,16 @@ use crate::source::work::Work;
 
 mod group;
 mod redact;
+mod watch;
 
 use group::{Group, Then};
 use redact::Kept;
 pub use redact::redact;
+pub use watch::Question;
+use watch::{Silence, Waiting, Watch};
 
 /// What [`Tool::run`] keeps of standard output: enough for a version or a list, too little for a dump.
 const STDOUT_KEPT_BYTES: u64 = 1024 * 1024;
-/// How often a running program is looked after: bounds how late it is killed.
-const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A program to be run.
 #[derive(Debug, Clone)]
@@ -41,6 +39,7 @@ pub struct Tool {
     user: Option<String>,
     secrets: Vec<SecretText>,
     then: Then,
+    question: Option<Question>,
 }
 
 /// How a program ended.
@@ -59,7 +58,7 @@ impl Tool {
     #[must_use]
     pub fn new(program: impl Into<OsString>) -> Self {
         let argv = vec![program.into()];
-        Self { argv, env: Vec::new(), dir: None, user: None, secrets: Vec::new(), then: Then::Dies }
+        Self { argv, env: Vec::new(), dir: None, user: None, secrets: Vec::new(), then: Then::Dies, question: None }
     }
 
     /// A whole argv.
@@ -122,6 +121,13 @@ impl Tool {
         self
     }
 
+    /// Has this asked when it says nothing for long.
+    #[must_use]
+    pub fn asking(mut self, question: Question) -> Self {
+        self.question = Some(question);
+        self
+    }
+
     /// Never to be shown, wherever the program prints it.
     #[must_use]
     pub fn hiding(mut self, secret: &SecretText) -> Self {
@@ -140,7 +146,8 @@ impl Tool {
     /// # Errors
     /// When it cannot be started.
     pub fn stream(&self, work: &Work) -> Result<Running, SourceError> {
-        self.start(Stdio::null(), work)
+        // Its output is all that it is run for: that it gives none is worth a word, whether anybody knows why or not.
+        self.start(Stdio::null(), Silence::of_output(self.name(), self.question.clone()), work)
     }
 
     /// The same, with `input` as its standard input.
@@ -148,7 +155,7 @@ impl Tool {
     /// # Errors
     /// When it cannot be started.
     pub fn stream_with(&self, input: File, work: &Work) -> Result<Running, SourceError> {
-        self.start(Stdio::from(input), work)
+        self.start(Stdio::from(input), self.silence(), work)
     }
 
     /// Runs it to its end, with nothing on standard input. Its exit status is for the caller to judge.
@@ -156,7 +163,7 @@ impl Tool {
     /// # Errors
     /// When it cannot be started, runs too long or is interrupted.
     pub fn run(&self, work: &Work) -> Result<Ended, SourceError> {
-        self.start(Stdio::null(), work)?.wait()
+        self.start(Stdio::null(), self.silence(), work)?.wait()
     }
 
     /// Runs it to its end with `input` as its standard input.
@@ -164,7 +171,7 @@ impl Tool {
     /// # Errors
     /// As [`Tool::run`].
     pub fn run_with(&self, input: File, work: &Work) -> Result<Ended, SourceError> {
-        self.start(Stdio::from(input), work)?.wait()
+        self.start(Stdio::from(input), self.silence(), work)?.wait()
     }
 
     /// Runs it to a good end and gives what it printed.
@@ -198,7 +205,7 @@ impl Tool {
         let mut command = self.command(&group)?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said.try_clone().map_err(failed)?);
         let mut child = command.spawn().map_err(failed)?;
-        let mut watch = Watch::start(&group, work);
+        let mut watch = Watch::start(&group, None, work);
         let status = child.wait().map_err(failed)?;
         let killed = watch.stop() && status.signal().is_some();
         let shown = said.rewind().map(|()| Kept::read(said, self.secrets.clone()).show()).unwrap_or_default();
@@ -229,20 +236,25 @@ impl Tool {
         Ok(command)
     }
 
-    fn start(&self, input: Stdio, work: &Work) -> Result<Running, SourceError> {
+    fn silence(&self) -> Silence {
+        Silence::of_work(self.name(), self.question.clone())
+    }
+
+    fn start(&self, input: Stdio, silence: Silence, work: &Work) -> Result<Running, SourceError> {
         work.check()?;
         let failed = |why: String| failure(&self.name(), &why, "");
         let group = Group::new(self.then).map_err(|e| failed(format!("cannot be started: {e}")))?;
         let mut command = self.command(&group)?;
         command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|e| failed(format!("cannot be started: {e}")))?;
-        let watch = Watch::start(&group, work);
+        let waiting = silence.waiting();
+        let watch = Watch::start(&group, Some(silence), work);
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(failed("has no pipes".into()));
         };
         let secrets = self.secrets.clone();
         let stderr = Some(std::thread::spawn(move || Kept::read(stderr, secrets)));
-        Ok(Running { name: self.name(), child, group, stdout, stderr, watch, work: work.clone() })
+        Ok(Running { name: self.name(), child, group, stdout, waiting, stderr, watch, work: work.clone() })
     }
 }
 
@@ -257,6 +269,7 @@ pub struct Running {
     child: Child,
     group: Group,
     stdout: ChildStdout,
+    waiting: Waiting,
     stderr: Option<JoinHandle<Kept>>,
     watch: Watch,
     work: Work,
@@ -265,8 +278,10 @@ pub struct Running {
 impl Running {
     fn wait(mut self) -> Result<Ended, SourceError> {
         let mut stdout = Vec::new();
+        self.waiting.begin();
         let kept = (&mut self.stdout).take(STDOUT_KEPT_BYTES).read_to_end(&mut stdout);
         let rest = io::copy(&mut self.stdout, &mut io::sink());
+        self.waiting.end();
         let (status, stderr) = self.end()?;
         kept.and(rest).map_err(|e| failure(&self.name, &format!("its output cannot be read: {e}"), &stderr))?;
         Ok(Ended { status, stdout, stderr })
@@ -292,7 +307,10 @@ impl Running {
 impl PartRead for Running {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, SourceError> {
         loop {
-            match self.stdout.read(buffer) {
+            self.waiting.begin();
+            let read = self.stdout.read(buffer);
+            self.waiting.end();
+            match read {
                 Ok(count) => return Ok(count),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(failure(&self.name, &format!("its output cannot be read: {e}"), "")),
@@ -313,46 +331,5 @@ impl Drop for Running {
             self.group.kill();
             let _ = self.child.wait();
         }
-    }
-}
-
-/// Kills a process group when its work is over.
-struct Watch {
-    signal: Arc<(Mutex<bool>, Condvar)>,
-    fired: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Watch {
-    fn start(group: &Group, work: &Work) -> Self {
-        let signal = Arc::new((Mutex::new(false), Condvar::new()));
-        let fired = Arc::new(AtomicBool::new(false));
-        let (changed, kills, work, kill) = (Arc::clone(&signal), Arc::clone(&fired), work.clone(), group.killer());
-        let thread = std::thread::spawn(move || {
-            let (done, changed) = &*changed;
-            let mut guard = done.lock().unwrap_or_else(PoisonError::into_inner);
-            while !*guard {
-                if work.is_over() {
-                    kills.store(true, Ordering::Release);
-                    kill();
-                    return;
-                }
-                guard = match changed.wait_timeout(guard, WATCH_INTERVAL) {
-                    Ok((guard, _)) => guard,
-                    Err(poisoned) => poisoned.into_inner().0,
-                };
-            }
-        });
-        Self { signal, fired, thread: Some(thread) }
-    }
-
-    /// Ends the watch; tells whether it killed.
-    fn stop(&mut self) -> bool {
-        *self.signal.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.signal.1.notify_all();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-        self.fired.load(Ordering::Acquire)
     }
 }

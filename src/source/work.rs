@@ -1,10 +1,11 @@
 //! What an engine is given for one run: a private directory, the present, its time limit, and when to stop.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,8 +13,15 @@ use crate::model::finding::Finding;
 use crate::model::time::Timestamp;
 use crate::source::SourceError;
 
+/// What is logged under this name is shown without being asked for.
+pub const WAITING: &str = "waiting";
 /// How long undoing may take: it is one request to a server, or the removal of a directory.
 const TIDYING_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a question to a server may take that is asked beside the work.
+const ASKING_TIMEOUT: Duration = Duration::from_secs(10);
+/// A program that says nothing for so long is worth a word: no dump computes longer before its first byte, as a rule.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// The circumstances of one member's backup or restore.
 #[derive(Debug, Clone)]
@@ -30,6 +38,8 @@ pub struct Work {
     started: Arc<OnceLock<Instant>>,
     stop: &'static AtomicBool,
     noted: Arc<Mutex<Vec<Finding>>>,
+    silence: Duration,
+    told: Option<Sender<String>>,
 }
 
 impl Work {
@@ -37,7 +47,8 @@ impl Work {
     #[must_use]
     pub fn new(member: &str, scratch: PathBuf, now: Timestamp, timezone: &str, stop: &'static AtomicBool) -> Self {
         let (member, timezone) = (member.to_owned(), timezone.to_owned());
-        Self { member, scratch, now, timezone, timeout: None, started: Arc::default(), stop, noted: Arc::default() }
+        let (started, noted) = (Arc::default(), Arc::default());
+        Self { member, scratch, now, timezone, timeout: None, started, stop, noted, silence: SILENCE, told: None }
     }
 
     /// The same with a time limit, counted from [`Work::start_clock`].
@@ -45,6 +56,20 @@ impl Work {
     pub fn with_timeout(mut self, secs: Option<u64>) -> Self {
         self.timeout = secs.map(Duration::from_secs);
         self
+    }
+
+    /// The same, telling here and not in the log what a program waits for that says nothing for so long.
+    #[must_use]
+    pub fn telling(self, silence: Duration, told: Sender<String>) -> Self {
+        Self { silence, told: Some(told), ..self }
+    }
+
+    /// The same for a question beside the work.
+    #[must_use]
+    pub fn for_asking(&self) -> Self {
+        let asking = Self { timeout: Some(ASKING_TIMEOUT), started: Arc::default(), ..self.clone() };
+        asking.start_clock();
+        asking
     }
 
     /// The same for what must be undone in any case: with a short time of its own, whatever became of the member's, and deaf
@@ -73,6 +98,20 @@ impl Work {
                 Err(source) => return Err(SourceError::Io { path: path.display().to_string(), source }),
             }
         }
+    }
+
+    /// A file without a name that holds these bytes, for a program's standard input.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn unnamed_file(&self, bytes: &[u8]) -> Result<File, SourceError> {
+        let made = || -> io::Result<File> {
+            let mut file = tempfile::tempfile_in(&self.scratch)?;
+            file.write_all(bytes)?;
+            file.rewind()?;
+            Ok(file)
+        };
+        made().map_err(|source| SourceError::Io { path: self.scratch.display().to_string(), source })
     }
 
     /// The same with the whole time before it, which begins now.
@@ -105,6 +144,20 @@ impl Work {
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    /// How long a program may say nothing.
+    #[must_use]
+    pub const fn silence(&self) -> Duration {
+        self.silence
+    }
+
+    /// Tells at once what somebody should know who waits.
+    pub fn tell(&self, what: String) {
+        match &self.told {
+            Some(told) => _ = told.send(what),
+            None => tracing::warn!(target: WAITING, "{what}"),
+        }
     }
 
     /// Keeps what a step noticed, for a later one to tell.

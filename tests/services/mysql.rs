@@ -1,13 +1,15 @@
 //! MariaDB, Debian's: dumps with their checksums, dumps that were cut, restores that find triggers and views in their way.
 
 use std::fs;
-use std::process::Command;
+use std::io::Write;
+use std::process::{Command, Stdio};
 
 use farkeep::source::engine::Engine;
 use farkeep::source::mysql::MysqlConfig;
 
 use crate::rehearsal::Rehearsal;
 use crate::service::{Service, needs_service};
+use crate::world::background::until;
 use crate::world::tools::must;
 use crate::world::{World, args};
 
@@ -265,6 +267,23 @@ fn a_database_without_a_table_comes_back_empty_and_keeps_no_other_from_being_bac
     sql(&service, "DROP DATABASE events; CREATE DATABASE events");
     world.run(args!["push", "nightly"]).exits(1).says("is it another server").says("--accept-size events");
     world.run(args!["push", "nightly", "--accept-size", "events"]).ok();
+}
+
+#[test]
+fn a_backup_that_waits_for_a_lock_says_so() {
+    needs_service!("mariadb");
+    let (service, rehearsal) = (Service::start("mariadb"), Rehearsal::new());
+    fill(&service, "events");
+    let mut migrating = client(&service).args(["-D", "events"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut statements = migrating.stdin.take().unwrap();
+    writeln!(statements, "LOCK TABLES birth WRITE; DO SLEEP(0);").unwrap();
+    statements.flush().unwrap();
+    let locked = "SELECT COUNT(*) FROM information_schema.processlist WHERE db = 'events' AND command = 'Sleep'";
+    until("the table is locked", || sql(&service, locked) == "1");
+    let told = rehearsal.back_up_locked(&engine(&service, "events"), || drop(statements));
+    assert!(told.starts_with("locked: mariadb has said nothing for"), "{told}");
+    assert!(told.contains("Waiting for table metadata lock") && told.contains(" of root (Sleep for "), "{told}");
+    migrating.wait().unwrap();
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! PostgreSQL, Debian's: dumps with their counts, dumps that were cut, restores while somebody is connected.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 
 use farkeep::model::finding::FindingKind;
 use farkeep::source::engine::{Account, Engine, Fetched};
@@ -10,7 +11,9 @@ use farkeep::source::postgres::PostgresConfig;
 
 use crate::rehearsal::Rehearsal;
 use crate::service::{Service, needs_service};
+use crate::world::background::until;
 use crate::world::tools::must;
+use crate::world::{Running, World, args};
 
 pub fn psql(service: &Service, database: &str, sql: &str) -> String {
     let port = service.port.to_string();
@@ -341,4 +344,58 @@ fn a_database_without_a_table_comes_back_empty() {
         // And on a server that does not know it.
         psql(&service, "postgres", "DROP DATABASE nothing");
     }
+}
+
+/// A session that keeps everybody from a table until it is dropped.
+fn lock(service: &Service) -> (Child, ChildStdin) {
+    let port = service.port.to_string();
+    let mut psql = Command::new("psql");
+    psql.args(["-X", "-q", "-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-d", "events"]);
+    let mut psql = psql.env("PGAPPNAME", "migration").stdin(Stdio::piped()).spawn().unwrap();
+    let mut statements = psql.stdin.take().unwrap();
+    writeln!(statements, "BEGIN; LOCK TABLE app.birth;").unwrap();
+    let held = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted";
+    until("the table is locked", || self::psql(service, "events", held) != "0");
+    (psql, statements)
+}
+
+#[test]
+fn a_backup_that_waits_for_a_lock_says_who_holds_it() {
+    needs_service!("postgresql");
+    let (service, rehearsal) = (Service::start("postgresql"), Rehearsal::new());
+    fill(&service);
+    let (mut locking, statements) = lock(&service);
+    let told = rehearsal.back_up_locked(&engine(&service, "events"), || drop(statements));
+    assert!(told.starts_with("locked: pg_dump has said nothing for"), "{told}");
+    assert!(told.contains("held by session") && told.contains("of postgres (migration, idle in transaction, "), "{told}");
+    locking.wait().unwrap();
+}
+
+#[test]
+fn a_dump_that_waits_for_a_lock_ends_with_a_farkeep_that_was_killed() {
+    needs_service!("postgresql");
+    let (service, world) = (Service::start("postgresql"), World::new());
+    fill(&service);
+    world.agent.configure(&format!(
+        "[[job.nightly.source]]\nname = \"events\"\nkind = \"postgres\"\nhost = \"127.0.0.1\"\nport = {}\ndatabase = \"events\"\n",
+        service.port
+    ));
+    let (mut locking, statements) = lock(&service);
+    let port = format!("\0{}\0", service.port);
+    let is_of_us = |line: &String| ["pg_dump", "psql"].iter().any(|name| line.contains(name)) && line.contains(&port);
+    let at_work = || {
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let lines = processes.filter_map(|process| fs::read_to_string(process.path().join("cmdline")).ok());
+        // The one that holds the lock is no program of farkeep.
+        lines.filter(is_of_us).count() - 1
+    };
+    let running = Running::start(&world.agent, args!["push", "nightly"]);
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'farkeep' AND wait_event_type = 'Lock'";
+    until("the dump waits", || psql(&service, "postgres", waits) == "1");
+    assert_eq!(at_work(), 2, "the dump, and the session that counts what it shows");
+    assert!(running.kill());
+    until("both have ended", || at_work() == 0);
+    drop(statements);
+    locking.wait().unwrap();
+    world.push("nightly");
 }

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use farkeep::model::entry::{Metadata, Owner, Xattrs};
 use farkeep::model::time::Timestamp;
@@ -78,6 +80,27 @@ impl Rehearsal {
             parts.push(fetched_part(part.name, path, bytes));
         }
         Ok(Fetched { dir, parts, account: backup.finish(&work)? })
+    }
+
+    /// Backs up what somebody has locked: gives what is told meanwhile, and lets go of the lock with `release`.
+    pub fn back_up_locked(&self, engine: &dyn Engine, release: impl FnOnce()) -> String {
+        let (tell, told) = channel();
+        let work = self.work("locked").telling(Duration::from_millis(300), tell);
+        std::thread::scope(|scope| {
+            let backing_up = scope.spawn(|| {
+                let mut backup = engine.open(&work)?;
+                while let Some(part) = backup.next(&work)? {
+                    let mut read = (part.open)(&work)?;
+                    while read.read(&mut [0; 65536])? > 0 {}
+                    read.finish()?;
+                }
+                backup.finish(&work)
+            });
+            let said = told.recv_timeout(Duration::from_secs(60));
+            release();
+            backing_up.join().unwrap().unwrap();
+            said.unwrap()
+        })
     }
 
     /// Restores as a restore plan does: look into everything, replace, prove. Gives what is then at the target.

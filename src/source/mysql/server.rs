@@ -1,7 +1,7 @@
 //! A server of MariaDB or MySQL, spoken to by its own client: it knows every way to log in.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -9,11 +9,12 @@ use super::grants::unescaped;
 use super::restore::beside;
 use super::{CHARSET, COLLATION, MysqlConfig, TABLES_COUNTED, UNFINISHED};
 use crate::model::finding::{Finding, FindingKind};
+use crate::model::path::escape;
 use crate::source::SourceError;
 use crate::source::beside::{NEW_SUFFIX, OLD_SUFFIX};
 use crate::source::engine::Account;
 use crate::source::secret::{Secret, SecretText};
-use crate::source::tool::Tool;
+use crate::source::tool::{Question, Tool};
 use crate::source::work::Work;
 
 /// The longest row that the programs take: the most that the protocol allows.
@@ -79,15 +80,13 @@ impl<'a> Server<'a> {
         } else {
             tool.args(["--protocol=tcp", "--host", &config.host, "--port", &config.port.to_string()])
         };
-        tool.as_user(config.run_as.as_deref())
+        let asked = config.clone();
+        tool.as_user(config.run_as.as_deref()).asking(Question::new(move |work| blocked(&asked, work)))
     }
 
     /// Runs statements; gives the rows. They do not stand in arguments, where others could read them.
     pub fn query(&self, database: Option<&str>, sql: &str) -> Result<Vec<Vec<String>>, SourceError> {
-        let path = self.work.scratch.join("statements.sql");
-        let wrong = |source| SourceError::Io { path: path.display().to_string(), source };
-        fs::write(&path, sql).map_err(wrong)?;
-        let said = self.load(database, File::open(&path).map_err(wrong)?)?;
+        let said = self.load(database, self.work.unnamed_file(sql.as_bytes())?)?;
         let text = String::from_utf8_lossy(&said);
         Ok(text.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect())
     }
@@ -283,6 +282,25 @@ impl<'a> Server<'a> {
         // Oracle's program asks for more than a backup needs, and writes what no other server loads.
         if is_mysql { tool.args(["--set-gtid-purged=OFF", "--column-statistics=0"]) } else { tool }
     }
+}
+
+/// What our sessions with this database wait for, and who is at work in it: the server does not say who holds the lock.
+fn blocked(config: &MysqlConfig, work: &Work) -> Option<String> {
+    let server = Server::new(config, work).ok()?;
+    let database = literal(&config.database);
+    let ours = format!(
+        "user = substring_index(current_user(), '@', 1) AND (db IS NULL OR db = {database}) AND state LIKE 'Waiting for %lock%'"
+    );
+    let sessions = "FROM information_schema.processlist WHERE id <> connection_id() AND";
+    let state = server.query(None, &format!("SELECT state {sessions} {ours} ORDER BY time DESC LIMIT 1;")).ok()?;
+    let state = state.into_iter().flatten().next()?;
+    let others = format!(
+        "SELECT concat('session ', id, ' of ', user, ' (', command, ' for ', time, ' s)') {sessions} db = {database} \
+         AND NOT ({ours}) ORDER BY time DESC LIMIT 5;"
+    );
+    let others: Vec<String> = server.query(None, &others).unwrap_or_default().into_iter().flatten().collect();
+    let others = if others.is_empty() { String::new() } else { format!("; in this database are {}", others.join(", ")) };
+    Some(escape(format!("the server says {state:?}{others}").as_bytes()))
 }
 
 fn rounded(member: &str, table: &str, columns: &[String]) -> Finding {

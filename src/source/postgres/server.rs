@@ -1,17 +1,20 @@
 //! A server of PostgreSQL, spoken to by its own programs: they know every way to log in.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use super::PostgresConfig;
+use crate::model::path::escape;
 use crate::source::SourceError;
 use crate::source::engine::{Account, PartRead};
 use crate::source::secret::SecretText;
-use crate::source::tool::{Running, Tool, redact};
+use crate::source::tool::{Question, Running, Tool, redact};
 use crate::source::work::Work;
 
+/// How the server knows our sessions.
+const APPLICATION: &str = "farkeep";
 /// Between the columns of an answer: in no name and no number.
 const COLUMN: char = '\u{1f}';
 /// An answer is kept up to here: a line a table.
@@ -60,11 +63,13 @@ impl<'a> Server<'a> {
         let config = self.config;
         let mut tool =
             Tool::new(program).args(["-w", "-h", &config.host, "-p", &config.port.to_string(), "-U", &config.user]);
-        tool = tool.env("PGAPPNAME", "farkeep").without_env("PGPASSWORD").without_env("PGSERVICE").without_env("PGOPTIONS");
+        tool =
+            tool.env("PGAPPNAME", APPLICATION).without_env("PGPASSWORD").without_env("PGSERVICE").without_env("PGOPTIONS");
         if let Some((path, text)) = &self.password {
             tool = tool.env("PGPASSFILE", path).hiding(text);
         }
-        tool.as_user(config.run_as.as_deref())
+        let asked = config.clone();
+        tool.as_user(config.run_as.as_deref()).asking(Question::new(move |work| blocked(&asked, work)))
     }
 
     fn psql(&self, database: &str) -> Tool {
@@ -95,12 +100,10 @@ impl<'a> Server<'a> {
         self.query(database, sql).map(|_| ())
     }
 
-    /// A file to be read as standard input: statements do not stand in arguments, where others could read them.
+    /// A file to be read as standard input: statements do not stand in arguments, where others could read them. It has no name:
+    /// questions are asked side by side.
     fn script(&self, sql: &str) -> Result<File, SourceError> {
-        let path = self.work.scratch.join("statements.sql");
-        let wrong = |source| SourceError::Io { path: path.display().to_string(), source };
-        fs::write(&path, sql).map_err(wrong)?;
-        File::open(&path).map_err(wrong)
+        self.work.unnamed_file(sql.as_bytes())
     }
 
     /// The server's version.
@@ -221,6 +224,34 @@ impl Session {
         };
         Ok(rows(&String::from_utf8_lossy(answer)))
     }
+}
+
+/// Whom our sessions with this database wait for.
+fn blocked(config: &PostgresConfig, work: &Work) -> Option<String> {
+    let sql = format!(
+        "SELECT DISTINCT blocking, coalesce(b.usename, '?'), coalesce(b.application_name, ''), coalesce(b.state, '?'), \
+         coalesce(extract(epoch FROM now() - b.xact_start)::bigint, 0) FROM pg_catalog.pg_stat_activity w \
+         CROSS JOIN LATERAL unnest(pg_catalog.pg_blocking_pids(w.pid)) blocking \
+         LEFT JOIN pg_catalog.pg_stat_activity b ON b.pid = blocking \
+         WHERE w.application_name = {} AND w.usename = current_user AND w.datname = {} ORDER BY 1;",
+        literal(APPLICATION),
+        literal(&config.database)
+    );
+    let server = Server::new(config, work).ok()?;
+    let rows = server.query(&config.maintenance, &sql).ok()?;
+    let name = |row: Vec<String>| match <[String; 5]>::try_from(row) {
+        Ok([pid, ..]) if pid == "0" => Some("a prepared transaction".to_owned()),
+        Ok([pid, user, program, state, secs]) => {
+            let program = escape(program.as_bytes());
+            Some(format!(
+                "session {pid} of {} ({program}, {state}, in its transaction for {secs} s)",
+                escape(user.as_bytes())
+            ))
+        }
+        Err(_) => None,
+    };
+    let blocking: Vec<String> = rows.into_iter().filter_map(name).collect();
+    if blocking.is_empty() { None } else { Some(format!("it waits for a lock that is held by {}", blocking.join(", "))) }
 }
 
 fn rows(text: &str) -> Vec<Vec<String>> {
