@@ -14,8 +14,12 @@ use crate::world::tools::must;
 use crate::world::{World, args};
 
 fn client(service: &Service) -> Command {
+    client_of(service, "root")
+}
+
+fn client_of(service: &Service, user: &str) -> Command {
     let mut client = Command::new("mariadb");
-    client.args(["--no-defaults", "--batch", "--skip-column-names", "--user=root"]);
+    client.args(["--no-defaults", "--batch", "--skip-column-names", "--user", user]);
     client.arg(format!("--socket={}", service.data("socket").display()));
     client
 }
@@ -267,6 +271,59 @@ fn a_database_without_a_table_comes_back_empty_and_keeps_no_other_from_being_bac
     sql(&service, "DROP DATABASE events; CREATE DATABASE events");
     world.run(args!["push", "nightly"]).exits(1).says("is it another server").says("--accept-size events");
     world.run(args!["push", "nightly", "--accept-size", "events"]).ok();
+}
+
+#[test]
+fn what_an_account_shares_with_another_one_counts() {
+    needs_service!("mariadb");
+    let (service, rehearsal) = (Service::start("mariadb"), Rehearsal::new());
+    fill(&service, "events_1");
+    let login = |user: &str| MysqlConfig { user: user.into(), ..engine(&service, "events_1") };
+    let all = rehearsal.back_up(&engine(&service, "events_1"), "all").unwrap();
+    let whole = |user: &str| {
+        let seen = rehearsal.back_up(&login(user), "seen").unwrap();
+        assert_eq!(seen.account, all.account, "{user}");
+        for part in ["database", "programs", "views"] {
+            assert!(fs::read(seen.part(part).unwrap()).unwrap() == fs::read(all.part(part).unwrap()).unwrap(), "{part}");
+        }
+    };
+    let give = |to: &str, on_database: &str| {
+        sql(&service, &format!("GRANT {on_database} ON `events\\_%`.* TO {to}"));
+        sql(&service, &format!("GRANT SELECT ON mysql.proc TO {to}; GRANT EXECUTE ON FUNCTION events_1.shout TO {to}"));
+    };
+    // One account for all hosts, and the same beside another one that has nothing.
+    sql(&service, "CREATE USER backup@'%'");
+    give("backup@'%'", "SELECT, LOCK TABLES, SHOW VIEW, TRIGGER, EVENT");
+    whole("backup");
+    sql(&service, "CREATE USER backup@localhost");
+    assert_eq!(must(client_of(&service, "backup").args(["-e", "SHOW GRANTS"])).lines().count(), 1);
+    whole("backup");
+    for lacking in ["TRIGGER", "SHOW VIEW", "EVENT"] {
+        sql(&service, &format!("REVOKE {lacking} ON `events\\_%`.* FROM backup@'%'"));
+        let error = rehearsal.back_up(&login("backup"), "less").unwrap_err().to_string();
+        assert!(error.contains(&format!("it lacks {lacking} on the whole database; give it")), "{error}");
+        // All of it: what is granted to this account itself hides what the other one has.
+        let grant = "GRANT SELECT, SHOW VIEW, TRIGGER, EVENT ON `events\\_1`.* TO 'backup'@'localhost';";
+        assert!(error.contains(grant), "{error}");
+        sql(&service, &format!("GRANT {lacking} ON `events\\_%`.* TO backup@'%'"));
+    }
+    sql(&service, "REVOKE SELECT ON mysql.proc FROM backup@'%'");
+    let error = rehearsal.back_up(&login("backup"), "less").unwrap_err().to_string();
+    assert!(error.contains("it lacks SELECT on mysql.proc (for routines); give it"), "{error}");
+    assert_eq!(sql(&service, "SHOW TRIGGERS IN events_1").lines().count(), 1, "none was made");
+
+    // What everybody has.
+    sql(&service, "CREATE USER anybody@localhost");
+    rehearsal.back_up(&login("anybody"), "none").unwrap_err();
+    give("PUBLIC", "SELECT, LOCK TABLES, SHOW VIEW, TRIGGER, EVENT");
+    whole("anybody");
+
+    // Who has no account of that name is nobody, and what the name was given for other hosts does not count for him.
+    sql(&service, "REVOKE ALL ON `events\\_%`.* FROM PUBLIC; REVOKE ALL ON mysql.proc FROM PUBLIC");
+    sql(&service, "CREATE USER ''@localhost; CREATE USER remote@'%'; GRANT SELECT ON `events\\_%`.* TO ''@localhost");
+    give("remote@'%'", "SELECT, LOCK TABLES, SHOW VIEW, TRIGGER, EVENT");
+    let error = rehearsal.back_up(&login("remote"), "nobody").unwrap_err().to_string();
+    assert!(error.contains("it lacks SHOW VIEW on") && error.contains("TO ''@'localhost'"), "{error}");
 }
 
 #[test]

@@ -1,8 +1,13 @@
 //! What an account may see. A server hides the rest from its lists and from a dump alike, so no count would tell.
+//!
+//! SHOW GRANTS does not tell all: what was granted on a database to `u@'%'` holds for who logged in as `u@localhost` too, where
+//! that account has nothing nearer, and is not in its list. So the server itself is asked, by statements about a table that is not
+//! there: it refuses who may not before it looks for the table. The list says what is missing, and judges where that cannot be.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::server::{Server, identifier};
+use crate::source::SourceError;
 
 /// What the whole database must be readable with.
 const ON_DATABASE: [&str; 4] = ["SELECT", "SHOW VIEW", "TRIGGER", "EVENT"];
@@ -26,6 +31,17 @@ enum Routines {
     /// MySQL 8.
     Global,
 }
+
+/// What the server answered, by privilege, with SELECT on mysql.proc among them.
+type Seen = BTreeMap<&'static str, bool>;
+
+/// A table that is in no database.
+const NO_TABLE: &str = "farkeep_no_such_table";
+/// What the server says of it to whom it may tell, and to whom not: on a table, on a column, on a database.
+const NOT_THERE: &str = "ERROR 1146";
+const DENIED: [&str; 3] = ["ERROR 1142", "ERROR 1143", "ERROR 1044"];
+/// The key of routines.
+const PROC: &str = "SELECT on mysql.proc (for routines)";
 
 /// A line of SHOW GRANTS.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,19 +76,61 @@ pub fn sight(server: &Server<'_>) -> Sight {
     };
     match asked() {
         Ok((grants, _, _)) if grants.is_empty() => Sight::Unknown("SHOW GRANTS says nothing that is understood".into()),
-        Ok((grants, account, routines)) => judge(&grants, &server.config.database, &account, routines),
+        Ok((grants, account, routines)) => {
+            let database = &server.config.database;
+            let seen = seen(server, routines, &|privilege| held(&grants, privilege, database));
+            judge(&grants, database, &account, routines, &seen)
+        }
         Err(error) => Sight::Unknown(error),
     }
 }
 
-fn judge(grants: &[Grant], database: &str, account: &str, routines: Routines) -> Sight {
-    let missing: Vec<&str> = ON_DATABASE.into_iter().filter(|privilege| !held(grants, privilege, database)).collect();
+/// Asks the server, as far as it can be asked.
+fn seen(server: &Server<'_>, routines: Routines, listed: &dyn Fn(&str) -> bool) -> Seen {
+    let database = identifier(&server.config.database);
+    let mut seen = Seen::new();
+    let mut ask = |privilege: &'static str, sql: &str| {
+        let may = match server.query(None, sql) {
+            Ok(_) => true,
+            Err(SourceError::Command { why, .. }) if why.contains(NOT_THERE) => true,
+            Err(SourceError::Command { why, .. }) if DENIED.iter().any(|denied| why.contains(denied)) => false,
+            Err(_) => return None,
+        };
+        seen.insert(privilege, may);
+        Some(may)
+    };
+    let selects = ask("SELECT", &format!("SELECT * FROM {database}.{NO_TABLE} LIMIT 0;"));
+    ask("EVENT", &format!("SHOW EVENTS FROM {database} LIKE '{NO_TABLE}';"));
+    if routines == Routines::Table {
+        ask(PROC, "SELECT * FROM mysql.proc LIMIT 0;");
+    }
+    if selects == Some(true) && !listed("TRIGGER") {
+        // It can come to nothing: there is no such table, and no such column in it.
+        let on = format!("BEFORE INSERT ON {database}.{NO_TABLE} FOR EACH ROW SET NEW.{NO_TABLE} = 1");
+        ask("TRIGGER", &format!("CREATE TRIGGER {database}.{NO_TABLE} {on};"));
+    }
+    if selects == Some(true) && !listed("SHOW VIEW") {
+        // Of a view that is not there it says nothing. Who reads all tables sees the names of all views.
+        for view in server.views(&server.config.database).unwrap_or_default() {
+            if ask("SHOW VIEW", &format!("SHOW CREATE VIEW {database}.{};", identifier(&view))) != Some(true) {
+                break;
+            }
+        }
+    }
+    seen
+}
+
+fn judge(grants: &[Grant], database: &str, account: &str, routines: Routines, seen: &Seen) -> Sight {
+    let listed = |privilege: &str| held(grants, privilege, database);
+    let may = |privilege: &&str| seen.get(privilege).copied().unwrap_or_else(|| listed(privilege));
+    let missing: Vec<&str> = ON_DATABASE.into_iter().filter(|privilege| !may(privilege)).collect();
     let globally = |privilege: &str| grants.iter().any(|g| g.database == "*" && g.gives(privilege) && !g.is_revoked);
     let of_proc = |g: &Grant| g.database == "mysql" && g.table == "proc" && g.gives("SELECT");
     let (sees_routines, what, statement) = match routines {
         Routines::Table => (
-            held(grants, "SELECT", "mysql") || grants.iter().any(of_proc) || held(grants, "SHOW CREATE ROUTINE", database),
-            "SELECT on mysql.proc (for routines)",
+            seen.get(PROC).copied().unwrap_or_else(|| held(grants, "SELECT", "mysql") || grants.iter().any(of_proc))
+                || listed("SHOW CREATE ROUTINE"),
+            PROC,
             format!("GRANT SELECT ON mysql.proc TO {account};"),
         ),
         Routines::Global => (
@@ -82,14 +140,16 @@ fn judge(grants: &[Grant], database: &str, account: &str, routines: Routines) ->
         ),
     };
     // Who may call them all sees their names; then a body that is hidden stops the dump, and nothing is lost unheard.
-    let sees_routines = sees_routines || held(grants, "EXECUTE", database);
+    let sees_routines = sees_routines || listed("EXECUTE");
     if missing.is_empty() && sees_routines {
         return Sight::Whole;
     }
     let mut statements = Vec::new();
     if !missing.is_empty() {
         let pattern = identifier(database).replace('\\', "\\\\").replace('_', "\\_").replace('%', "\\%");
-        statements.push(format!("GRANT {} ON {pattern}.* TO {account};", missing.join(", ")));
+        // A grant to this very account hides those that another one shares with it: all that it does not have itself.
+        let wanted: Vec<&str> = ON_DATABASE.into_iter().filter(|p| missing.contains(p) || !listed(p)).collect();
+        statements.push(format!("GRANT {} ON {pattern}.* TO {account};", wanted.join(", ")));
     }
     let mut named: Vec<String> = missing.iter().map(|privilege| format!("{privilege} on the whole database")).collect();
     if !sees_routines {
@@ -231,7 +291,7 @@ mod tests {
 
     fn sees(lines: &[&str], database: &str) -> Result<(), String> {
         let grants: Vec<Grant> = lines.iter().filter_map(|line| parse(line)).collect();
-        match judge(&grants, database, "'b'@'%'", Routines::Table) {
+        match judge(&grants, database, "'b'@'%'", Routines::Table, &Seen::new()) {
             Sight::Whole => Ok(()),
             Sight::Part(why) | Sight::Unknown(why) => Err(why),
         }
@@ -271,7 +331,7 @@ mod tests {
         let all = "GRANT SELECT, SHOW VIEW, EVENT, TRIGGER ON `db`.* TO `b`@`%`";
         let judged = |more: &str| {
             let grants: Vec<Grant> = [all, more].iter().filter_map(|line| parse(line)).collect();
-            judge(&grants, "db", "'b'@'%'", Routines::Global)
+            judge(&grants, "db", "'b'@'%'", Routines::Global, &Seen::new())
         };
         assert!(
             matches!(judged("GRANT USAGE ON *.* TO `b`@`%`"), Sight::Part(why) if why.contains("GRANT SHOW_ROUTINE ON *.*"))
