@@ -7,10 +7,14 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::Timespec;
 
 use crate::source::SourceError;
 use crate::source::engine::PartRead;
@@ -28,7 +32,11 @@ pub use watch::Question;
 use watch::{Silence, Waiting, Watch};
 
 /// What [`Tool::run`] keeps of standard output: enough for a version or a list, too little for a dump.
-const STDOUT_KEPT_BYTES: u64 = 1024 * 1024;
+const STDOUT_KEPT_BYTES: usize = 1024 * 1024;
+/// How often a reader that waits for output looks whether the program was killed meanwhile.
+const LOOK_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+/// How long the standard error of a program that has ended is read on: a daemon that it left behind may hold it for ever.
+const LAST_WORDS_WAIT: Duration = Duration::from_secs(2);
 
 /// A program to be run.
 #[derive(Debug, Clone)]
@@ -207,7 +215,7 @@ impl Tool {
         let mut child = command.spawn().map_err(failed)?;
         let mut watch = Watch::start(&group, None, work);
         let status = child.wait().map_err(failed)?;
-        let killed = watch.stop() && status.signal().is_some();
+        let killed = watch.stop();
         let shown = said.rewind().map(|()| Kept::read(said, self.secrets.clone()).show()).unwrap_or_default();
         match killed {
             true if work.is_stopped() => Err(SourceError::Interrupted),
@@ -253,7 +261,9 @@ impl Tool {
             return Err(failed("has no pipes".into()));
         };
         let secrets = self.secrets.clone();
-        let stderr = Some(std::thread::spawn(move || Kept::read(stderr, secrets)));
+        let (give, said) = sync_channel(1);
+        std::thread::spawn(move || _ = give.send(Kept::read(stderr, secrets)));
+        let stderr = Some(said);
         Ok(Running { name: self.name(), child, group, stdout, waiting, stderr, watch, work: work.clone() })
     }
 }
@@ -270,20 +280,22 @@ pub struct Running {
     group: Group,
     stdout: ChildStdout,
     waiting: Waiting,
-    stderr: Option<JoinHandle<Kept>>,
+    stderr: Option<Receiver<Kept>>,
     watch: Watch,
     work: Work,
 }
 
 impl Running {
     fn wait(mut self) -> Result<Ended, SourceError> {
-        let mut stdout = Vec::new();
-        self.waiting.begin();
-        let kept = (&mut self.stdout).take(STDOUT_KEPT_BYTES).read_to_end(&mut stdout);
-        let rest = io::copy(&mut self.stdout, &mut io::sink());
-        self.waiting.end();
+        let (mut stdout, mut buffer) = (Vec::new(), [0; 8192]);
+        loop {
+            let count = self.read(&mut buffer)?;
+            if count == 0 {
+                break;
+            }
+            stdout.extend(&buffer[..count.min(STDOUT_KEPT_BYTES - stdout.len())]);
+        }
         let (status, stderr) = self.end()?;
-        kept.and(rest).map_err(|e| failure(&self.name, &format!("its output cannot be read: {e}"), &stderr))?;
         Ok(Ended { status, stdout, stderr })
     }
 
@@ -293,14 +305,29 @@ impl Running {
         let killed = self.watch.stop();
         // What it left running holds its pipes open, and would be waited for without end.
         self.group.kill();
-        let stderr = self.stderr.take().and_then(|thread| thread.join().ok()).map(|kept| kept.show()).unwrap_or_default();
-        if killed && status.signal().is_some() {
-            if self.work.is_stopped() {
-                return Err(SourceError::Interrupted);
-            }
-            return Err(failure(&self.name, &format!("{} and was killed", self.work.late_why()), &stderr));
+        let said = self.stderr.take().and_then(|said| said.recv_timeout(LAST_WORDS_WAIT).ok());
+        let stderr = said.map(Kept::show).unwrap_or_default();
+        // Also one that had ended well by itself: what it left at work was killed, and its output may be cut short.
+        if killed { Err(self.late(&stderr)) } else { Ok((status, stderr)) }
+    }
+
+    fn late(&self, stderr: &str) -> SourceError {
+        if self.work.is_stopped() {
+            return SourceError::Interrupted;
         }
-        Ok((status, stderr))
+        failure(&self.name, &format!("{} and was killed", self.work.late_why()), stderr)
+    }
+
+    /// Waits until there is output, or its end; what has left the group holds it open, and outlives its killing.
+    fn await_output(&self) -> Result<(), SourceError> {
+        loop {
+            match poll(&mut [PollFd::new(&self.stdout, PollFlags::IN)], Some(&LOOK_INTERVAL)) {
+                Ok(0) if self.watch.has_fired() => return Err(self.late("")),
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                // What else is wrong the reading tells.
+                _ => return Ok(()),
+            }
+        }
     }
 }
 
@@ -308,9 +335,10 @@ impl PartRead for Running {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, SourceError> {
         loop {
             self.waiting.begin();
-            let read = self.stdout.read(buffer);
+            let awaited = self.await_output();
             self.waiting.end();
-            match read {
+            awaited?;
+            match self.stdout.read(buffer) {
                 Ok(count) => return Ok(count),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(failure(&self.name, &format!("its output cannot be read: {e}"), "")),

@@ -26,6 +26,8 @@ fn run(argv: &[&str], timeout_secs: Option<u64>) -> Result<u64, String> {
     let mut source = EngineSource::open(&config, &work).map_err(|e| e.to_string())?;
     let found = source.next().map_err(|e| e.to_string())?.ok_or("no entry")?;
     assert_eq!(found.path.to_string(), "@dump/out");
+    // As a push does, which asks ahead.
+    assert!(source.next().map_err(|e| e.to_string())?.is_none());
     let Loaded::File(_, mut content) = found.load.load().map_err(|e| e.to_string())? else {
         return Err("no file".into());
     };
@@ -38,7 +40,6 @@ fn run(argv: &[&str], timeout_secs: Option<u64>) -> Result<u64, String> {
         bytes += count as u64;
     }
     content.settle().map_err(text)?;
-    assert!(source.next().map_err(|e| e.to_string())?.is_none());
     source.finish().map(|_| bytes).map_err(|e| e.to_string())
 }
 
@@ -59,4 +60,15 @@ fn a_command_that_hangs_is_killed_with_its_children() {
     let hung = run(&["sh", "-c", "echo x; sleep 600 & sleep 600"], Some(1)).unwrap_err();
     assert!(hung.contains("time limit"), "{hung}");
     assert!(begun.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn output_that_the_time_limit_cut_short_is_none_even_if_the_command_itself_had_ended_well() {
+    let cut = run(&["sh", "-c", "(echo first half; sleep 600; echo second half) & exit 0"], Some(1)).unwrap_err();
+    assert!(cut.contains("time limit"), "{cut}");
+    let begun = std::time::Instant::now();
+    let held = run(&["sh", "-c", "echo all of it; setsid sleep 20 & exit 0"], Some(1)).unwrap_err();
+    assert!(held.contains("time limit") && begun.elapsed() < Duration::from_secs(10), "{held}");
+    assert_eq!(run(&["sh", "-c", "printf hello; setsid sleep 20 >/dev/null & exit 0"], Some(10)), Ok(5));
+    assert!(begun.elapsed() < Duration::from_secs(15), "whoever only holds the standard error is not waited for");
 }

@@ -46,6 +46,10 @@ impl Watch {
         Self { signal, fired, thread: Some(thread) }
     }
 
+    pub fn has_fired(&self) -> bool {
+        self.fired.load(Ordering::Acquire)
+    }
+
     /// Ends the watch; tells whether it killed.
     pub fn stop(&mut self) -> bool {
         *self.signal.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
@@ -53,7 +57,7 @@ impl Watch {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        self.fired.load(Ordering::Acquire)
+        self.has_fired()
     }
 }
 
