@@ -5,6 +5,7 @@
 //! that too: a program that ends with 0 and did not log its success has failed.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::source::SourceError;
@@ -65,7 +66,7 @@ impl Engine for CommandConfig {
 
     fn open(&self, _: &Work) -> Result<Box<dyn Backup>, SourceError> {
         self.tool(&self.argv)?;
-        Ok(Box::new(Exporting { config: self.clone(), room: None, given: false }))
+        Ok(Box::new(Exporting { config: self.clone(), made: None, given: false }))
     }
 
     fn survey(&self, _: &Account, work: &Work) -> Result<Survey, SourceError> {
@@ -172,10 +173,18 @@ fn with_path(argv: &[String], placeholder: &str, path: &Path) -> Vec<String> {
     argv.iter().map(|arg| arg.replace(placeholder, &path.to_string_lossy())).collect()
 }
 
+/// What shows that a file was written to or put in place of another; none where there is none.
+type Look = Option<(u64, u64, i64, i64)>;
+
+fn look(path: &Path) -> Look {
+    let meta = std::fs::symlink_metadata(path).ok()?;
+    Some((meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()))
+}
+
 struct Exporting {
     config: CommandConfig,
-    /// Kept until the part was read.
-    room: Option<Room>,
+    /// The file as the program left it, and its room: kept until the part was read.
+    made: Option<(Look, PathBuf, Room)>,
     given: bool,
 }
 
@@ -200,12 +209,17 @@ impl Backup for Exporting {
             Ok(_) => return Err(config.failed(&argv, "ended with exit code 0 and left an empty file")),
             Err(_) => return Err(config.failed(&argv, "ended with exit code 0 and made no file")),
         }
-        self.room = Some(room);
+        self.made = Some((look(&path), path.clone(), room));
         Ok(Some(Part::file(name, path)))
     }
 
     fn finish(&mut self, work: &Work) -> Result<Account, SourceError> {
-        self.room = None;
+        if let Some((then, path, _room)) = self.made.take()
+            && look(&path) != then
+        {
+            let why = "left something running that is still at work on its output";
+            return Err(self.config.failed(&self.config.argv, why));
+        }
         Ok(Account { proof: self.config.counts(work)?.into_iter().collect(), ..Account::default() })
     }
 }

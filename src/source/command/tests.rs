@@ -39,6 +39,8 @@ fn run(argv: &[&str], timeout_secs: Option<u64>) -> Result<u64, String> {
     while let Piece::Data(count) = content.read(&mut buffer).map_err(text)? {
         bytes += count as u64;
     }
+    // What goes on behind our back gets time to do so.
+    std::thread::sleep(Duration::from_millis(100));
     content.settle().map_err(text)?;
     source.finish().map(|_| bytes).map_err(|e| e.to_string())
 }
@@ -71,4 +73,10 @@ fn output_that_the_time_limit_cut_short_is_none_even_if_the_command_itself_had_e
     assert!(held.contains("time limit") && begun.elapsed() < Duration::from_secs(10), "{held}");
     assert_eq!(run(&["sh", "-c", "printf hello; setsid sleep 20 >/dev/null & exit 0"], Some(10)), Ok(5));
     assert!(begun.elapsed() < Duration::from_secs(15), "whoever only holds the standard error is not waited for");
+}
+
+#[test]
+fn a_file_that_goes_on_growing_after_the_command_has_ended_is_no_output() {
+    let error = run(&["sh", "-c", "(while [ -e {out} ] && echo x; do sleep 0.01; done) > {out} & sleep 0.2"], None);
+    assert!(error.clone().is_err_and(|why| why.contains("still at work")), "{error:?}");
 }
