@@ -1,6 +1,8 @@
 //! Elasticsearch 7.10 and OpenSearch 2.19, the real servers: snapshots, damage that they do not notice, restores.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
 
 use farkeep::source::engine::{Engine, Fetched};
@@ -79,6 +81,7 @@ fn indices_come_back_and_damage_stops_before_anything_is_removed(kind: &'static 
     index(&service, "ocrvs-births", 0, 600);
     index(&service, "ocrvs-deaths", 0, 200);
     index(&service, "other", 0, 10);
+    must(&service, Method::PUT, "/ocrvs-births/_settings", r#"{ "index": { "hidden": true } }"#);
     let engine = |indices: &[&str]| engine(&service, kind, indices, 2);
 
     let misspelt = rehearsal.back_up(&engine(&["ocrvs-*", "event_*"]), "misspelt").unwrap_err().to_string();
@@ -116,9 +119,33 @@ fn indices_come_back_and_damage_stops_before_anything_is_removed(kind: &'static 
     without_list.parts.retain(|part| !part.name.starts_with("repository/index-"));
     assert!(rehearsal.bring_back(&ours, &without_list).is_err());
 
+    broken_off(&service, &rehearsal, &ours, &night);
+    index(&service, "ocrvs-births", 612, 620);
     changed_while_it_was_read(&service, &rehearsal, &ours);
     not_searchable(&service, &rehearsal, &ours, &night);
     assert_eq!(count(&service, "ocrvs-births"), 620);
+}
+
+fn broken_off(service: &Service, rehearsal: &Rehearsal, engine: &SearchConfig, night: &Fetched) {
+    // Taken by an index, the name of an alias stops a restore that has begun to remove.
+    must(
+        service,
+        Method::POST,
+        "/_aliases",
+        r#"{ "actions": [{ "add": { "index": "ocrvs-deaths", "alias": "deaths" } }] }"#,
+    );
+    let aliased = rehearsal.back_up(engine, "aliased").unwrap();
+    must(service, Method::DELETE, "/ocrvs-deaths", "");
+    index(service, "deaths", 0, 1);
+    let error = rehearsal.bring_back(engine, &aliased).unwrap_err().to_string();
+    assert!(error.contains("the same command completes"), "{error}");
+    index(service, "ocrvs-left", 0, 3);
+    let error = rehearsal.back_up(engine, "half").unwrap_err().to_string();
+    assert!(error.contains("a restore has not ended"), "{error}");
+    must(service, Method::DELETE, "/deaths", "");
+    rehearsal.bring_back_all(engine, &aliased);
+    rehearsal.bring_back_all(engine, night);
+    rehearsal.back_up(engine, "whole").unwrap();
 }
 
 fn changed_while_it_was_read(service: &Service, rehearsal: &Rehearsal, engine: &SearchConfig) {
@@ -174,4 +201,88 @@ fn elasticsearch_indices_come_back_and_damage_stops_before_anything_is_removed()
 fn opensearch_indices_come_back_and_damage_stops_before_anything_is_removed() {
     needs_service!("opensearch");
     indices_come_back_and_damage_stops_before_anything_is_removed("opensearch");
+}
+
+#[test]
+fn a_data_stream_is_no_backup_and_no_restore_begins_over_one() {
+    needs_service!("opensearch");
+    let (service, rehearsal) = (Service::start("opensearch"), Rehearsal::new());
+    index(&service, "logs-old", 0, 20);
+    let engine = engine(&service, "opensearch", &["logs-*"], 2);
+    let night = rehearsal.back_up(&engine, "night").unwrap();
+    must(&service, Method::PUT, "/_index_template/logs", r#"{ "index_patterns": ["logs-new"], "data_stream": {} }"#);
+    must(&service, Method::PUT, "/_data_stream/logs-new", "");
+    must(&service, Method::POST, "/logs-new/_doc?refresh=true", r#"{ "@timestamp": "2026-11-17T00:00:00Z" }"#);
+    let error = rehearsal.back_up(&engine, "streaming").unwrap_err().to_string();
+    assert!(error.contains("data stream"), "{error}");
+    let error = rehearsal.bring_back(&engine, &night).unwrap_err().to_string();
+    assert!(error.contains("data stream"), "{error}");
+    assert_eq!(count(&service, "logs-old"), 20);
+}
+
+/// A server that has just made a snapshot, and says so whatever it is asked.
+fn server_that_says_it_made_a_snapshot() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut lines = BufReader::new(stream.unwrap());
+            let (mut first, mut length) = (String::new(), 0);
+            lines.read_line(&mut first).unwrap();
+            loop {
+                let mut line = String::new();
+                lines.read_line(&mut line).unwrap();
+                match line.to_lowercase().strip_prefix("content-length:") {
+                    Some(number) => length = number.trim().parse().unwrap(),
+                    None if line.trim().is_empty() => break,
+                    None => {}
+                }
+            }
+            lines.read_exact(&mut vec![0; length]).unwrap();
+            let shards = json!({ "total": 1, "failed": 0, "successful": 1 });
+            let snapshot = json!({ "snapshot": "farkeep-1", "uuid": "made-now", "state": "SUCCESS", "indices": ["ocrvs-a"], "shards": shards });
+            let body = if first.contains("/_cat/indices/ocrvs") {
+                json!([{ "index": "ocrvs-a", "status": "open" }])
+            } else if first.contains("/_cat/indices") {
+                json!([{ "index": "removed-meanwhile", "status": "open" }])
+            } else {
+                json!({
+                    "version": { "number": "7.10.2" }, "status": "green", "_shards": { "failed": 0 }, "hits": { "total": { "value": 1 } },
+                    "snapshots": [snapshot],
+                })
+            };
+            let status = if first.starts_with("GET /_snapshot/ocrvs ") { "404 Not Found" } else { "200 OK" };
+            let body = body.to_string();
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+            lines.get_mut().write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    port
+}
+
+#[test]
+fn a_snapshot_without_an_index_or_in_another_directory_than_the_servers_is_no_backup() {
+    let rehearsal = Rehearsal::new();
+    let location = rehearsal.path("copied-last-year");
+    fs::create_dir(&location).unwrap();
+    for name in ["index-7", "index.latest", "snap-made-then.dat"] {
+        fs::write(location.join(name), "of last year").unwrap();
+    }
+    let url = format!("http://127.0.0.1:{}", server_that_says_it_made_a_snapshot());
+    let engine = SearchConfig {
+        name: "search".into(),
+        kind: "elasticsearch",
+        http: HttpConfig { url, user: None, password: None, ca_file: None },
+        repository: "ocrvs".into(),
+        location: location.clone(),
+        indices: vec!["ocrvs-*".into()],
+        keep: 2,
+    };
+    let error = rehearsal.back_up(&engine, "stale").unwrap_err().to_string();
+    assert!(error.contains("lacks the snapshot that was just made"), "{error}");
+    fs::write(location.join("snap-made-now.dat"), "").unwrap();
+    rehearsal.back_up(&engine, "fresh").unwrap();
+    let more = SearchConfig { indices: vec!["ocrvs-*".into(), "removed-*".into()], ..engine };
+    let error = rehearsal.back_up(&more, "gone").unwrap_err().to_string();
+    assert!(error.contains("removed-meanwhile") && error.contains("not in the snapshot"), "{error}");
 }

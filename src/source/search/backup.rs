@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::cluster::{Cluster, Counts, Snapshot, encode};
+use super::cluster::{Cluster, Counts, Snapshot, encode, must_be_no_stream};
 use super::repository::{self, RepositoryFile};
 use super::{INDICES, REPOSITORY, SNAPSHOT, SNAPSHOT_PREFIX, SearchConfig, documents_of};
 use crate::source::SourceError;
@@ -41,9 +41,11 @@ impl Snapshotting {
     fn make(&mut self) -> Result<Made, SourceError> {
         let (http, work, config) = (self.http.clone(), self.work.clone(), self.config.clone());
         let cluster = Cluster::new(&http, &work);
+        must_not_be_half_restored(&cluster, &config)?;
         register(&cluster, &config, false)?;
-        let before = cluster.counts(&wanted(&cluster, &config)?)?;
-        let snapshot = take(&cluster, &config, &work)?;
+        let wanted = wanted(&cluster, &config)?;
+        let before = cluster.counts(&wanted)?;
+        let snapshot = take(&cluster, &config, &wanted, &work)?;
         let after = cluster.counts(&snapshot.indices)?;
         prune(&cluster, &config)?;
         // From here on nobody writes to the repository: its files are of one moment.
@@ -53,6 +55,11 @@ impl Snapshotting {
         if !state.0.iter().any(|file| file.name().starts_with("index-")) {
             let why = format!("{} holds no repository: is it the server's own directory?", config.location.display());
             return Err(cluster.failed(why));
+        }
+        if !state.0.iter().any(|file| file.name() == snapshot.file()) {
+            let why =
+                "lacks the snapshot that was just made: what is there is no longer, or not yet, the server's directory";
+            return Err(cluster.failed(format!("{} {why}", config.location.display())));
         }
         // What was written meanwhile may or may not be in the snapshot: only a count that stood still describes it.
         let counts = after.into_iter().filter(|(name, count)| before.get(name) == Some(count)).collect();
@@ -133,7 +140,7 @@ fn register(cluster: &Cluster<'_>, config: &SearchConfig, frozen: bool) -> Resul
 }
 
 /// The open indices that the patterns name; each pattern must name one.
-fn wanted(cluster: &Cluster<'_>, config: &SearchConfig) -> Result<BTreeSet<String>, SourceError> {
+fn wanted(cluster: &Cluster<'_>, config: &SearchConfig) -> Result<Vec<String>, SourceError> {
     let mut names = BTreeSet::new();
     for pattern in &config.indices {
         let found = cluster.indices(pattern)?;
@@ -147,14 +154,28 @@ fn wanted(cluster: &Cluster<'_>, config: &SearchConfig) -> Result<BTreeSet<Strin
         }
         names.extend(found.into_iter().map(|index| index.name));
     }
+    let names: Vec<String> = names.into_iter().collect();
+    must_be_no_stream(cluster, &names)?;
     Ok(names)
 }
 
-fn take(cluster: &Cluster<'_>, config: &SearchConfig, work: &Work) -> Result<Snapshot, SourceError> {
+/// What a restore that broke off has left is no whole set of indices.
+fn must_not_be_half_restored(cluster: &Cluster<'_>, config: &SearchConfig) -> Result<(), SourceError> {
+    let dir = config.location.join(repository::RESTORE_DIR);
+    if dir.exists() {
+        let dir = dir.display();
+        let why = format!("a restore has not ended: repeat it, or remove {dir} if all indices are as they should be");
+        return Err(cluster.failed(why));
+    }
+    Ok(())
+}
+
+/// By their names: a pattern leaves out what is hidden, and takes it for good when an index has gone.
+fn take(cluster: &Cluster<'_>, config: &SearchConfig, wanted: &[String], work: &Work) -> Result<Snapshot, SourceError> {
     let name = format!("{SNAPSHOT_PREFIX}{}", work.now.0);
     let path = format!("/_snapshot/{}/{name}", encode(&config.repository));
     let body = json!({
-        "indices": config.indices.join(","),
+        "indices": wanted,
         "include_global_state": false,
         "ignore_unavailable": false,
         "partial": false,
@@ -167,7 +188,10 @@ fn take(cluster: &Cluster<'_>, config: &SearchConfig, work: &Work) -> Result<Sna
         let _ = cluster.delete(&path);
         return Err(cluster.failed(why));
     }
-    Ok(snapshot)
+    match wanted.iter().find(|name| !snapshot.indices.contains(name)) {
+        Some(gone) => Err(cluster.failed(format!("index {gone:?} is not in the snapshot: was it removed meanwhile?"))),
+        None => Ok(snapshot),
+    }
 }
 
 /// Keeps so many of our snapshots: later nights share their files.

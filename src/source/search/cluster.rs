@@ -163,6 +163,20 @@ impl<'a> Cluster<'a> {
     }
 }
 
+/// Indices that belong to a data stream cannot be removed or renamed one by one.
+const STREAM_PREFIX: &str = ".ds-";
+
+/// Refuses what belongs to a data stream.
+pub fn must_be_no_stream(cluster: &Cluster<'_>, indices: &[String]) -> Result<(), SourceError> {
+    match indices.iter().find(|name| name.starts_with(STREAM_PREFIX)) {
+        Some(name) => {
+            let why = format!("{name:?} belongs to a data stream, which only the server's own tools back up and restore");
+            Err(cluster.failed(why))
+        }
+        None => Ok(()),
+    }
+}
+
 /// An index as the cluster lists it.
 #[derive(Debug, Clone)]
 pub struct Index {
@@ -174,6 +188,8 @@ pub struct Index {
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     pub name: String,
+    /// What its own file in the repository is called by.
+    uuid: String,
     pub state: String,
     pub indices: Vec<String>,
     pub started_ms: u64,
@@ -190,12 +206,18 @@ impl Snapshot {
         indices.sort();
         Self {
             name: text("snapshot"),
+            uuid: text("uuid"),
             state: text("state"),
             indices,
             started_ms: value["start_time_in_millis"].as_u64().unwrap_or(0),
             shards: (shards["total"].as_u64(), shards["failed"].as_u64(), shards["successful"].as_u64()),
             reason: text("reason"),
         }
+    }
+
+    /// The file that describes it, at the top of the repository.
+    pub fn file(&self) -> String {
+        format!("snap-{}.dat", self.uuid)
     }
 
     /// Whether it holds all that it should: the only one that counts.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use crate::source::SourceError;
 
-/// Beneath a repository: what a restore registers as a repository of its own. Servers look at nothing there that they did
-/// not write.
+/// Beneath a repository: what a restore registers as a repository of its own, and the sign that one has not ended. Servers
+/// look at nothing there that they did not write.
 pub const RESTORE_DIR: &str = "farkeep-restore";
 /// Directories of a repository lie at most this deep (indices/ID/SHARD), with room for what later servers think of.
 const DEPTH_MAX: usize = 8;

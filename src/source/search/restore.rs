@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::cluster::{Cluster, encode};
+use super::cluster::{Cluster, encode, must_be_no_stream};
 use super::repository;
 use super::{INDICES, REPOSITORY, SNAPSHOT, SearchConfig, documents_of};
 use crate::source::SourceError;
@@ -14,8 +14,6 @@ use crate::source::engine::{Account, Fetched};
 
 /// Before the names of indices that are only tried.
 const TRIAL_PREFIX: &str = "farkeep-trial-";
-/// Indices that belong to a data stream cannot be removed or renamed one by one.
-const STREAM_PREFIX: &str = ".ds-";
 
 /// The restore of one snapshot.
 pub struct Restoring<'a> {
@@ -36,11 +34,7 @@ impl<'a> Restoring<'a> {
         };
         let (snapshot, indices) = (recorded(SNAPSHOT)?, recorded(INDICES)?);
         let indices: Vec<String> = indices.split(',').map(str::to_owned).collect();
-        if let Some(stream) = indices.iter().find(|name| name.starts_with(STREAM_PREFIX)) {
-            return Err(
-                cluster.failed(format!("{stream:?} belongs to a data stream: it is restored with the server's own tools"))
-            );
-        }
+        must_be_no_stream(&cluster, &indices)?;
         Ok(Self { config, cluster, snapshot, indices })
     }
 
@@ -53,6 +47,8 @@ impl<'a> Restoring<'a> {
             found.extend(listed.into_iter().filter(|index| seen.insert(index.name.clone())));
         }
         found.sort_by(|a, b| a.name.cmp(&b.name));
+        let names: Vec<String> = found.iter().map(|index| index.name.clone()).collect();
+        must_be_no_stream(&self.cluster, &names)?;
         Ok(found)
     }
 
@@ -61,13 +57,18 @@ impl<'a> Restoring<'a> {
         let repository = self.repository();
         let path = format!("/_snapshot/{}", encode(&repository));
         self.cluster.delete(&path)?;
-        self.place(fetched, &at)?;
         let settings = json!({ "location": at.display().to_string(), "readonly": true });
-        self.cluster.put(&path, &json!({ "type": "fs", "settings": settings }))?;
-        let outcome = self.replace(&repository, &fetched.account);
+        let tried = self
+            .place(fetched, &at)
+            .and_then(|()| self.cluster.put(&path, &json!({ "type": "fs", "settings": settings })))
+            .and_then(|_| self.try_out(&repository, &fetched.account));
+        if tried.is_ok() {
+            // Broken off here, the directory stays, and no backup takes what is left for the whole.
+            self.swap(&repository)?;
+        }
         // The files are in the vault: here they are in the way.
         let tidied = self.cluster.delete(&path).and_then(|()| repository::remove_restore_dir(&at));
-        outcome.and(tidied)
+        tried.and(tidied)
     }
 
     fn repository(&self) -> String {
@@ -89,19 +90,21 @@ impl<'a> Restoring<'a> {
         Ok(())
     }
 
-    fn replace(&self, repository: &str, account: &Account) -> Result<(), SourceError> {
-        let snapshot = self.cluster.snapshot(repository, &self.snapshot)?;
-        let snapshot =
-            snapshot.ok_or_else(|| self.cluster.failed(format!("the repository has no snapshot {}", self.snapshot)))?;
-        snapshot.must_be_whole().map_err(|why| self.cluster.failed(why))?;
-        self.try_out(repository, account)?;
+    /// The destructive part.
+    fn swap(&self, repository: &str) -> Result<(), SourceError> {
         let names: Vec<String> = self.in_the_way()?.into_iter().map(|index| index.name).collect();
-        self.cluster.delete_indices(&names)?;
-        self.restore(repository, None).map(|_| ())
+        let swapped = self.cluster.delete_indices(&names).and_then(|()| self.restore(repository, None));
+        swapped.map_err(|error| {
+            self.cluster.failed(format!("holds a part of the backup now, which the same command completes: {error}"))
+        })
     }
 
     /// All of it under other names: an index that cannot be read shows before anything is removed.
     fn try_out(&self, repository: &str, account: &Account) -> Result<(), SourceError> {
+        let snapshot = self.cluster.snapshot(repository, &self.snapshot)?;
+        let snapshot =
+            snapshot.ok_or_else(|| self.cluster.failed(format!("the repository has no snapshot {}", self.snapshot)))?;
+        snapshot.must_be_whole().map_err(|why| self.cluster.failed(why))?;
         let trials: Vec<String> = self.indices.iter().map(|name| format!("{TRIAL_PREFIX}{name}")).collect();
         self.cluster.delete_indices(&trials)?;
         let tried = self.restore(repository, Some(TRIAL_PREFIX)).and_then(|()| self.cluster.counts(&trials));
