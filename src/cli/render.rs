@@ -30,7 +30,7 @@ const fn mark(kind: FindingKind) -> &'static str {
         FindingKind::Source | FindingKind::Target | FindingKind::Behind => "warning:",
         FindingKind::Suspect => "SUSPECT:",
         FindingKind::Mended => "mended:",
-        FindingKind::Damage | FindingKind::Trust => "ALARM:",
+        FindingKind::Stranger | FindingKind::Damage | FindingKind::Trust => "ALARM:",
     }
 }
 

@@ -48,6 +48,9 @@ pub fn chain_findings(
     }
     let mut findings = Vec::new();
     for (writer, chain) in &chains {
+        // Where nobody enrolled the writer, anybody could have made its chain, with whatever is wrong in it.
+        let is_stranger = chain.values().flatten().all(|record| record.standing == Standing::NotEnrolled);
+        let kind = if is_stranger { FindingKind::Stranger } else { FindingKind::Trust };
         let mut expected = 1;
         let mut before: Option<&Checked> = None;
         for (seq, here) in chain {
@@ -59,17 +62,17 @@ pub fn chain_findings(
                 last -= 1;
             }
             if first <= last {
-                findings.push(missing(writer, first, last));
+                findings.push(missing(kind, writer, first, last));
             }
             if here.len() > 1 {
                 let names: Vec<String> = here.iter().map(|r| r.name.to_string()).collect();
                 let message = format!("writer {} signed {} different records with number {seq}", writer.short(), here.len());
-                findings.push(Finding::new(FindingKind::Trust, names.join(" and "), message));
+                findings.push(Finding::new(kind, names.join(" and "), message));
             }
             for record in here {
                 let broken = before.is_some_and(|b| b.head.seq + 1 == *seq && record.statement.prev != Some(b.head.hash));
                 if broken {
-                    findings.push(Finding::new(FindingKind::Trust, &record.name, "does not follow the record before it"));
+                    findings.push(Finding::new(kind, &record.name, "does not follow the record before it"));
                 }
             }
             before = here.first().copied();
@@ -83,10 +86,10 @@ pub fn chain_findings(
     findings
 }
 
-fn missing(writer: &WriterId, first: u64, last: u64) -> Finding {
+fn missing(kind: FindingKind, writer: &WriterId, first: u64, last: u64) -> Finding {
     let which = if first == last { format!("number {first}") } else { format!("numbers {first} to {last}") };
     Finding::new(
-        FindingKind::Trust,
+        kind,
         format!("ledger/{writer}-{first}-*.rec"),
         format!("record removed: {which} of this writer is missing"),
     )

@@ -22,6 +22,9 @@ pub enum FindingKind {
     Suspect,
     /// An object was damaged and is whole again (exit 3).
     Mended,
+    /// A file among the records under the name of a writer that the root does not know: it counts for nothing, and stops nothing, since
+    /// whoever may add files can put any number there (exit 4).
+    Stranger,
     /// An object is missing, changed, or does not fit its name (exit 4).
     Damage,
     /// A record does not belong where it lies: forged, moved, forked, rolled back (exit 4).
@@ -29,9 +32,15 @@ pub enum FindingKind {
 }
 
 impl FindingKind {
-    /// Whether the finding means that stored data cannot be trusted.
+    /// Whether somebody must look at once.
     #[must_use]
     pub const fn is_alarm(self) -> bool {
+        matches!(self, Self::Stranger | Self::Damage | Self::Trust)
+    }
+
+    /// Whether the finding means that stored data cannot be trusted: nothing is removed while it stands.
+    #[must_use]
+    pub const fn casts_doubt(self) -> bool {
         matches!(self, Self::Damage | Self::Trust)
     }
 }

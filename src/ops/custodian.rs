@@ -2,7 +2,7 @@
 //!
 //! It verifies a part of the stored bytes, so that all are read within a time; applies the plan that has waited long enough;
 //! plans anew when none waits; says in a signed record when the last push arrived. Nothing is pruned on a night on which
-//! anything was found.
+//! anything was found that casts doubt on what is stored.
 
 use std::sync::Arc;
 
@@ -83,7 +83,7 @@ pub fn custodian(care: &CustodianPlan, env: &Env<'_>) -> Result<CustodianReceipt
         CustodianReceipt { findings: verified.findings.clone(), verified, applied: None, planned: None, series: Vec::new() };
     let (rules, notes) = rules_on(&care.rules, &named, &care.pin, env)?;
     receipt.findings.extend(notes);
-    if !rules.is_empty() && !receipt.findings.iter().any(|finding| finding.kind.is_alarm()) {
+    if !rules.is_empty() && !receipt.findings.iter().any(|finding| finding.kind.casts_doubt()) {
         prune(care, &rules, &named, &mut receipt, env)?;
     }
     look_at_pushes(care, &named, &mut receipt, env)?;

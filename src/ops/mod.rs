@@ -90,7 +90,7 @@ impl Exit {
                 | FindingKind::Behind
                 | FindingKind::Suspect
                 | FindingKind::Mended => Self::Findings,
-                FindingKind::Damage | FindingKind::Trust => Self::Alarm,
+                FindingKind::Stranger | FindingKind::Damage | FindingKind::Trust => Self::Alarm,
             })
         })
     }

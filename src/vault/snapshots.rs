@@ -166,6 +166,20 @@ impl Records {
         }
     }
 
+    /// What lies under the name of a writer that the root does not know is told of, and decides nothing: anybody who may add a file
+    /// can put any number there. A record of somebody whom the root knows that was brought under such a name is missed in its chain.
+    fn disown_strangers(&mut self, trust: &Trust) {
+        for finding in self.findings.iter_mut().filter(|finding| finding.kind.casts_doubt()) {
+            if let Ok((ObjectName::Record { writer, .. }, _)) = ObjectName::parse_stored(&finding.subject)
+                && trust.writer(&writer).is_none()
+            {
+                finding.kind = FindingKind::Stranger;
+                finding.message +=
+                    "; the root knows no such writer, and it stops nothing: who administers the store can remove it";
+            }
+        }
+    }
+
     /// One notice for each writer that nobody enrolled and that says only what it did, however much it did.
     fn tell_of_strangers(&mut self) {
         let mut strangers: BTreeMap<WriterId, (String, BTreeSet<u64>, BTreeSet<String>)> = BTreeMap::new();
@@ -289,6 +303,7 @@ impl RecordReader {
         }
         records.void_beside_retired(&copy.trust);
         records.pardon_debris();
+        records.disown_strangers(&copy.trust);
         records.tell_of_strangers();
         Ok(records)
     }

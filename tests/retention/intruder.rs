@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use farkeep::cli::config::Config;
+use farkeep::crypto::hash::hash;
+use farkeep::crypto::sign::SigningKey;
 use farkeep::format::body::SnapshotBody;
-use farkeep::format::record::{RecordKind, Statement, split};
+use farkeep::format::record::{RECORD_NAMESPACE, RecordKind, Statement, join, split};
 use farkeep::ledger::Scribe;
 use farkeep::ledger::scribe::Context;
 use farkeep::model::snapshot::SnapshotState;
@@ -162,4 +164,75 @@ fn a_flood_of_snapshots_with_forged_dates_removes_no_good_one() {
     assert!(good.is_subset(&guarded.kept()));
     guarded.world().verify("opened");
     guarded.history.assert_restores(20..21);
+}
+
+/// What the key of a write-once account can put among the records: a file under whatever name, signed by nobody.
+fn plant(world: &World, name: &str) {
+    fs::write(world.vault.join("ledger").join(name), "junk\n").unwrap();
+}
+
+/// The same, a chain with a gap that a stranger truly signed.
+fn plant_signed(world: &World, of: &Statement, seq: u64) {
+    let key = SigningKey::generate("stranger").unwrap();
+    for seq in [seq, seq + 2] {
+        let prev = (seq > 1).then(|| hash(b"whatever"));
+        let line = Statement { writer: key.verifier().writer(), seq, prev, ..of.clone() }.to_line().unwrap();
+        let name = format!("{}-{seq}-{}.rec", key.verifier().writer(), hash(line.as_bytes()));
+        let bytes = join(&line, &key.sign(RECORD_NAMESPACE, &line).unwrap());
+        fs::write(world.vault.join("ledger").join(name), bytes).unwrap();
+    }
+}
+
+#[test]
+fn what_strangers_put_among_the_records_is_an_alarm_and_stops_no_prune() {
+    needs!("ssh-keygen");
+    let guarded = Guarded::with_nights(12);
+    let world = guarded.world();
+    let newest = guarded.records().pop().unwrap();
+    plant(world, &format!("{}-1-{}.rec", "7".repeat(32), "7".repeat(64)));
+    plant_signed(world, &statement(&newest), 1);
+    let kept = guarded.kept().len();
+    let receipt = guarded.care().exits(4).json();
+    assert_eq!(receipt["applied"]["dropped"], 12 - kept, "{receipt}");
+    let told = receipt["findings"].as_array().unwrap().iter().filter(|one| one["kind"] == "stranger").count();
+    assert_eq!(told, 4, "three files and a chain with a gap: {receipt}");
+    world.run(args!["ledger", "verify"]).exits(4).says("7777");
+    world.run(args!["status", "--check"]).exits(4);
+    // Nor is it in the way of another copy.
+    world
+        .run(args!["sync", world.path("copy"), "--from", &world.vault, "--plain-directory"])
+        .exits(4)
+        .says("durable, and read back");
+}
+
+#[test]
+fn a_record_that_was_damaged_so_that_it_looks_like_a_strangers_stops_the_prune() {
+    needs!("ssh-keygen");
+    let guarded = Guarded::with_nights(12);
+    let records = guarded.records();
+    let stopped = |guarded: &Guarded, says: &str| {
+        let run = guarded.care().exits(4).says(says).json();
+        assert!(run["applied"].is_null() && run["planned"].is_null(), "{run}");
+        guarded.custodian.run(args!["prune", "plan", "--store", &guarded.world().vault, "--dry-run"]).exits(4);
+    };
+    for record in [&records[5], &records[11]] {
+        let whole = fs::read(record).unwrap();
+        for junk in [b"junk\n".to_vec(), [&whole[..50], &[whole[50] ^ 1], &whole[51..]].concat()] {
+            fs::write(record, junk).unwrap();
+            stopped(&guarded, record.file_name().unwrap().to_str().unwrap());
+        }
+        // Under the name of somebody whom nobody knows.
+        fs::write(record, &whole).unwrap();
+        let name = record.file_name().unwrap().to_str().unwrap();
+        let renamed = record.with_file_name(name.replacen(&name[..32], &"7".repeat(32), 1));
+        fs::rename(record, &renamed).unwrap();
+        guarded.custodian.run(args!["prune", "plan", "--store", &guarded.world().vault, "--dry-run"]).exits(4);
+        fs::rename(&renamed, record).unwrap();
+        let received = if record == &records[5] { "7 days ago" } else { "1 day ago" };
+        must(Command::new("touch").args(["-d", received]).arg(record));
+    }
+    // Under a name of the agent it may have been the agent's.
+    let newest = statement(&records[11]);
+    plant(guarded.world(), &format!("{}-{}-{}.rec", newest.writer, newest.seq + 1, "7".repeat(64)));
+    stopped(&guarded, "7777");
 }

@@ -91,7 +91,7 @@ pub(super) fn record(
     env: &Env<'_>,
 ) -> Result<bool, OpError> {
     let mut objects: BTreeMap<ObjectName, FoundObject> = BTreeMap::new();
-    for finding in receipt.findings.iter().filter(|finding| finding.kind.is_alarm()) {
+    for finding in receipt.findings.iter().filter(|finding| finding.kind.casts_doubt()) {
         if let Ok((name, _)) = ObjectName::parse_stored(&finding.subject) {
             let object = finding.subject.clone();
             objects.entry(name).or_insert(FoundObject { object, kind: finding.kind });
@@ -127,7 +127,7 @@ pub(super) fn record(
             snapshots: receipt.snapshots,
             objects: receipt.objects,
             bytes: receipt.bytes,
-            findings: receipt.findings.iter().filter(|finding| finding.kind.is_alarm()).count() as u64,
+            findings: receipt.findings.iter().filter(|finding| finding.kind.casts_doubt()).count() as u64,
             objects_found: part.to_vec(),
             whole: all_read && parts.len() == 1,
             again,

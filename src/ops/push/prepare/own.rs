@@ -73,8 +73,9 @@ pub fn deliver_own(context: &Context, prepared: &mut Prepared) -> Result<(), OpE
             Ok(sent) => {
                 // What an upload that broke off has left of them is no alarm any more.
                 prepared.findings.retain(|finding| {
-                    !ObjectName::parse_stored(&finding.subject)
-                        .is_ok_and(|(of, _)| sent.contains(&of) && finding.kind == FindingKind::Trust)
+                    !ObjectName::parse_stored(&finding.subject).is_ok_and(|(of, _)| {
+                        sent.contains(&of) && matches!(finding.kind, FindingKind::Trust | FindingKind::Stranger)
+                    })
                 });
                 number += 1;
             }
