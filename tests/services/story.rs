@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use ureq::http::Method;
 
 use crate::service::{Service, needs_service};
-use crate::world::{World, args};
+use crate::world::{World, args, files_below};
 use crate::{influxdb, mongodb, search};
 
 pub fn secret(world: &World, name: &str, text: &str) -> std::path::PathBuf {
@@ -92,7 +92,7 @@ fn an_archive_that_a_script_left_is_pushed_as_it_is_and_restored_into_the_databa
     let (mongo, world) = (Service::start("ferretdb"), World::new());
     let spool = world.tree("spool");
     let sample = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples/mongodump/hearth-dev.archive.gz");
-    fs::copy(sample, spool.root.join("hearth-dev-monday.gz")).unwrap();
+    fs::copy(&sample, spool.root.join("hearth-dev-monday.gz")).unwrap();
     let source = |lines: &str| format!("[[job.nightly.source]]\nname = \"hearth-dev\"\n{lines}\n");
     let glob = spool.root.join("*.gz");
     let adopting = source(&format!("kind = \"spool\"\nglob = \"{}\"\nquiet = \"1s\"", glob.display()));
@@ -102,6 +102,15 @@ fn an_archive_that_a_script_left_is_pushed_as_it_is_and_restored_into_the_databa
     let restoring = source(&format!("kind = \"mongodb\"\nuri_file = \"{}\"\ndatabase = \"hearth-copy\"", uri.display()));
     world.agent.reconfigure(|text| text.replace(&adopting, &restoring));
     let run = args!["restore", "latest", "--run", "--yes-destroy", "nightly", "--identity", &world.identity];
-    world.run(run).ok();
+    world.run(run.clone()).ok();
     assert_eq!(mongodb::count(&mongodb::database(&mongo, "hearth-copy"), "Patient"), 300);
+
+    // Backed up as a program gave it, and no whole archive: what was fetched is of no use to any restore.
+    let cut = source(&format!("kind = \"command\"\ncommand = [\"head\", \"-c\", \"3000\", \"{}\"]", sample.display()));
+    world.agent.reconfigure(|text| text.replace(&restoring, &cut));
+    world.push("nightly");
+    world.agent.reconfigure(|text| text.replace(&cut, &restoring));
+    world.run(run).exits(1).says("nothing can be made of what was fetched: it is removed");
+    let left = files_below(&world.agent.state.join("scratch"));
+    assert!(!left.iter().any(|path| path.to_string_lossy().contains("/parts/")), "{left:?}");
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::contract::is_at_work;
 use crate::world::background::until;
-use crate::world::{Run, Running, World, args, assert_same, flip};
+use crate::world::{Run, Running, World, args, assert_same, files_below, flip};
 use crate::{job, member, restore_run, source, station};
 
 /// A registry of two databases, each a file of lines, and a directory of attachments. Each line is a row.
@@ -325,4 +325,32 @@ fn a_restore_that_was_killed_does_not_go_on_behind_the_back() {
     assert!(running.kill());
     until("the load has ended", || !is_at_work(pid.trim()));
     assert_eq!(fs::read_to_string(registry.db("births")).unwrap(), "births 1\n");
+}
+
+#[test]
+fn what_an_unfinished_restore_has_fetched_lies_there_with_a_word_and_until_another_one_begins() {
+    let registry = Registry::new();
+    registry.disaster();
+    let scratch = registry.world.agent.state.join("scratch");
+    let fetched = || files_below(&scratch).into_iter().filter(|path| path.ends_with("@births/stdout")).collect::<Vec<_>>();
+    let broken = registry.world.path("live/deaths.broken");
+    fs::write(&broken, "").unwrap();
+    let run = ["--yes-destroy", "nightly"];
+    registry.run(&run).exits(1).says("lies unencrypted in").says("parts");
+    let [of_first]: [PathBuf; 1] = fetched().try_into().unwrap();
+    // The plan of another restore leaves it alone; the restore itself takes its place.
+    registry.world.push("nightly");
+    registry.run(&["--dry-run"]).ok();
+    assert_eq!(fetched(), std::slice::from_ref(&of_first));
+    registry.run(&run).exits(1);
+    let [of_second]: [PathBuf; 1] = fetched().try_into().unwrap();
+    assert_ne!(of_first, of_second);
+    assert_eq!(registry.loaded(), ["births", "deaths", "births", "deaths"]);
+    // What the first one had brought back is not there any more: it begins anew.
+    fs::remove_file(&broken).unwrap();
+    let first = registry.world.snapshots()[0]["id"].as_str().unwrap().to_owned();
+    registry.world.run(restore_run(&registry.world, &first, &run)).ok().says("births: restored").never_says("unencrypted");
+    assert_eq!(registry.loaded(), ["births", "deaths"]);
+    assert_eq!(fetched(), Vec::<PathBuf>::new());
+    assert!(registry.is_whole());
 }

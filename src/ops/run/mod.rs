@@ -18,7 +18,7 @@ use super::{Env, Exit, OpError};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::SnapshotId;
 use crate::model::time::Timestamp;
-use crate::source::SourceConfig;
+use crate::source::{SourceConfig, SourceError};
 use crate::vault::VaultError;
 
 mod compare;
@@ -182,7 +182,11 @@ pub fn run(plan: &RunPlan, confirm: Confirm<'_>, env: &Env<'_>) -> Result<RunRec
     let custody =
         Custody::begin(&plan.purpose(&receipt.sheet), snapshot.id, &opened.copy, &opened.context, &opened.records, env)?;
     let place = Place { plan, job, opened: &opened, reader: &reader, snapshot: &snapshot, notes: &notes, env };
+    if plan.staging.is_none() {
+        notes.clear_others()?;
+    }
     let outcome = place.restore(&tasks, &mut receipt);
+    tell_what_lies(&notes, &outcome, &mut receipt);
     receipt.finished = env.clock.now();
     let ending = ending_of(&outcome, &receipt);
     let undelivered = custody.end(&ending, env)?;
@@ -196,6 +200,32 @@ pub fn run(plan: &RunPlan, confirm: Confirm<'_>, env: &Env<'_>) -> Result<RunRec
             Ok(receipt)
         }
         Ok(()) => Ok(receipt),
+    }
+}
+
+/// Plaintext is kept only for a restore that can go on, and never without a word.
+fn tell_what_lies(notes: &Notes, outcome: &Result<(), OpError>, receipt: &mut RunReceipt) {
+    let parts = notes.parts();
+    if !parts.exists() {
+        return;
+    }
+    // The hashes are right, and it is not what it should be: it was backed up so.
+    let is_useless =
+        matches!(outcome, Err(OpError::Vault(VaultError::Source { source: SourceError::Expectation { .. }, .. })));
+    let message = if is_useless && !notes.has_begun_any() && notes.forget_parts().is_ok() {
+        "nothing can be made of what was fetched: it is removed".to_owned()
+    } else {
+        format!(
+            "what was fetched lies unencrypted in {}: the same command goes on with it, and removes it when all is done; the next \
+             other restore removes it too",
+            parts.display()
+        )
+    };
+    // Where nothing was destroyed, no receipt is shown.
+    if receipt.members.is_empty() && outcome.is_err() {
+        tracing::error!("{message}");
+    } else {
+        receipt.findings.push(Finding::new(FindingKind::Notice, &receipt.sheet.target, message));
     }
 }
 
@@ -373,9 +403,9 @@ impl MemberReceipt {
 }
 
 /// An error of a source while member `name` is brought back.
-fn in_member(name: &str, source: crate::source::SourceError) -> OpError {
+fn in_member(name: &str, source: SourceError) -> OpError {
     match source {
-        crate::source::SourceError::Interrupted => VaultError::Interrupted.into(),
+        SourceError::Interrupted => VaultError::Interrupted.into(),
         source => VaultError::Source { member: name.to_owned(), source }.into(),
     }
 }

@@ -13,6 +13,8 @@ use crate::model::time::Timestamp;
 use crate::state::{StateError, make_private_dir, read_if_there, write_durably};
 
 const FILE: &str = "restored.json";
+const PARTS: &str = "parts";
+const SCRATCH: &str = "scratch";
 
 /// The notes of one snapshot's restore to one target.
 pub struct Notes {
@@ -46,9 +48,39 @@ impl Notes {
         Ok(Self { dir, was_there, done: std::sync::Mutex::new(done) })
     }
 
+    /// Removes the plaintext that other restores have left beside this one: whoever takes one up fetches it again. What one to the
+    /// same target has noted goes as well, since what it brought back is not there any more.
+    pub fn clear_others(&self) -> Result<(), StateError> {
+        let target = |dir: &Path| dir.file_name()?.to_str()?.split_once('-').map(|(_, target)| target.to_owned());
+        let Some(staging) = self.dir.parent() else { return Ok(()) };
+        for other in std::fs::read_dir(staging).map_err(StateError::io(staging))?.flatten().map(|entry| entry.path()) {
+            if other == self.dir || !other.join(FILE).exists() && !other.join(PARTS).exists() {
+                continue;
+            }
+            let superseded = target(&other) == target(&self.dir);
+            for gone in if superseded { vec![other.clone()] } else { vec![other.join(PARTS), other.join(SCRATCH)] } {
+                remove(&gone)?;
+            }
+            // Goes if nothing was noted.
+            let _ = std::fs::remove_dir(&other);
+        }
+        Ok(())
+    }
+
+    /// Whether an earlier run, or this one, has begun to replace anything.
+    pub fn has_begun_any(&self) -> bool {
+        let done = self.lock();
+        !done.begun.is_empty() || !done.members.is_empty()
+    }
+
+    /// Removes what was fetched: nothing can be made of it.
+    pub fn forget_parts(&self) -> Result<(), StateError> {
+        remove(&self.parts())
+    }
+
     /// Where fetched parts lie.
     pub fn parts(&self) -> PathBuf {
-        self.dir.join("parts")
+        self.dir.join(PARTS)
     }
 
     /// A directory for what a member's engine puts on disk.
@@ -126,11 +158,18 @@ impl Notes {
     }
 
     fn scratch_dir(&self) -> PathBuf {
-        self.dir.join("scratch")
+        self.dir.join(SCRATCH)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Done> {
         self.done.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn remove(dir: &Path) -> Result<(), StateError> {
+    match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(StateError::io(dir)(e)),
+        _ => Ok(()),
     }
 }
 
