@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use farkeep::source::engine::Engine;
+use farkeep::source::engine::{Account, Engine};
 use farkeep::source::mysql::MysqlConfig;
 
 use crate::rehearsal::Rehearsal;
@@ -324,6 +324,41 @@ fn what_an_account_shares_with_another_one_counts() {
     give("remote@'%'", "SELECT, LOCK TABLES, SHOW VIEW, TRIGGER, EVENT");
     let error = rehearsal.back_up(&login("remote"), "nobody").unwrap_err().to_string();
     assert!(error.contains("it lacks SHOW VIEW on") && error.contains("TO ''@'localhost'"), "{error}");
+}
+
+#[test]
+fn events_whose_time_has_passed_are_a_word_and_no_difference() {
+    needs_service!("mariadb");
+    let (service, rehearsal) = (Service::start("mariadb"), Rehearsal::new());
+    fill(&service, "events");
+    let make = |name: &str, rest: &str| sql(&service, &format!("CREATE EVENT events.{name} ON SCHEDULE {rest} DO SELECT 1"));
+    make("once", "AT now() + INTERVAL 1 SECOND");
+    make("`od``d`", "EVERY 1 DAY STARTS now() ENDS now() + INTERVAL 1 SECOND");
+    make("kept", "AT now() + INTERVAL 1 SECOND ON COMPLETION PRESERVE");
+    make("later", "AT now() + INTERVAL 1 YEAR");
+    // No scheduler runs here that would drop them: they are dumped, and the restore is too late for them.
+    let passed = "SELECT COUNT(*) FROM information_schema.events WHERE coalesce(execute_at, ends) < now()";
+    until("their time has passed", || sql(&service, passed) == "3");
+    let engine = engine(&service, "events");
+    let night = rehearsal.back_up(&engine, "night").unwrap();
+    assert_eq!(night.account.proof["events"], "5");
+    let now = rehearsal.bring_back(&engine, &night).unwrap();
+    let differs = |now: &Account| {
+        let is_other =
+            |(name, value): &(&String, &String)| night.account.proof.get(*name).is_some_and(|then| then != *value);
+        now.proof.iter().filter(is_other).map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>()
+    };
+    assert_eq!(differs(&now), Vec::<String>::new());
+    assert!(now.proof["event kept"] == "there" && !now.proof.contains_key("event once"), "{now:?}");
+    let told = now.findings.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert!(
+        told.len() == 2 && told[0].contains("event od`d was to end at 20") && told[1].contains("event once was"),
+        "{told:?}"
+    );
+    // What is missing for another reason is missing.
+    sql(&service, "DROP EVENT events.later");
+    let now = engine.prove(&night, &rehearsal.work("dropped")).unwrap();
+    assert_eq!(differs(&now), ["event later: missing", "events: 2"]);
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::source::tool::Tool;
 use crate::source::work::Work;
 
 mod backup;
+mod event;
 mod grants;
 mod later;
 mod packet;
@@ -185,7 +186,9 @@ impl Engine for MysqlConfig {
 
     fn prove(&self, fetched: &Fetched, work: &Work) -> Result<Account, SourceError> {
         let server = Server::new(self, work)?;
-        restore::comparable(&server, &self.database, &fetched.account)
+        let mut now = restore::comparable(&server, &self.database, &fetched.account)?;
+        event::excuse(&server, fetched, &mut now)?;
+        Ok(now)
     }
 }
 
