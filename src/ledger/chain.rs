@@ -66,7 +66,14 @@ pub fn chain_findings(
             }
             if here.len() > 1 {
                 let names: Vec<String> = here.iter().map(|r| r.name.to_string()).collect();
-                let message = format!("writer {} signed {} different records with number {seq}", writer.short(), here.len());
+                let message = format!(
+                    "writer {} ({}) signed {} different records with number {seq}: two machines sign with one key, or the state of one was \
+                     set back; each needs a key of its own (`farkeep keys enrol`; an agent: `init --adopt`), and this one is to be \
+                     retired (`farkeep keys retire`)",
+                    writer.short(),
+                    here[0].writer_name,
+                    here.len()
+                );
                 findings.push(Finding::new(kind, names.join(" and "), message));
             }
             for record in here {

@@ -21,7 +21,9 @@ fn enrolled(world: &World, name: &str) -> PathBuf {
     let key = world.path(name);
     must(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key));
     let public = key.with_extension("pub");
-    world.run(args!["keys", "enrol", "custodian", &public, "--root", world.identity.with_extension("root")]).ok();
+    world
+        .run(args!["keys", "enrol", "custodian", &public, "--name", name, "--root", world.identity.with_extension("root")])
+        .ok();
     key
 }
 
@@ -59,6 +61,39 @@ fn two_that_prune_at_once_with_one_key_or_with_two_lose_nothing() {
     }
     let last = history.world.snapshots().len();
     assert!((2..=3).contains(&last), "{last} are left");
+}
+
+#[test]
+fn one_key_on_two_servers_is_told_with_the_way_out() {
+    needs!("ssh-keygen");
+    let world = World::with_stores(&["a", "b"]);
+    world.tree("data").file("one", "1");
+    world.push(world.path("data"));
+    let key = enrolled(&world, "one");
+    let care =
+        |machine: &Machine, copy: &str| machine.run(args!["custodian", world.path(copy), "--key", &key, "--wait", "0s"]);
+    let (first, second) = (caretaker(&world, "first"), caretaker(&world, "second"));
+    care(&first, "a").ok();
+    care(&second, "b").ok();
+    // A push brings to each what the other has.
+    world.push(world.path("data"));
+    for (machine, copy) in [(&first, "a"), (&second, "b")] {
+        care(machine, copy).exits(4).says("two machines sign with one key").says("keys enrol").says("keys retire");
+    }
+    let root = world.identity.with_extension("root");
+    let (third, fourth) = (enrolled(&world, "third"), enrolled(&world, "fourth"));
+    // Which of both chains counts is for a person to say, who is told where they end.
+    let retire = args!["keys", "retire", "one", "--root", root];
+    let told = world.run(retire.clone()).exits(1).says("chains end in").err;
+    let end = told.split("chains end in: ").nth(1).unwrap().split(' ').next().unwrap();
+    world.run([retire, args!["--until", end]].concat()).ok();
+    world.push(world.path("data"));
+    for (name, key, copy) in [("new first", third, "a"), ("new second", fourth, "b")] {
+        let machine = caretaker(&world, name);
+        machine.run(args!["custodian", world.path(copy), "--key", key, "--wait", "0s"]).ok();
+    }
+    world.push(world.path("data"));
+    world.run(args!["ledger", "verify"]).ok();
 }
 
 #[test]
