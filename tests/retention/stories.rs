@@ -337,9 +337,17 @@ fn a_copy_without_a_free_byte_is_told_what_pruning_it_takes() {
     let history = History::in_world(world, 3);
     let world = &history.world;
     let other = disk.mount.join("other");
+    // Blocks of a file that was removed are free again once the file system has committed that.
     let fill = || {
-        let mut file = fs::File::create(&other).unwrap();
-        while file.write_all(&[0; 4096]).is_ok() {}
+        let mut file = fs::File::options().create(true).append(true).open(&other).unwrap();
+        let mut filled = None;
+        while filled != Some(file.metadata().unwrap().len()) {
+            filled = Some(file.metadata().unwrap().len());
+            while file.write_all(&[0; 4096]).is_ok() {}
+            // Blocks are smaller on a small disk.
+            while file.write_all(&[0; 512]).is_ok() {}
+            rustix::fs::syncfs(&file).unwrap();
+        }
     };
     let full = |run: Run| {
         let told = run.exits(1).says("no room left").says("nothing goes before the plan").says("not the vault's");
