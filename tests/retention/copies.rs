@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
+use serde_json::Value;
+
 use super::history::{History, apply, plan};
 use super::world::tools::must;
 use super::world::{Machine, Random, World, args, files_below, flip, needs};
@@ -203,4 +205,28 @@ fn what_is_planned_despite_damage_is_applied() {
     apply(world);
     history.assert_restores(1..3);
     world.verify("opened");
+}
+
+#[test]
+fn what_was_given_up_for_lost_and_came_back_stays() {
+    let mut history = History::in_world(World::with_stores(&["a", "b"]), 2);
+    let b = history.world.path("b");
+    for path in ["packs", "indexes", "manifests", "inventories", "ledger"].iter().flat_map(|area| files_below(&b.join(area)))
+    {
+        must(Command::new("touch").args(["-d", "10 days ago"]).arg(path));
+    }
+    history.night(2);
+    let world = &history.world;
+    // The second night's manifest and inventory, and nothing that lists its packs is left on this machine.
+    let record = files_below(&b.join("ledger")).into_iter().find(|path| path.to_string_lossy().contains("-2-")).unwrap();
+    let body: Value = serde_json::from_str(fs::read_to_string(record).unwrap().lines().next().unwrap()).unwrap();
+    for part in ["manifest", "inventory"] {
+        fs::remove_file(b.join(body["body"][part].as_str().unwrap())).unwrap();
+    }
+    let planned = plan(world, &["--store", "b", "--keep-last", "9", "--despite-damage"]);
+    assert_eq!((&planned["dropped"], planned["objects"].as_u64().unwrap() > 0), (&Value::from(1), true), "{planned}");
+    // While the plan waits, somebody brings it.
+    world.run(args!["sync", "b", "--from", "a", "--plain-directory"]).ok();
+    world.run(args!["prune", "apply", "--store", "b", "--now"]).ok().says("0 snapshots dropped");
+    world.run(args!["verify", "--from", "b", "--depth", "opened", "--identity", &world.identity]).ok().says("3 snapshots");
 }

@@ -283,14 +283,19 @@ fn begin(
 ) -> Result<PruneDoneBody, OpError> {
     let mut all = site.records.snapshots();
     site.pruned.take_gone(&mut all);
-    let kept = kept_here(site, rules, &all, &lying_here(site)?);
+    let here = lying_here(site)?;
+    let kept = kept_here(site, rules, &all, &here);
+    let back = came_back(site, plan, &all, &here)?;
     let held = still_held(&site.records);
     let suspects = Suspects::read(&site.records);
     let frozen = |snapshot: &Snapshot| suspects.freezes(&snapshot.body.series).is_some();
-    let stays = |snapshot: &Snapshot| held.contains(&snapshot.id) || frozen(snapshot) || kept.contains(&snapshot.id);
+    let is_kept = |snapshot: &Snapshot| kept.contains(&snapshot.id) || back.contains(&snapshot.id);
+    let stays = |snapshot: &Snapshot| held.contains(&snapshot.id) || frozen(snapshot) || is_kept(snapshot);
     let named = |snapshot: &Snapshot| in_ranges(&plan.body.drops, snapshot);
     let (drops, stay): (Vec<&Snapshot>, Vec<&Snapshot>) = all.iter().partition(|s| named(s) && !stays(s));
-    check_something_stays(site, &drops, &stay)?;
+    let lies_here = |s: &&&Snapshot| here.contains(&s.body.inventory) || here.contains(&s.body.manifest);
+    let going: Vec<&Snapshot> = drops.iter().filter(lies_here).copied().collect();
+    check_something_stays(site, &going, &stay)?;
     let body = PruneDoneBody {
         planner: plan.writer,
         plan: plan.head,
@@ -311,6 +316,29 @@ fn begin(
 
 fn in_ranges(ranges: &[SnapshotRange], snapshot: &Snapshot) -> bool {
     ranges.iter().any(|range| range.contains(&snapshot.writer, snapshot.head.seq))
+}
+
+/// Snapshots of a plan that were not here when it was made, and are now: given up for lost, and brought since. No rule was asked
+/// about them.
+fn came_back(
+    site: &Site,
+    plan: &Plan,
+    all: &[Snapshot],
+    here: &BTreeSet<ObjectName>,
+) -> Result<BTreeSet<SnapshotId>, OpError> {
+    let mut were_here: BTreeSet<ObjectName> = BTreeSet::new();
+    each_planned(&site.pages, site.copy.store.as_ref(), &plan.body.list, &mut |name| {
+        if name.area() == Area::Inventories {
+            were_here.insert(name.clone());
+        }
+    })?;
+    let (named, others): (Vec<&Snapshot>, Vec<&Snapshot>) =
+        all.iter().partition(|snapshot| in_ranges(&plan.body.drops, snapshot));
+    // Whoever forges snapshots gives them the inventory of a true one, and a plan names none that one needs that stays.
+    were_here.extend(others.into_iter().map(|snapshot| snapshot.body.inventory.clone()));
+    let back =
+        named.into_iter().filter(|one| here.contains(&one.body.inventory) && !were_here.contains(&one.body.inventory));
+    Ok(back.map(|snapshot| snapshot.id).collect())
 }
 
 /// No plan, whoever signed it, drops the last good snapshot of a series.
