@@ -115,6 +115,56 @@ fn a_copy_that_was_accepted_is_missed_again_when_it_goes_back_further() {
 }
 
 #[test]
+fn an_accepted_rollback_hides_nothing_that_was_taken_away_beside_it() {
+    let world = nights(2);
+    world.run(args!["verify"]).ok();
+    let (image, tree) = (world.path("image"), world.path("data"));
+    copy(&world.vault, &image);
+    world.push(&tree);
+    world.run(args!["verify"]).ok();
+    copy(&image, &world.vault);
+    // Whoever set it back takes away the first night as well.
+    let first = world.path("vault after 0");
+    let record = files_below(&first.join("ledger")).remove(0);
+    let body: Value = serde_json::from_str(fs::read_to_string(record).unwrap().lines().next().unwrap()).unwrap();
+    for part in ["manifest", "inventory"] {
+        fs::remove_file(world.vault.join(body["body"][part].as_str().unwrap())).unwrap();
+    }
+    let inventory = body["body"]["inventory"].as_str().unwrap();
+    world.run(args!["verify", "--accept-rollback"]).exits(4).says(inventory);
+    world.push(&tree);
+    // It is not forgotten with the nights that the rollback took.
+    for _ in 0..2 {
+        world.run(args!["verify"]).exits(4).says(inventory);
+    }
+    world.run(args!["prune", "plan", "--keep-last", "9", "--despite-damage"]).ok().says("2 snapshots to drop, 2 stay");
+    world.run(args!["prune", "apply", "--now"]).ok();
+    world.run(args!["verify"]).ok();
+}
+
+#[test]
+fn a_series_of_which_a_rollback_left_nothing_can_be_given_up() {
+    let world = nights(1);
+    let (image, tree) = (world.path("image"), world.path("data"));
+    copy(&world.vault, &image);
+    let source = format!("[[job.once.source]]\nname = \"d\"\nkind = \"files\"\npaths = [{tree:?}]\n");
+    world.agent.configure(&format!("[job.once]\nstores = [\"main\"]\n{source}"));
+    world.push("once");
+    copy(&image, &world.vault);
+    world.run(args!["verify", "--accept-rollback"]).exits(3);
+    world.push(&tree);
+    world.run(args!["verify"]).exits(3).says("gives them up");
+    world.run(args!["prune", "plan", "--keep-last", "9", "--despite-damage"]).ok().says("1 snapshot to drop, 2 stay");
+    world.run(args!["verify"]).exits(3).says("a plan that waits gives them up");
+    world.run(args!["prune", "apply", "--now"]).ok().says("1 snapshot dropped");
+    world.run(args!["verify"]).ok();
+    // Of what lies here the last good one still goes by nobody's plan.
+    world.run(args!["prune", "plan", "--keep-last", "1"]).ok().says("1 snapshot to drop");
+    world.run(args!["prune", "apply", "--now"]).ok();
+    world.run(args!["verify"]).ok();
+}
+
+#[test]
 fn a_chain_that_was_signed_anew_beyond_what_was_seen_is_refused_until_somebody_accepts_it() {
     let world = nights(2);
     let state = world.path("state after 1");

@@ -112,6 +112,48 @@ fn statement(path: &Path) -> Statement {
 }
 
 #[test]
+fn a_custodian_whose_server_was_set_back_goes_on_when_the_lost_nights_are_given_up() {
+    needs!("ssh-keygen");
+    let mut guarded = Guarded::with_nights(3);
+    let (vault, image) = (guarded.world().vault.clone(), guarded.world().path("image"));
+    let set = |from: &Path, to: &Path| {
+        let _ = fs::remove_dir_all(to);
+        must(Command::new("cp").arg("-a").arg(from).arg(to));
+    };
+    set(&vault, &image);
+    (3..5).for_each(|night| drop(guarded.history.night(night)));
+    guarded.care().ok();
+    guarded.history.night(5);
+    set(&image, &vault);
+    guarded.world().run(args!["verify", "--accept-rollback"]).exits(3);
+    guarded.history.night(6);
+    // It has counted them itself, and prunes nothing while they are missing.
+    guarded.care().exits(4).says("5 snapshots were complete here");
+    let planned = guarded.custodian.run(args!["prune", "plan", "--store", &vault, "--despite-damage", "--json"]).ok().json();
+    assert_eq!(planned["dropped"], 3, "{planned}");
+    // A night in which the plan waits does not stand in its way.
+    guarded.care().exits(3).says("a plan that waits gives them up");
+    let record = vault.join(planned["record"].as_str().unwrap());
+    must(Command::new("touch").args(["-d", "4 days ago"]).arg(record));
+    assert_eq!(guarded.care().exits(3).json()["applied"]["dropped"], 3);
+    guarded.care().ok();
+    guarded.world().run(args!["status", "--check"]).ok();
+    guarded.world().verify("opened");
+
+    // What it signed itself and nobody has read since, nobody else brings: it accepts the rollback too.
+    set(&vault, &image);
+    guarded.history.night(7);
+    guarded.care().ok();
+    set(&image, &vault);
+    guarded.world().run(args!["verify", "--accept-rollback"]).exits(3);
+    guarded.history.night(8);
+    guarded.care().exits(4).says("rolled back");
+    guarded.custodian.run(args!["verify", "--from", &vault, "--accept-rollback"]).exits(3);
+    guarded.care().exits(3).says("gives them up");
+    guarded.world().run(args!["ledger", "verify"]).ok();
+}
+
+#[test]
 fn a_custodian_verifies_prunes_by_series_and_says_that_it_lives() {
     needs!("ssh-keygen");
     let mut guarded = Guarded::with_nights(12);

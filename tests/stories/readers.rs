@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
+use crate::world::server::Server;
+use crate::world::tools::must;
 use crate::world::{World, args, assert_same, files_below, needs};
 
 /// Every file below a directory, with its content and the moment of its last change.
@@ -56,4 +59,38 @@ fn a_deep_verification_sees_what_a_stranger_would_see() {
     world.run(args!["verify", "--depth", "opened", "--identity", &world.identity]).exits(4);
     let first = world.snapshots()[0]["id"].as_str().unwrap().to_owned();
     world.run(args!["restore", first, "--into", world.path("back"), "--identity", &world.identity]).exits(4);
+}
+
+#[test]
+fn what_others_counted_before_a_rollback_that_somebody_accepted_is_not_missed() {
+    needs!(root);
+    needs!(server);
+    let server = Server::start();
+    let world = server.world();
+    let tree = world.tree("data");
+    tree.file("file", "1");
+    world.push(&tree.root);
+    // A station that the root has enrolled; what it found lies in the vault, and whoever pushes has read it.
+    let station = world.machine("station");
+    station.configure(&fs::read_to_string(&world.agent.config).unwrap());
+    station.run(args!["verify"]).ok();
+    let printed = station.run(args!["keys", "print", "--json"]).ok().json();
+    let here = printed["here"].as_array().unwrap().iter().find(|key| key["role"] == "station").unwrap();
+    let root = world.identity.with_extension("root");
+    world.run(args!["keys", "enrol", "station", here["fingerprint"].as_str().unwrap(), "--root", root]).ok();
+    let image = world.path("image");
+    let set = |from: &Path, to: &Path| {
+        let _ = fs::remove_dir_all(to);
+        must(Command::new("cp").arg("-a").arg(from).arg(to));
+    };
+    set(&world.vault, &image);
+    (0..2).for_each(|_| drop(world.push(&tree.root)));
+    station.run(args!["verify"]).ok().says("3 snapshots");
+    world.push(&tree.root);
+    set(&image, &world.vault);
+    world.run(args!["verify", "--accept-rollback"]).exits(3);
+    world.push(&tree.root);
+    for machine in [&world.agent, &station] {
+        machine.run(args!["verify"]).exits(3).says("gives them up").never_says("were complete here");
+    }
 }

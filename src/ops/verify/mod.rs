@@ -129,7 +129,7 @@ pub fn verify(plan: &VerifyPlan, env: &Env<'_>) -> Result<VerifyReceipt, OpError
     let pages = PageCache::open(&found.context.state.cache().join("inventories"))?;
     env.step("listing");
     let mut listed = list(&found.copy, &found.records, &pages, env.cancel)?;
-    listed.looked.findings.extend(lost_since(&found, &listed)?);
+    listed.looked.findings.extend(lost_since(&found, &listed, &gone)?);
     let mut receipt = VerifyReceipt {
         store: found.copy.name(),
         depth: plan.depth.word(),
@@ -150,7 +150,7 @@ pub fn verify(plan: &VerifyPlan, env: &Env<'_>) -> Result<VerifyReceipt, OpError
         while plan.repair && rounds < REPAIR_ROUNDS && repair(&found, &listed.needs.behind, &mut receipt, env)? {
             // What a mended inventory lists was not looked at before.
             listed = list(&found.copy, &found.records, &pages, env.cancel)?;
-            listed.looked.findings.extend(lost_since(&found, &listed)?);
+            listed.looked.findings.extend(lost_since(&found, &listed, &gone)?);
             receipt.snapshots = listed.needs.snapshots.len() as u64;
             receipt.findings.retain(|finding| finding.kind == FindingKind::Mended);
             receipt.findings.extend(listed.looked.findings.iter().cloned());

@@ -19,6 +19,7 @@ use crate::ops::{Env, OpError};
 use crate::state::keys::{KeyDir, Role};
 use crate::vault::VaultError;
 use crate::vault::objects::read_hashed;
+use crate::vault::snapshots::Snapshot;
 use crate::vault::verify::{FINDINGS_MAX, Listed};
 
 /// Objects that a verify record names; where more were found, further records follow.
@@ -27,9 +28,12 @@ const RECORD_OBJECTS_MAX: usize = 200;
 const RECORDS_MAX: usize = FINDINGS_MAX / RECORD_OBJECTS_MAX;
 
 /// Snapshots of which the copy holds the record alone, where an earlier verification counted more complete ones than there are
-/// now and were dropped: they did not stay away, they went.
-pub(super) fn lost_since(found: &Opened, listed: &Listed) -> Result<Vec<Finding>, OpError> {
-    if listed.needs.behind.is_empty() {
+/// now and were dropped: they did not stay away, they went. Of those that are `gone`, as somebody accepts, nothing is expected:
+/// what was counted is held against the copy as far as the records that say so lie in it.
+pub(super) fn lost_since(found: &Opened, listed: &Listed, gone: &BTreeMap<WriterId, Head>) -> Result<Vec<Finding>, OpError> {
+    let behind: Vec<&Snapshot> =
+        listed.needs.behind.iter().filter(|snapshot| !listed.given_up.contains(&snapshot.id)).collect();
+    if behind.is_empty() {
         return Ok(Vec::new());
     }
     let trust = &found.copy.trust;
@@ -45,26 +49,33 @@ pub(super) fn lost_since(found: &Opened, listed: &Listed) -> Result<Vec<Finding>
             None => is_own && one.body.store == found.copy.name(),
         }
     };
-    // What was here before a rollback that somebody accepted is not missed any more.
+    // What was here before a rollback that somebody accepted is not missed any more, unless it was missed then.
     let accepted: Vec<&Verification<'_>> =
         all.iter().filter(is_here).filter(|one| !one.body.rolled_back.is_empty()).collect();
-    let counts = |one: &&Verification<'_>| is_here(one) && !accepted.iter().any(|accepted| accepted.record.knew(one.record));
-    let Some(most) = all.iter().filter(counts).max_by_key(|one| one.body.snapshots) else { return Ok(Vec::new()) };
-    if most.body.snapshots <= (listed.needs.snapshots.len() + listed.dropped) as u64 {
-        return Ok(Vec::new());
-    }
-    let (many, time) = (most.body.snapshots, most.record.statement.time);
-    Ok(listed
-        .needs
-        .behind
-        .iter()
-        .map(|snapshot| Finding {
-            kind: FindingKind::Damage,
-            subject: snapshot.body.inventory.to_string(),
-            message: format!("missing, and the manifest too; {many} snapshots were complete here at {time}"),
-            snapshots: vec![snapshot.id.short()],
-        })
-        .collect())
+    let is_over = |one: &Verification<'_>| {
+        let (writer, seq) = (one.record.statement.writer, one.record.head.seq);
+        let was_gone = |body: &VerifyBody| body.rolled_back.get(&writer).is_some_and(|seen| seq <= seen.seq);
+        accepted.iter().any(|accepted| accepted.record.knew(one.record) || was_gone(&accepted.body))
+    };
+    let lies_here = |one: &Verification<'_>| gone.is_empty() || holds(&found.copy, &one.record.name);
+    let counts = |one: &&Verification<'_>| is_here(one) && !is_over(one) && lies_here(one);
+    let most = all.iter().filter(counts).max_by_key(|one| one.body.snapshots);
+    let most = most.filter(|most| most.body.snapshots > (listed.needs.snapshots.len() + listed.dropped) as u64);
+    let missed_then: BTreeSet<&str> =
+        accepted.iter().flat_map(|one| &one.body.objects_found).map(|found| found.object.as_str()).collect();
+    let lost = behind.into_iter().filter_map(|snapshot| {
+        let subject = snapshot.body.inventory.to_string();
+        let why = match most {
+            Some(most) => {
+                format!("{} snapshots were complete here at {}", most.body.snapshots, most.record.statement.time)
+            }
+            None if missed_then.contains(subject.as_str()) => "it was when a rollback of this copy was accepted".to_owned(),
+            None => return None,
+        };
+        let (kind, snapshots) = (FindingKind::Damage, vec![snapshot.id.short()]);
+        Some(Finding { kind, subject, message: format!("missing, and the manifest too; {why}"), snapshots })
+    });
+    Ok(lost.collect())
 }
 
 /// In whose name this machine says what it found: of an enrolled one where there is one, since only such a word counts.

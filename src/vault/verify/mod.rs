@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::format::body::SnapshotBody;
+use crate::format::body::{SnapshotBody, SnapshotRange};
 use crate::format::inventory::Line;
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::SnapshotId;
@@ -16,7 +16,7 @@ use crate::vault::VaultError;
 use crate::vault::copy::Copy;
 use crate::vault::inventory::{PageCache, page_names};
 use crate::vault::presence::Presence;
-use crate::vault::pruned::Pruned;
+use crate::vault::pruned::{Plan, Pruned};
 use crate::vault::snapshots::{Records, Snapshot};
 
 mod links;
@@ -158,6 +158,8 @@ pub struct Listed {
     pub lists: Vec<Sealed>,
     /// How many were dropped from it, by signed records.
     pub dropped: usize,
+    /// Of those of which it holds the record alone, the ones that a plan is about to drop.
+    pub given_up: BTreeSet<SnapshotId>,
     /// What was found.
     pub looked: Looked,
 }
@@ -231,15 +233,25 @@ pub fn list(copy: &Copy, records: &Records, cache: &PageCache, cancel: &AtomicBo
             looked.findings.push(damage(inventory.to_string(), "missing".into(), &[snapshot.id]));
         }
     }
+    // A plan that calls the copy otherwise may have been brought here from another one.
+    let here = copy.name();
+    let plans: Vec<&Plan> = pruned.pending().filter(|plan| plan.body.store == here).collect();
+    let mut given_up = BTreeSet::new();
     for snapshot in &needs.behind {
-        let message = "this copy holds its record and not its objects; `farkeep sync` brings them, `farkeep prune plan \
-                       --despite-damage` gives them up";
+        let goes = |range: &SnapshotRange| range.contains(&snapshot.writer, snapshot.head.seq);
+        let message = if plans.iter().any(|plan| plan.body.drops.iter().any(goes)) {
+            given_up.insert(snapshot.id);
+            "this copy holds its record and not its objects; a plan that waits gives them up"
+        } else {
+            "this copy holds its record and not its objects; `farkeep sync` brings them, `farkeep prune plan --despite-damage` \
+             gives them up"
+        };
         looked.findings.push(Finding::new(FindingKind::Behind, format!("snapshot {}", snapshot.id.short()), message));
     }
     leftovers(&presence, &needed_packs, &needed_others, &mut looked.findings);
     looked.findings.extend(foreign_trust(copy));
     let lists = lists_of_plans(copy, &pruned, &presence, cache, &mut looked.findings)?;
-    Ok(Listed { presence, needs, lists, dropped: dropped.len(), looked })
+    Ok(Listed { presence, needs, lists, dropped: dropped.len(), given_up, looked })
 }
 
 /// What a pass says of the list of a plan in which something is wrong.
