@@ -1,7 +1,8 @@
 //! Records that are old, forked, forged, moved or somebody else's: refused and reported, and no snapshot among them exists.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use farkeep::crypto::hash::hash;
@@ -397,18 +398,62 @@ fn a_station_cannot_make_snapshots() {
     world.run(args!["ledger", "verify"]).exits(4).says("not enrolled");
 }
 
-#[test]
-fn stations_that_nobody_enrolled_take_no_room_in_records() {
-    let world = nights(1);
-    let (honest, _) = statement(&world);
-    // More than the heads of one record would hold.
-    for _ in 0..550 {
+/// One record each of stations that nobody enrolled, and where it lies; by their writers.
+fn strangers(world: &World, count: usize) -> BTreeMap<PathBuf, Vec<u8>> {
+    let (honest, _) = statement(world);
+    let stranger = |_| {
         let key = SigningKey::generate("stranger").unwrap();
         let own = Statement { writer: key.verifier().writer(), kind: "restore-intent".into(), ..honest.clone() };
         let line = own.to_line().unwrap();
         let name = ObjectName::Record { writer: own.writer, seq: 1, statement: hash(line.as_bytes()) };
-        fs::write(world.vault.join(name.to_string()), join(&line, &key.sign(RECORD_NAMESPACE, &line).unwrap())).unwrap();
+        (world.vault.join(name.to_string()), join(&line, &key.sign(RECORD_NAMESPACE, &line).unwrap()))
+    };
+    (0..count).map(stranger).collect()
+}
+
+#[test]
+fn a_rollback_can_be_accepted_however_many_strangers_records_went_with_it() {
+    let world = nights(2);
+    // Each time that the vault is read, others are the first.
+    let strangers: Vec<(PathBuf, Vec<u8>)> = strangers(&world, 750).into_iter().collect();
+    for some in strangers.chunks(250).rev() {
+        some.iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
+        world.run(args!["ledger", "show"]).ok();
     }
+    copy(&world.path("vault after 0"), &world.vault);
+    world.run(args!["verify", "--accept-rollback"]).exits(3).says("number 2");
+    world.push(world.path("data"));
+    world.run(args!["ledger", "verify"]).ok();
+}
+
+#[test]
+fn a_rollback_is_not_accepted_in_the_name_of_a_key_that_was_retired() {
+    let world = nights(1);
+    let root = world.identity.with_extension("root");
+    let station = world.machine("station");
+    let run = |words: Vec<std::ffi::OsString>| {
+        station.run([words, args!["--from", &world.vault, "--trust", world.root_key()]].concat())
+    };
+    run(args!["verify"]).ok();
+    let notes = world.run(args!["ledger", "verify"]).ok().out;
+    let fingerprint = notes.split("enrol station ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    world.run(args!["keys", "enrol", "station", &fingerprint, "--root", &root]).ok();
+    world.run(args!["keys", "retire", &fingerprint, "--root", &root]).ok();
+    copy(&world.vault, &world.path("image"));
+    world.push(world.path("data"));
+    run(args!["verify"]).ok();
+    copy(&world.path("image"), &world.vault);
+    for _ in 0..2 {
+        run(args!["verify", "--accept-rollback"]).exits(1).says("not accepted").says("was retired");
+    }
+    run(args!["verify"]).exits(4).says("rolled back");
+}
+
+#[test]
+fn stations_that_nobody_enrolled_take_no_room_in_records() {
+    let world = nights(1);
+    // More than the heads of one record would hold.
+    strangers(&world, 550).into_iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
     let station = world.machine("station");
     let from = args!["--from", &world.vault, "--identity", &world.identity];
     station.run([args!["cat", "latest", world.path("data/night0")], from].concat()).ok();

@@ -12,6 +12,7 @@ use crate::format::record::Head;
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{ObjectHash, WriterId};
 use crate::model::name::ObjectName;
+use crate::model::size;
 use crate::model::time::Timestamp;
 use crate::store::Store;
 use crate::store::kept::Kept;
@@ -24,7 +25,7 @@ use crate::vault::snapshots::Snapshot;
 use crate::vault::unlock::unlock;
 use crate::vault::verify::sealed::{ReadTimes, Reading, Share};
 use crate::vault::verify::{Listed, Looked, Watch, list, opened, sealed};
-use record::{lost_since, record};
+use record::{lost_since, of_note, record};
 
 mod record;
 
@@ -197,11 +198,14 @@ fn open(plan: &VerifyPlan, env: &Env<'_>) -> Result<(Opened, BTreeMap<WriterId, 
 
 /// What is to be said of a rollback that is accepted.
 fn accepted(found: &Opened, gone: &BTreeMap<WriterId, Head>) -> Vec<Finding> {
-    let tell = |(writer, seen): (&WriterId, &Head)| {
+    let of_note = of_note(found, gone);
+    let tell = |(writer, seen): &(WriterId, Head)| {
         let message = format!("{}; from now on it is taken as it is", found.copy.book.rolled_back(writer, *seen));
         Finding::new(FindingKind::Behind, found.copy.name(), message)
     };
-    gone.iter().map(tell).collect()
+    let more = size::count((gone.len() - of_note.len()) as u64, "more writer");
+    let rest = Finding::new(FindingKind::Behind, found.copy.name(), format!("likewise of {more}"));
+    of_note.iter().map(tell).chain((gone.len() > of_note.len()).then_some(rest)).collect()
 }
 
 /// Where what came over a line is kept until it is opened, each snapshot needing most of it again. None where that would be

@@ -26,6 +26,8 @@ use crate::vault::verify::{FINDINGS_MAX, Listed};
 const RECORD_OBJECTS_MAX: usize = 200;
 /// Records of one verification: together they name as many objects as it keeps findings.
 const RECORDS_MAX: usize = FINDINGS_MAX / RECORD_OBJECTS_MAX;
+/// Writers that the record of an accepted rollback names, so that it stays within its limit beside those objects.
+const ROLLED_BACK_MAX: usize = 64;
 
 /// Snapshots of which the copy holds the record alone, where an earlier verification counted more complete ones than there are
 /// now and were dropped: they did not stay away, they went. Of those that are `gone`, as somebody accepts, nothing is expected:
@@ -78,6 +80,14 @@ pub(super) fn lost_since(found: &Opened, listed: &Listed, gone: &BTreeMap<Writer
     Ok(lost.collect())
 }
 
+/// Of what is gone in a rollback that is accepted, what goes on record: first what the root has enrolled, since of others
+/// anybody could have made any number.
+pub(super) fn of_note(found: &Opened, gone: &BTreeMap<WriterId, Head>) -> Vec<(WriterId, Head)> {
+    let is_enrolled = |one: &(&WriterId, &Head)| found.copy.trust.writer(one.0).is_some();
+    let (enrolled, strangers): (Vec<_>, Vec<_>) = gone.iter().partition(is_enrolled);
+    enrolled.into_iter().chain(strangers).take(ROLLED_BACK_MAX).map(|(writer, head)| (*writer, *head)).collect()
+}
+
 /// In whose name this machine says what it found: of an enrolled one where there is one, since only such a word counts.
 fn role_here(found: &Opened) -> Result<Role, OpError> {
     let keys = KeyDir::of(&found.context.state);
@@ -125,6 +135,9 @@ pub(super) fn record(
     if found.copy.trust.has_retired(&scribe.writer()) {
         let message =
             "not on record: the key of this machine was retired; `farkeep keys enrol station` gives it another one";
+        if !gone.is_empty() {
+            return Err(OpError::NotDone(format!("the rollback of {} was not accepted: {message}", found.copy.name())));
+        }
         receipt.findings.push(Finding::new(FindingKind::Notice, found.copy.name(), message));
         return Ok(false);
     }
@@ -144,7 +157,7 @@ pub(super) fn record(
             again,
             drive: drive.clone(),
             label,
-            rolled_back: gone.clone(),
+            rolled_back: of_note(found, gone).into_iter().collect(),
         };
         let context = found.context.record_context(env, found.copy.trust.head(), found.records.heads());
         last = Some(scribe.write(RecordKind::Verify, &body, context)?.name);
