@@ -94,3 +94,41 @@ fn what_others_counted_before_a_rollback_that_somebody_accepted_is_not_missed() 
         machine.run(args!["verify"]).exits(3).says("gives them up").never_says("were complete here");
     }
 }
+
+#[test]
+fn a_station_that_only_reads_accepts_a_rollback_for_itself() {
+    needs!(root);
+    needs!(server);
+    let server = Server::start();
+    let world = server.world();
+    let tree = world.tree("data");
+    let image = world.path("image");
+    let set = |from: &Path, to: &Path| {
+        let _ = fs::remove_dir_all(to);
+        must(Command::new("cp").arg("-a").arg(from).arg(to));
+    };
+    let night = |n: u32| {
+        tree.file(format!("night{n}"), format!("{n}"));
+        world.push(&tree.root);
+    };
+    night(0);
+    set(&world.vault, &image);
+    let reader = server.reader(&world);
+    let restore =
+        |into: &str| reader.run(args!["restore", "latest", "--into", world.path(into), "--identity", &world.identity]);
+    for n in 1..4 {
+        night(n);
+        reader.run(args!["verify"]).ok();
+    }
+    restore("before").ok();
+    set(&image, &world.vault);
+    restore("refused").exits(4).says("rolled back");
+    reader.run(args!["verify", "--accept-rollback"]).exits(3);
+    restore("older").ok();
+    world.run(args!["verify", "--accept-rollback"]).exits(3);
+    night(4);
+    // The records of the machine that pushes come back. What the station has counted, and nobody else knows, it accepted.
+    reader.run(args!["verify"]).exits(3).says("gives them up").never_says("were complete here");
+    restore("newest").ok();
+    assert_same(&tree.root, &tree.below(&world.path("newest")));
+}
