@@ -129,6 +129,7 @@ impl Book {
     pub fn rolled_back(&self, writer: &WriterId, seen: Head) -> LedgerError {
         let found = match self.last_seq(writer) {
             0 => "nothing".into(),
+            seq if seq >= seen.seq => format!("number {seq}, without it"),
             seq => format!("number {seq}"),
         };
         LedgerError::RolledBack { what: format!("writer {}", writer.short()), seen, found }

@@ -186,7 +186,7 @@ fn a_chain_that_was_signed_anew_beyond_what_was_seen_is_refused_until_somebody_a
     copy(&state, &world.agent.state);
     (0..2).for_each(|_| drop(world.push(&tree)));
     for command in ["ls", "verify", "ls", "verify"] {
-        read(command).exits(4).says("rolled back").says("number 3");
+        read(command).exits(4).says("rolled back").says("was seen at number 3").says("number 4, without it");
     }
     for _ in 0..2 {
         station
