@@ -13,6 +13,7 @@
 
 mod direct;
 mod influxdb;
+mod mongod;
 mod mongodb;
 mod mongorestore;
 mod mysql;

@@ -244,7 +244,8 @@ fn a_whole_deployment_is_brought_back_in_place_and_its_oplog_replayed() {
     assert_eq!((count("crvs", "later"), count("stray", "anything")), (0, 0), "what came later is gone");
     let argv = fs::read_to_string(world.path("argv")).unwrap();
     let said: Vec<&str> = argv.lines().skip(2).collect();
-    assert_eq!(said, ["--archive", "--drop", "--stopOnError", "--maintainInsertionOrder", "--oplogReplay"]);
+    let asked = "--archive --drop --stopOnError --maintainInsertionOrder --bypassDocumentValidation --oplogReplay";
+    assert_eq!(said, asked.split(' ').collect::<Vec<_>>());
     assert!(!argv.contains("mongodb://"), "{argv}");
 
     // A document is lost and the program ends well.

@@ -15,13 +15,13 @@ use farkeep::source::mongodb::MongoConfig;
 /// The kinds of messages (MongoDB's wire protocol).
 const OP_REPLY: i32 = 1;
 const OP_QUERY: i32 = 2004;
-const OP_MSG: i32 = 2013;
+pub const OP_MSG: i32 = 2013;
 /// Before every message: length, number, answered number, kind.
-const HEADER_BYTES: usize = 16;
+pub const HEADER_BYTES: usize = 16;
 /// Before the document of an OP_REPLY: flags, cursor, start, count.
 const REPLY_BYTES: usize = HEADER_BYTES + 20;
 /// Before the document of an OP_MSG: flags, kind of section.
-const MSG_BYTES: usize = HEADER_BYTES + 5;
+pub const MSG_BYTES: usize = HEADER_BYTES + 5;
 
 /// A set whose first member is the primary. Gives the hosts; the last of several is down.
 pub fn start(server: u16, members: usize) -> String {
@@ -56,7 +56,7 @@ fn pass_on(mut client: TcpStream, server: u16, place: usize, hosts: &[String]) -
     }
 }
 
-fn message(from: &mut TcpStream) -> io::Result<Vec<u8>> {
+pub fn message(from: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut length = [0; 4];
     from.read_exact(&mut length)?;
     let mut bytes = vec![0; u32::from_le_bytes(length) as usize];
@@ -65,7 +65,7 @@ fn message(from: &mut TcpStream) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn kind(message: &[u8]) -> i32 {
+pub fn kind(message: &[u8]) -> i32 {
     i32::from_le_bytes(message[12..16].try_into().unwrap())
 }
 

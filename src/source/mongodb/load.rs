@@ -6,15 +6,25 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bson::{Document, RawDocumentBuf, doc};
+use mongodb::error::ErrorKind;
 
 use super::archive::{ArchiveError, Collection, Item, Prelude, Reader};
 use super::client::Deployment;
 use super::metadata::Metadata;
 use super::{open_archive, restorable, schema, tally};
+use crate::crypto::hash::hash;
 use crate::source::SourceError;
 
 /// Before the name of a collection that is still being filled.
 pub const NEW: &str = "farkeep_new_";
+/// Stands in a database while a restore has not ended: no collection of anybody's may begin with a dot.
+const UNFINISHED: &str = "farkeep_new_.unfinished";
+/// A collection's name with that of its database, in bytes (MongoDB before 4.4; later ones take 255).
+const NAMESPACE_MAX_BYTES: usize = 120;
+/// Digits of the hash that stands for a name which is too long.
+const NAME_DIGITS: usize = 16;
+/// What a server answers to an account that may not do something.
+const UNAUTHORIZED: i32 = 13;
 /// Documents of one insert: the driver splits what the server would refuse.
 const BATCH_DOCUMENTS: usize = 2000;
 /// Bytes of one insert.
@@ -23,26 +33,39 @@ const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// Loads the archive at `path` and lets it take the place of all that the database holds.
 pub fn load(deployment: &Deployment, path: &Path, abandoned: &AtomicBool) -> Result<(), SourceError> {
     let loader = Loader { deployment, abandoned };
-    loader.remove_what_begins_with_new()?;
-    let mut reader = Reader::open(open_archive(path)?).map_err(|e| of_archive(path, e))?;
-    let described = described(path, reader.prelude())?;
-    for (collection, metadata) in described.iter().filter(|(c, _)| c.kind != "view") {
-        loader.create(&format!("{NEW}{}", collection.name), &metadata.options)?;
+    loader.begin()?;
+    let filled = loader.fill_all(path);
+    if filled.is_err() {
+        // The old collections still stand.
+        let _ = loader.remove_what_begins_with_new();
     }
-    let collections = reader.prelude().collections.clone();
-    let counts = loader.fill(&mut reader, path, &collections)?;
-    for ((collection, metadata), count) in described.iter().zip(counts).filter(|((c, _), _)| c.kind != "view") {
-        loader.index(&collection.name, metadata)?;
-        loader.must_hold(&collection.name, count)?;
-    }
-    loader.swap(&described)
+    loader.swap(&filled?)
 }
 
-/// Makes room for another program that loads the archive at `path` under new names; gives the database it is of.
-pub fn clear(deployment: &Deployment, path: &Path, abandoned: &AtomicBool) -> Result<String, SourceError> {
-    Loader { deployment, abandoned }.remove_what_begins_with_new()?;
+/// What another program must know to load an archive under new names.
+pub struct Asked {
+    /// The database that the archive is of.
+    pub database: String,
+    /// Collections whose new names are not the old ones with [`NEW`] before them.
+    pub renamed: Vec<(String, String)>,
+    /// Whether documents may stand in it that the rules of their collection refuse by now.
+    pub has_validators: bool,
+}
+
+/// Makes room for another program that loads the archive at `path` under new names.
+pub fn clear(deployment: &Deployment, path: &Path, abandoned: &AtomicBool) -> Result<Asked, SourceError> {
+    Loader { deployment, abandoned }.begin()?;
     let reader = Reader::open(open_archive(path)?).map_err(|e| of_archive(path, e))?;
-    restorable(reader.prelude()).map(str::to_owned).map_err(|why| of_archive(path, ArchiveError::Damaged(why)))
+    let database = restorable(reader.prelude()).map_err(|why| of_archive(path, ArchiveError::Damaged(why)))?.to_owned();
+    let described = described(path, reader.prelude())?;
+    let names = described.iter().map(|(c, _)| (c.name.clone(), new_name(deployment.database.name(), &c.name)));
+    let renamed = names.filter(|(name, new)| *new != format!("{NEW}{name}")).collect();
+    Ok(Asked { database, renamed, has_validators: described.iter().any(|(_, metadata)| has_validator(metadata)) })
+}
+
+/// Removes what another program loaded before it failed.
+pub fn give_up(deployment: &Deployment, abandoned: &AtomicBool) -> Result<(), SourceError> {
+    Loader { deployment, abandoned }.remove_what_begins_with_new()
 }
 
 /// Lets what another program loaded take the place of all that the database holds, when it is as the archive says.
@@ -53,6 +76,29 @@ pub fn take_over(deployment: &Deployment, path: &Path, abandoned: &AtomicBool) -
         loader.must_hold(name, tally.documents)?;
     }
     loader.swap(&described(path, &prelude)?)
+}
+
+/// Refuses what a restore has left that broke off: old collections and new ones, or some of either.
+pub fn must_not_be_half_restored<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<(), String> {
+    match names.into_iter().find(|name| name.starts_with(NEW)) {
+        Some(name) => Err(format!(
+            "a restore has not ended, and left {name:?}: repeat it, or drop what begins with {NEW} if all else is as it should be"
+        )),
+        None => Ok(()),
+    }
+}
+
+/// What a collection is called until it is whole: as long a name as a server takes leaves no room for [`NEW`].
+fn new_name(database: &str, name: &str) -> String {
+    if database.len() + 1 + NEW.len() + name.len() <= NAMESPACE_MAX_BYTES {
+        return format!("{NEW}{name}");
+    }
+    let digest = hash(name.as_bytes()).to_string();
+    format!("{NEW}{}", &digest[..digest.len().min(NAME_DIGITS)])
+}
+
+fn has_validator(metadata: &Metadata) -> bool {
+    metadata.options.contains_key("validator")
 }
 
 fn described(path: &Path, prelude: &Prelude) -> Result<Vec<Described>, SourceError> {
@@ -78,6 +124,31 @@ struct Loader<'a> {
 impl Loader<'_> {
     fn go_on(&self) -> Result<(), SourceError> {
         if self.abandoned.load(Ordering::Acquire) { Err(SourceError::Interrupted) } else { Ok(()) }
+    }
+
+    fn new_name(&self, name: &str) -> String {
+        new_name(self.deployment.database.name(), name)
+    }
+
+    fn begin(&self) -> Result<(), SourceError> {
+        self.remove_what_begins_with_new()?;
+        self.create(UNFINISHED, &Document::new())
+    }
+
+    /// Everything under its new name, counted, with its indexes.
+    fn fill_all(&self, path: &Path) -> Result<Vec<Described>, SourceError> {
+        let mut reader = Reader::open(open_archive(path)?).map_err(|e| of_archive(path, e))?;
+        let described = described(path, reader.prelude())?;
+        for (collection, metadata) in described.iter().filter(|(c, _)| c.kind != "view") {
+            self.create(&self.new_name(&collection.name), &metadata.options)?;
+        }
+        let counts = self.fill(&mut reader, path, &described)?;
+        for ((collection, metadata), count) in described.iter().zip(counts).filter(|((c, _), _)| c.kind != "view") {
+            // Before an index tells the server to remove what has expired.
+            self.must_hold(&collection.name, count)?;
+            self.index(&collection.name, metadata)?;
+        }
+        Ok(described)
     }
 
     /// Leftovers of a restore that broke off.
@@ -110,15 +181,15 @@ impl Loader<'_> {
         &self,
         reader: &mut Reader<impl std::io::Read>,
         path: &Path,
-        collections: &[Collection],
+        described: &[Described],
     ) -> Result<Vec<u64>, SourceError> {
-        let mut counts = vec![0; collections.len()];
+        let mut counts = vec![0; described.len()];
         let mut batch = Batch::default();
         loop {
             match reader.next_item().map_err(|e| of_archive(path, e))? {
                 Some(Item::Document(place, bytes)) => {
                     if batch.place != place || batch.is_full() {
-                        self.insert(&mut batch, collections)?;
+                        self.insert(&mut batch, described)?;
                         batch.place = place;
                     }
                     let document = RawDocumentBuf::from_bytes(bytes.to_vec());
@@ -131,20 +202,28 @@ impl Loader<'_> {
                 None => break,
             }
         }
-        self.insert(&mut batch, collections)?;
+        self.insert(&mut batch, described)?;
         Ok(counts)
     }
 
-    fn insert(&self, batch: &mut Batch, collections: &[Collection]) -> Result<(), SourceError> {
+    fn insert(&self, batch: &mut Batch, described: &[Described]) -> Result<(), SourceError> {
         self.go_on()?;
         let documents = std::mem::take(&mut batch.documents);
         batch.bytes = 0;
         if documents.is_empty() {
             return Ok(());
         }
-        let name = format!("{NEW}{}", collections[batch.place].name);
-        let inserted = self.deployment.database.collection::<RawDocumentBuf>(&name).insert_many(&documents).run();
-        inserted.map(|_| ()).map_err(|e| self.deployment.error(&e))
+        let (collection, metadata) = &described[batch.place];
+        let collection = self.deployment.database.collection::<RawDocumentBuf>(&self.new_name(&collection.name));
+        // What stood there before a rule came stands there still, and is refused when it comes anew.
+        if has_validator(metadata) {
+            match collection.insert_many(&documents).bypass_document_validation(true).run() {
+                // Without the right to do that, documents that keep the rule can be written.
+                Err(e) if matches!(e.kind.as_ref(), ErrorKind::Command(e) if e.code == UNAUTHORIZED) => {}
+                inserted => return inserted.map(|_| ()).map_err(|e| self.deployment.error(&e)),
+            }
+        }
+        collection.insert_many(&documents).run().map(|_| ()).map_err(|e| self.deployment.error(&e))
     }
 
     fn index(&self, name: &str, metadata: &Metadata) -> Result<(), SourceError> {
@@ -154,12 +233,12 @@ impl Loader<'_> {
         if indexes.is_empty() {
             return Ok(());
         }
-        self.deployment.command(doc! { "createIndexes": format!("{NEW}{name}"), "indexes": indexes }).map(|_| ())
+        self.deployment.command(doc! { "createIndexes": self.new_name(name), "indexes": indexes }).map(|_| ())
     }
 
     fn must_hold(&self, name: &str, count: u64) -> Result<(), SourceError> {
         self.go_on()?;
-        let collection = self.deployment.database.collection::<RawDocumentBuf>(&format!("{NEW}{name}"));
+        let collection = self.deployment.database.collection::<RawDocumentBuf>(&self.new_name(name));
         let there = collection.count_documents(doc! {}).run().map_err(|e| self.deployment.error(&e))?;
         if there == count {
             return Ok(());
@@ -186,7 +265,7 @@ impl Loader<'_> {
         for (view, metadata) in all.iter().filter(|(c, _)| c.kind == "view") {
             self.create(&view.name, &metadata.options)?;
         }
-        Ok(())
+        self.drop(UNFINISHED)
     }
 
     fn rename(&self, name: &str, taken: bool) -> Result<(), SourceError> {
@@ -194,7 +273,7 @@ impl Loader<'_> {
         let database = self.deployment.database.name();
         let command = |drop_target: bool| {
             let mut command = doc! {
-                "renameCollection": format!("{database}.{NEW}{name}"), "to": format!("{database}.{name}"),
+                "renameCollection": format!("{database}.{}", self.new_name(name)), "to": format!("{database}.{name}"),
             };
             if drop_target {
                 command.insert("dropTarget", true);

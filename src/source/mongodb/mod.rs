@@ -165,8 +165,12 @@ impl Engine for MongoConfig {
             return patiently(work, move |abandoned| load::load(&deployment, &path, abandoned));
         };
         let (cleared, archive) = (deployment.clone(), path.clone());
-        let database = patiently(work, move |abandoned| load::clear(&cleared, &archive, abandoned))?;
-        vendor.load(self, &database, &path, work)?;
+        let asked = patiently(work, move |abandoned| load::clear(&cleared, &archive, abandoned))?;
+        if let Err(error) = vendor.load(self, &asked, &path, work) {
+            // Nothing was replaced; why it failed says more than what is left of it.
+            let _ = patiently(work, move |abandoned| load::give_up(&deployment, abandoned));
+            return Err(error);
+        }
         patiently(work, move |abandoned| load::take_over(&deployment, &path, abandoned))
     }
 

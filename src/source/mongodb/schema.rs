@@ -4,6 +4,7 @@ use bson::{Bson, Document, doc};
 
 use super::archive::Collection;
 use super::client::Deployment;
+use super::load::must_not_be_half_restored;
 use super::metadata::Metadata;
 use crate::source::SourceError;
 
@@ -14,7 +15,9 @@ use crate::source::SourceError;
 pub fn read(deployment: &Deployment) -> Result<Vec<Collection>, SourceError> {
     let database = deployment.database.name().to_owned();
     let mut collections = Vec::new();
-    for listed in list(deployment)? {
+    let all = list(deployment)?;
+    must_not_be_half_restored(all.iter().map(|listed| listed.name.as_str())).map_err(|why| deployment.failed(why))?;
+    for listed in all {
         if listed.kind == "timeseries" {
             let why = format!(
                 "collection {:?} is a time series, which only mongodump can back up (kind = \"command\")",

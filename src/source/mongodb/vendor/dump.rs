@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::super::archive::{ArchiveError, Prelude};
+use super::super::load::must_not_be_half_restored;
 use super::super::tally::{self, Tallies, account};
 use super::super::{MongoConfig, PART, SERVER, restorable};
 use super::{DUMPER, Vendor};
@@ -65,6 +66,8 @@ impl Backup for VendorDump {
         if database != self.config.database {
             return Err(self.void(format!("the archive is of the database {database:?}")));
         }
+        let names = prelude.collections.iter().map(|collection| collection.name.as_str());
+        must_not_be_half_restored(names).map_err(|why| self.void(why))?;
         Ok(account(&tallies).tool(DUMPER, &self.version).tool(SERVER, &prelude.server_version))
     }
 }

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use super::load::NEW;
+use super::load::{Asked, NEW};
 use super::{MongoConfig, is_zipped};
 use crate::source::SourceError;
 use crate::source::secret::{Secret, SecretText};
@@ -127,23 +127,47 @@ impl Vendor {
         let wrong = |source| SourceError::Io { path: archive.display().to_string(), source };
         let tool = self
             .tool(&config.uri, config.hosts.as_deref(), work)?
-            .args(["--archive", "--drop", "--stopOnError", "--maintainInsertionOrder"])
+            .args(["--archive", "--drop", "--stopOnError", "--maintainInsertionOrder", "--bypassDocumentValidation"])
             .args(oplog.then_some("--oplogReplay"))
             .args(&self.args);
         tool.judge(tool.run_with(File::open(archive).map_err(wrong)?, work)?).map(|_| ())
     }
 
-    /// Runs mongorestore on an archive of the database `from`: every collection under its new name.
-    pub fn load(&self, config: &MongoConfig, from: &str, archive: &Path, work: &Work) -> Result<(), SourceError> {
+    /// Runs mongorestore on an archive: every collection under its new name.
+    pub fn load(&self, config: &MongoConfig, asked: &Asked, archive: &Path, work: &Work) -> Result<(), SourceError> {
+        let (from, to) = (&asked.database, &config.database);
+        // The first pattern that fits is the one that counts.
+        let renamed = asked
+            .renamed
+            .iter()
+            .flat_map(|(name, new)| [format!("--nsFrom={from}.{}", literal(name)), format!("--nsTo={to}.{new}")]);
         let wrong = |source| SourceError::Io { path: archive.display().to_string(), source };
         let tool = self
             .tool(&config.uri, config.hosts.as_deref(), work)?
             .args(["--archive", "--drop", "--stopOnError", "--maintainInsertionOrder"])
             .args(is_zipped(archive)?.then_some("--gzip"))
+            .args(asked.has_validators.then_some("--bypassDocumentValidation"))
             .arg(format!("--nsInclude={from}.*"))
+            .args(renamed.collect::<Vec<_>>())
             .arg(format!("--nsFrom={from}.$collection$"))
-            .arg(format!("--nsTo={}.{NEW}$collection$", config.database))
+            .arg(format!("--nsTo={to}.{NEW}$collection$"))
             .args(&self.args);
         tool.judge(tool.run_with(File::open(archive).map_err(wrong)?, work)?).map(|_| ())
+    }
+}
+
+/// A name as a pattern of mongorestore that fits it alone.
+fn literal(name: &str) -> String {
+    name.chars().flat_map(|c| ['*', '$', '\\'].contains(&c).then_some('\\').into_iter().chain([c])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_as_a_pattern_fits_itself_alone() {
+        assert_eq!(literal("deaths.2026"), "deaths.2026");
+        assert_eq!(literal(r"a*b$c\d"), r"a\*b\$c\\d");
     }
 }

@@ -14,6 +14,7 @@ use bson::{RawDocumentBuf, doc};
 
 use super::super::archive::{ArchiveError, Item, Prelude, Reader};
 use super::super::client::Deployment;
+use super::super::load::must_not_be_half_restored;
 use super::super::tally::Tally;
 use super::super::{PART, SERVER, archive_of, open_archive, schema};
 use super::dump::Watched;
@@ -295,6 +296,8 @@ impl Backup for WholeDump {
             let why = format!("no database of the deployment holds a document, although {DUMPER} ended well");
             return Err(SourceError::Empty { what: config.name.clone(), why });
         }
+        let names = held.prelude.collections.iter().map(|collection| collection.name.as_str());
+        must_not_be_half_restored(names).map_err(|why| config.wrong(why))?;
         match &held.oplog {
             // The entry at which the dump began is always there.
             Some(oplog) if config.oplog && oplog.entries == 0 => {
