@@ -181,6 +181,16 @@ fn documents_that_expire_when_their_index_is_made_do_not_stop_a_restore() {
 }
 
 #[test]
+fn a_member_of_a_shard_holds_a_part_of_a_database_and_is_refused() {
+    needs_service!("ferretdb");
+    let (service, rehearsal) = (Service::start("ferretdb"), Rehearsal::new());
+    database(&service, "crvs").collection("births").insert_one(doc! { "_id": 1 }).run().unwrap();
+    let error = rehearsal.back_up(&engine(&rehearsal, start(service.port, true).0), "part").unwrap_err().to_string();
+    assert!(error.contains("mongos"), "{error}");
+    rehearsal.back_up(&engine(&rehearsal, start(service.port, false).0), "whole").unwrap();
+}
+
+#[test]
 fn a_collection_with_as_long_a_name_as_a_server_takes_comes_back() {
     needs_service!("ferretdb");
     let (service, rehearsal) = (Service::start("ferretdb"), Rehearsal::new());

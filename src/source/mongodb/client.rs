@@ -78,6 +78,20 @@ impl Deployment {
         Ok(answer.get_str("version").unwrap_or("unknown").to_owned())
     }
 
+    /// Refuses a member of a shard, which holds a part of each collection and does not say so. Whether it is one is not told to
+    /// every account: then nobody knows.
+    ///
+    /// # Errors
+    /// When it is one.
+    pub fn must_know_all(&self) -> Result<(), SourceError> {
+        match self.admin_command(doc! { "shardingState": 1 }) {
+            Ok(answer) if answer.get_bool("enabled").unwrap_or(false) => {
+                Err(self.failed("is a member of a shard, which holds a part of the data: the address must name the mongos"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Runs a command in the database.
     ///
     /// # Errors

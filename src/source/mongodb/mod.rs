@@ -103,7 +103,10 @@ impl Engine for MongoConfig {
         }
         let deployment = self.deployment(work)?;
         let asked = deployment.clone();
-        let collections = patiently(work, move |_| schema::read(&asked).map(|c| (c.len(), asked.databases())))?;
+        let collections = patiently(work, move |_| {
+            asked.must_know_all()?;
+            schema::read(&asked).map(|c| (c.len(), asked.databases()))
+        })?;
         if let (0, databases) = collections {
             let there = if databases.is_empty() { String::new() } else { format!("; there are {}", databases.join(", ")) };
             let why = format!("the database is not there or holds nothing{there}");
