@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -87,6 +88,27 @@ fn archives_come_back_where_they_were_with_the_same_content() {
     // The time of an old archive keeps it from being taken for tonight's.
     let age = fs::metadata(&packed).unwrap().modified().unwrap().elapsed().unwrap();
     assert!(age > Duration::from_secs(50), "{age:?}");
+}
+
+#[test]
+fn an_archive_that_is_there_by_a_link_alone_is_not_left_out_unsaid() {
+    let world = World::new();
+    configure(&world, "**", "");
+    let (first, elsewhere) = (archive(&world, "hearth-dev"), world.path("other-disk"));
+    gzip(&first, &documents(1, 0..0), None);
+    gzip(&elsewhere.join("events.gz"), &documents(2, 0..0), None);
+    // Those that lead to what is taken anyway are in nobody's way, nor is a circle.
+    symlink(&first, spool(&world).join("latest.gz")).unwrap();
+    symlink(spool(&world), spool(&world).join("circle")).unwrap();
+    world.push("nightly");
+    for target in [elsewhere.join("events.gz"), elsewhere.clone(), world.path("nowhere")] {
+        let link = spool(&world).join("events");
+        symlink(&target, &link).unwrap();
+        world.run(args!["push", "nightly"]).exits(1).says("leads to no archive of this spool").says("events");
+        fs::remove_file(&link).unwrap();
+    }
+    world.push("nightly");
+    assert_eq!(snapshots(&world), 2);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Which archives: an absolute path with wildcards and with the day that they are of.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use globset::{GlobBuilder, GlobMatcher};
@@ -85,11 +86,12 @@ impl SpoolPattern {
         self.on(instant.to_zoned(zone).date()).map_err(wrong)
     }
 
-    /// The archives that are there now, in no order.
-    pub(super) fn find(&self, today: &[GlobMatcher]) -> Result<Vec<Archive>, SourceError> {
+    /// The archives that are there now, in no order, and one that is there by a link alone: it leads to none of these.
+    pub(super) fn find(&self, today: &[GlobMatcher]) -> Result<(Vec<Archive>, Option<PathBuf>), SourceError> {
         let mut found = Vec::new();
-        let mut open = vec![(self.dir.clone(), 0)];
-        while let Some((dir, depth)) = open.pop() {
+        let (mut linked, mut entered) = (Vec::new(), BTreeSet::new());
+        let mut open = vec![(self.dir.clone(), 0, false)];
+        while let Some((dir, depth, behind)) = open.pop() {
             let failed = |source| SourceError::Io { path: dir.display().to_string(), source };
             let entries = match std::fs::read_dir(&dir) {
                 Ok(entries) => entries,
@@ -100,14 +102,29 @@ impl SpoolPattern {
             for entry in entries {
                 let entry = entry.map_err(failed)?;
                 let (path, kind) = (entry.path(), entry.file_type().map_err(failed)?);
-                if kind.is_dir() && depth < DEPTH_MAX {
-                    open.push((path, depth + 1));
-                } else if kind.is_file() && today.iter().any(|glob| glob.is_match(&path)) {
+                let behind = behind || kind.is_symlink();
+                let is_wanted = today.iter().any(|glob| glob.is_match(&path));
+                // What a link leads to, if to anything.
+                let kind = if kind.is_symlink() { std::fs::metadata(&path).ok().map(|m| m.file_type()) } else { Some(kind) };
+                if kind.is_some_and(|kind| kind.is_dir()) {
+                    // Links may lead in circles.
+                    let is_new = !behind || std::fs::canonicalize(&path).is_ok_and(|real| entered.insert(real));
+                    if is_new && depth < DEPTH_MAX {
+                        open.push((path, depth + 1, behind));
+                    }
+                } else if behind && is_wanted {
+                    linked.push(path);
+                } else if kind.is_some_and(|kind| kind.is_file()) && is_wanted {
                     found.push(self.archive(path)?);
                 }
             }
         }
-        Ok(found)
+        let leads_to_none = |link: &PathBuf| {
+            let real = std::fs::canonicalize(link).ok();
+            !found.iter().any(|archive| real.is_some() && std::fs::canonicalize(&archive.path).ok() == real)
+        };
+        let stray = linked.into_iter().find(leads_to_none);
+        Ok((found, stray))
     }
 
     fn archive(&self, path: PathBuf) -> Result<Archive, SourceError> {
