@@ -201,3 +201,24 @@ fn a_copy_that_was_cut_or_changed_touches_nothing() {
     assert!(error.contains("rows of birth: 3000 was backed up, 2999 is there"), "{error}");
     assert_eq!((count(&path, "certificate"), count(&path, "birth")), (0, 3000));
 }
+
+#[test]
+fn a_database_whose_log_lies_beside_another_of_its_names_is_no_backup() {
+    let rehearsal = Rehearsal::new();
+    let (used, other) = (rehearsal.path("used.db"), rehearsal.path("other.db"));
+    let tables = "CREATE TABLE birth (n INTEGER, name TEXT); CREATE TABLE certificate (n INTEGER, birth INTEGER)";
+    let db = Connection::open(&used).unwrap();
+    db.execute_batch(&format!("{tables}; INSERT INTO birth VALUES (1, 'a')")).unwrap();
+    fs::hard_link(&used, &other).unwrap();
+    let engine = SqliteConfig { name: "devices".into(), path: other.clone() };
+    rehearsal.back_up(&engine, "without a log").unwrap();
+    db.execute_batch("PRAGMA journal_mode = WAL").unwrap();
+    drop(db);
+    let writer = Writer::start(&used);
+    let error = rehearsal.back_up(&engine, "without its log").unwrap_err().to_string();
+    assert!(error.contains("2 names"), "{error}");
+    fs::remove_file(&other).unwrap();
+    let night = rehearsal.back_up(&SqliteConfig { path: used, ..engine }, "one name").unwrap();
+    assert_ne!(night.account.proof["rows of birth"], "1");
+    drop(writer);
+}

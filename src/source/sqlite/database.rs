@@ -72,6 +72,23 @@ impl Database {
         rows.collect()
     }
 
+    /// Refuses a database of which the newest rows may stand in a log that is not to be found from here: it lies beside the name
+    /// under which a file was opened, and a file may have several.
+    ///
+    /// # Errors
+    /// When it has.
+    pub fn must_have_its_log(&self, work: &Work) -> Result<(), SourceError> {
+        let path = self.path.display().to_string();
+        let names = std::fs::metadata(&self.path).map_err(|source| SourceError::Io { path: path.clone(), source })?.nlink();
+        let modes = self.texts("PRAGMA journal_mode").map_err(self.failed(work))?;
+        if names == 1 || modes != ["wal"] {
+            return Ok(());
+        }
+        let why =
+            format!("has {names} names (hard links), and its log lies beside the one that is in use: give it one name");
+        Err(SourceError::Expectation { what: path, why })
+    }
+
     /// Rows of each table.
     pub fn count(&self, work: &Work) -> Result<BTreeMap<String, u64>, SourceError> {
         let mut counts = BTreeMap::new();

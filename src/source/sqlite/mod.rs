@@ -52,10 +52,11 @@ impl Engine for SqliteConfig {
     }
 
     fn open(&self, work: &Work) -> Result<Box<dyn Backup>, SourceError> {
-        let tables = Database::in_use(&self.path, work)?.tables(work)?;
-        if tables.is_empty() {
+        let database = Database::in_use(&self.path, work)?;
+        if database.tables(work)?.is_empty() {
             return Err(self.empty("the database holds no table"));
         }
+        database.must_have_its_log(work)?;
         Ok(Box::new(Copying { config: self.clone(), given: false, account: None }))
     }
 
