@@ -10,7 +10,7 @@ use ::mongodb::sync::Database;
 use farkeep::source::engine::Fetched;
 use farkeep::source::mongodb::MongoConfig;
 use farkeep::source::mongodb::archive::{Item, Reader};
-use farkeep::source::mongodb::vendor::Vendor;
+use farkeep::source::mongodb::vendor::{Vendor, WholeConfig};
 
 use crate::mongodb::{count, database, uri};
 use crate::rehearsal::Rehearsal;
@@ -251,4 +251,34 @@ fn a_whole_deployment_is_brought_back_in_place_and_its_oplog_replayed() {
     // A document is lost and the program ends well.
     let lost = restore_whole(&world, &world.agent, &service, 1).exits(4);
     lost.says("documents of crvs.deaths: 20 was backed up and 19 is there");
+}
+
+#[test]
+fn an_account_that_sees_some_databases_backs_up_no_whole_deployment() {
+    needs_service!("ferretdb");
+    let (service, rehearsal) = (Service::start("ferretdb"), Rehearsal::new());
+    database(&service, "crvs").collection("births").insert_one(doc! { "_id": 1 }).run().unwrap();
+    let program = rehearsal.path("mongodump");
+    install(
+        &program,
+        "#!/bin/sh\n[ \"$1\" != --version ] || echo mongodump version: 100.12.2\ncat \"$(dirname \"$0\")/archive\"\n",
+    );
+    fs::copy(sample("hearth-dev.archive"), rehearsal.path("archive")).unwrap();
+    let engine = |uri: String| WholeConfig {
+        name: "deployment".into(),
+        uri: rehearsal.secret("uri", &uri),
+        hosts: None,
+        dumper: Vendor::new(program.display().to_string(), Vec::new()).unwrap(),
+        oplog: false,
+        loader: None,
+    };
+    // Whoever has logged in there has no rights that it tells of.
+    let restricted = format!("mongodb://backup:s3cret@127.0.0.1:{}/?authMechanism=PLAIN", service.port);
+    let error = rehearsal.back_up(&engine(restricted), "part").unwrap_err().to_string();
+    assert!(error.contains("may not read all databases"), "{error}");
+    let night = rehearsal.back_up(&engine(uri(&service)), "whole").unwrap();
+    assert!(night.account.findings.is_empty(), "{night:?}");
+    let away = "mongodb://backup:s3cret@127.0.0.1:1/?serverSelectionTimeoutMS=300";
+    let night = rehearsal.back_up(&engine(away.into()), "unasked").unwrap();
+    assert!(night.account.findings[0].message.contains("could not be asked"), "{night:?}");
 }

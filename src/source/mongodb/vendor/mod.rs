@@ -18,6 +18,7 @@ use crate::source::work::Work;
 mod address;
 mod dump;
 mod oplog;
+mod privileges;
 mod whole;
 
 pub use dump::VendorDump;

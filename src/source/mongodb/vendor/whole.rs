@@ -19,7 +19,8 @@ use super::super::tally::Tally;
 use super::super::{PART, SERVER, archive_of, open_archive, schema};
 use super::dump::Watched;
 use super::oplog::Oplog;
-use super::{DUMPER, LOADER, Vendor};
+use super::{DUMPER, LOADER, Vendor, privileges};
+use crate::model::finding::{Finding, FindingKind};
 use crate::source::SourceError;
 use crate::source::engine::{Account, Backup, Engine, Fetched, Part, Survey};
 use crate::source::patience::patiently;
@@ -117,6 +118,29 @@ impl WholeConfig {
         Deployment::open(&self.uri.read()?, self.hosts.as_deref(), "admin", work)
     }
 
+    /// An account that sees some databases would have those dumped as all. Gives what to tell where nobody can say.
+    fn must_see_all(&self, work: &Work) -> Result<Option<Finding>, SourceError> {
+        let uri = self.uri.read()?;
+        if !["@", "authMechanism"].iter().any(|word| uri.expose().contains(word)) {
+            return Ok(None);
+        }
+        let asked = self.deployment(work).and_then(|deployment| {
+            patiently(work, move |_| deployment.admin_command(doc! { "connectionStatus": 1, "showPrivileges": true }))
+        });
+        match asked {
+            Ok(status) if privileges::sees_all(&status) => Ok(None),
+            Ok(_) => Err(self.wrong(format!(
+                "the account may not read all databases, and {DUMPER} would leave out the others without a word: give it the role \
+                 \"backup\", or name one with database = \"...\""
+            ))),
+            Err(error) => {
+                work.check()?;
+                let why = format!("whether the account sees all databases could not be asked ({error})");
+                Ok(Some(Finding::new(FindingKind::Notice, &self.name, why)))
+            }
+        }
+    }
+
     fn loader(&self) -> Result<&Vendor, SourceError> {
         self.loader.as_ref().ok_or_else(|| {
             let name = &self.name;
@@ -142,7 +166,8 @@ impl Engine for WholeConfig {
 
     fn open(&self, work: &Work) -> Result<Box<dyn Backup>, SourceError> {
         let version = self.dumper.version(work)?;
-        Ok(Box::new(WholeDump { config: self.clone(), version, given: false, held: Arc::default() }))
+        let unsure = self.must_see_all(work)?;
+        Ok(Box::new(WholeDump { config: self.clone(), version, unsure, given: false, held: Arc::default() }))
     }
 
     fn survey(&self, account: &Account, work: &Work) -> Result<Survey, SourceError> {
@@ -273,6 +298,7 @@ fn remove_others(deployment: &Deployment, held: &Held, abandoned: &AtomicBool) -
 struct WholeDump {
     config: WholeConfig,
     version: String,
+    unsure: Option<Finding>,
     given: bool,
     held: Arc<Mutex<Option<Held>>>,
 }
@@ -306,6 +332,7 @@ impl Backup for WholeDump {
             None if config.oplog => return Err(config.wrong("the archive holds no oplog, although it was asked for")),
             _ => {}
         }
-        Ok(held.account().tool(DUMPER, &self.version).tool(SERVER, &held.prelude.server_version))
+        let account = held.account().tool(DUMPER, &self.version).tool(SERVER, &held.prelude.server_version);
+        Ok(Account { findings: self.unsure.take().into_iter().collect(), ..account })
     }
 }
