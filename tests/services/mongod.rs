@@ -1,5 +1,5 @@
 //! What a real MongoDB does and FerretDB does not, by a stand-in between the two: rules for documents that came after them,
-//! documents that expire, a shard's member that knows a part. It keeps the words of the wire protocol that this takes.
+//! documents that expire, a shard's member that knows a part, an answer that is lost. It keeps the words of the wire protocol that this takes.
 
 use std::io::{self, Write};
 use std::net::{TcpListener, TcpStream};
@@ -21,6 +21,15 @@ const RULED: &str = "ruled";
 const SESSIONS: &str = "sessions";
 const SESSIONS_LEFT: u64 = 3;
 
+/// What it plays.
+#[derive(Clone, Copy, PartialEq)]
+enum Play {
+    Server,
+    Shard,
+    /// A server that renames a collection in place of another and is gone before it says so.
+    Losing,
+}
+
 /// What was asked of it and is worth remembering.
 #[derive(Default)]
 struct Seen {
@@ -31,20 +40,20 @@ struct Seen {
 }
 
 /// Stands before `server`; gives its own port.
-fn start(server: u16, is_shard: bool) -> (u16, Arc<Mutex<Seen>>) {
+fn start(server: u16, play: Play) -> (u16, Arc<Mutex<Seen>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (port, seen) = (listener.local_addr().unwrap().port(), Arc::<Mutex<Seen>>::default());
     let shared = Arc::clone(&seen);
     thread::spawn(move || {
         for client in listener.incoming() {
             let (client, seen) = (client.unwrap(), Arc::clone(&shared));
-            thread::spawn(move || pass_on(client, server, is_shard, &seen));
+            thread::spawn(move || pass_on(client, server, play, &seen));
         }
     });
     (port, seen)
 }
 
-fn pass_on(mut client: TcpStream, port: u16, is_shard: bool, seen: &Mutex<Seen>) -> io::Result<()> {
+fn pass_on(mut client: TcpStream, port: u16, play: Play, seen: &Mutex<Seen>) -> io::Result<()> {
     let mut server = TcpStream::connect(("127.0.0.1", port))?;
     loop {
         let question = message(&mut client)?;
@@ -63,12 +72,19 @@ fn pass_on(mut client: TcpStream, port: u16, is_shard: bool, seen: &Mutex<Seen>)
                 let refused = doc! { "index": 0, "code": 121, "errmsg": "Document failed validation" };
                 (!bypasses).then(|| doc! { "ok": 1.0, "n": 0, "writeErrors": [refused] })
             }
-            "shardingState" if is_shard => Some(doc! { "ok": 1.0, "enabled": true, "shardName": "first" }),
+            "shardingState" if play == Play::Shard => Some(doc! { "ok": 1.0, "enabled": true, "shardName": "first" }),
             _ => None,
         };
         if let Some(said) = refusal {
             client.write_all(&with_document(&answer_to(&question), &said))?;
             continue;
+        }
+        if command == "renameCollection" && play == Play::Losing && asked.contains_key("dropTarget") {
+            let (database, target) = asked.get_str("to").unwrap().split_once('.').unwrap();
+            database_at(port, database).collection::<Document>(target).drop().run().unwrap();
+            let rename = doc! { "renameCollection": &name, "to": asked.get_str("to").unwrap() };
+            database_at(port, "admin").run_command(rename).run().unwrap();
+            return Ok(());
         }
         let plain = without_what_ferretdb_lacks(asked.clone());
         if command == "create" && asked.contains_key("validator") {
@@ -151,7 +167,7 @@ fn documents_that_a_later_rule_refuses_come_back_and_so_does_the_rule() {
     let (service, rehearsal) = (Service::start("ferretdb"), Rehearsal::new());
     let database = database(&service, "crvs");
     database.collection(RULED).insert_many((0..30).map(|n| doc! { "_id": n, "n": n })).run().unwrap();
-    let (port, seen) = start(service.port, false);
+    let (port, seen) = start(service.port, Play::Server);
     let engine = engine(&rehearsal, port);
     let night = rehearsal.back_up(&engine, "night").unwrap();
     database.drop().run().unwrap();
@@ -171,7 +187,7 @@ fn documents_that_expire_when_their_index_is_made_do_not_stop_a_restore() {
         .run_command(doc! { "createIndexes": SESSIONS, "indexes": [{ "key": { "at": 1 }, "name": "ttl" }] })
         .run()
         .unwrap();
-    let engine = engine(&rehearsal, start(service.port, false).0);
+    let engine = engine(&rehearsal, start(service.port, Play::Server).0);
     let night = rehearsal.back_up(&engine, "night").unwrap();
     database.drop().run().unwrap();
     engine.replace(&night, &rehearsal.work("restore")).unwrap();
@@ -185,9 +201,9 @@ fn a_member_of_a_shard_holds_a_part_of_a_database_and_is_refused() {
     needs_service!("ferretdb");
     let (service, rehearsal) = (Service::start("ferretdb"), Rehearsal::new());
     database(&service, "crvs").collection("births").insert_one(doc! { "_id": 1 }).run().unwrap();
-    let error = rehearsal.back_up(&engine(&rehearsal, start(service.port, true).0), "part").unwrap_err().to_string();
+    let error = rehearsal.back_up(&engine(&rehearsal, start(service.port, Play::Shard).0), "part").unwrap_err().to_string();
     assert!(error.contains("mongos"), "{error}");
-    rehearsal.back_up(&engine(&rehearsal, start(service.port, false).0), "whole").unwrap();
+    rehearsal.back_up(&engine(&rehearsal, start(service.port, Play::Server).0), "whole").unwrap();
 }
 
 #[test]
@@ -231,5 +247,18 @@ fn what_a_restore_left_that_broke_off_is_no_backup_until_it_has_ended() {
     std::fs::write(&cut.parts[0].path, &whole[..whole.len() - 30]).unwrap();
     engine.replace(&cut, &rehearsal.work("cut")).unwrap_err();
     rehearsal.back_up(&engine, "after").unwrap();
+    assert_eq!(count(&database, "births"), 50);
+}
+
+#[test]
+fn a_collection_that_took_its_place_is_not_dropped_when_the_answer_is_lost() {
+    needs_service!("ferretdb");
+    let (service, rehearsal) = (Service::start("ferretdb"), Rehearsal::new());
+    let database = database(&service, "crvs");
+    database.collection("births").insert_many((0..50).map(|n| doc! { "_id": n })).run().unwrap();
+    let engine = engine(&rehearsal, start(service.port, Play::Losing).0);
+    let night = rehearsal.back_up(&engine, "night").unwrap();
+    database.collection("births").insert_one(doc! { "_id": "of today" }).run().unwrap();
+    rehearsal.bring_back(&engine, &night).unwrap_err();
     assert_eq!(count(&database, "births"), 50);
 }

@@ -281,8 +281,12 @@ impl Loader<'_> {
             command
         };
         match self.deployment.admin_command(command(taken)) {
-            // A server that cannot do both in one step.
-            Err(_) if taken => {
+            // A server that cannot do both in one step. One that did and could not say so has nothing to be renamed any more, and
+            // what is to be dropped would be the new one.
+            Err(error) if taken => {
+                if !schema::list(self.deployment)?.iter().any(|listed| listed.name == self.new_name(name)) {
+                    return Err(error);
+                }
                 self.drop(name)?;
                 self.deployment.admin_command(command(false)).map(|_| ())
             }
