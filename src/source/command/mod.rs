@@ -40,7 +40,7 @@ pub struct CommandConfig {
     pub user: Option<String>,
     /// Where the files of `{out}` and `{in}` lie: that user must be able to get there. None is a private place.
     pub staging: Option<PathBuf>,
-    /// Prints lines `NAME: VALUE`, recorded at the backup and compared after a restore.
+    /// Prints lines `NAME: VALUE`, before and after the backup: what stood still is recorded, and compared after a restore.
     pub count: Vec<String>,
     /// The way back; none where there is none.
     pub restore: Option<CommandRestore>,
@@ -66,7 +66,7 @@ impl Engine for CommandConfig {
 
     fn open(&self, _: &Work) -> Result<Box<dyn Backup>, SourceError> {
         self.tool(&self.argv)?;
-        Ok(Box::new(Exporting { config: self.clone(), made: None, given: false }))
+        Ok(Box::new(Exporting { config: self.clone(), made: None, before: Vec::new(), given: false }))
     }
 
     fn survey(&self, _: &Account, work: &Work) -> Result<Survey, SourceError> {
@@ -185,6 +185,8 @@ struct Exporting {
     config: CommandConfig,
     /// The file as the program left it, and its room: kept until the part was read.
     made: Option<(Look, PathBuf, Room)>,
+    /// What was counted before.
+    before: Vec<(String, String)>,
     given: bool,
 }
 
@@ -193,6 +195,7 @@ impl Backup for Exporting {
         if std::mem::replace(&mut self.given, true) {
             return Ok(None);
         }
+        self.before = self.config.counts(work)?;
         let config = &self.config;
         let name = config.filename.clone();
         if !mentions(&config.argv, OUT) {
@@ -220,7 +223,9 @@ impl Backup for Exporting {
             let why = "left something running that is still at work on its output";
             return Err(self.config.failed(&self.config.argv, why));
         }
-        Ok(Account { proof: self.config.counts(work)?.into_iter().collect(), ..Account::default() })
+        // Of what moved meanwhile nobody knows which count the output holds.
+        let stood_still = self.config.counts(work)?.into_iter().filter(|count| self.before.contains(count));
+        Ok(Account { proof: stood_still.collect(), ..Account::default() })
     }
 }
 

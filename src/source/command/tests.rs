@@ -10,6 +10,10 @@ use std::time::Duration;
 static GO_ON: AtomicBool = AtomicBool::new(false);
 
 fn run(argv: &[&str], timeout_secs: Option<u64>) -> Result<u64, String> {
+    back_up(argv, &[], timeout_secs).map(|(bytes, _)| bytes)
+}
+
+fn back_up(argv: &[&str], count: &[&str], timeout_secs: Option<u64>) -> Result<(u64, Account), String> {
     let argv = argv.iter().map(|a| (*a).to_owned()).collect();
     let config = CommandConfig {
         name: "dump".into(),
@@ -18,7 +22,7 @@ fn run(argv: &[&str], timeout_secs: Option<u64>) -> Result<u64, String> {
         filename: "out".into(),
         user: None,
         staging: None,
-        count: Vec::new(),
+        count: count.iter().map(|a| (*a).to_owned()).collect(),
         restore: None,
     };
     let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
@@ -42,7 +46,8 @@ fn run(argv: &[&str], timeout_secs: Option<u64>) -> Result<u64, String> {
     // What goes on behind our back gets time to do so.
     std::thread::sleep(Duration::from_millis(100));
     content.settle().map_err(text)?;
-    source.finish().map(|_| bytes).map_err(|e| e.to_string())
+    source.finish().map_err(|e| e.to_string())?;
+    Ok((bytes, source.account()))
 }
 
 #[test]
@@ -79,4 +84,11 @@ fn output_that_the_time_limit_cut_short_is_none_even_if_the_command_itself_had_e
 fn a_file_that_goes_on_growing_after_the_command_has_ended_is_no_output() {
     let error = run(&["sh", "-c", "(while [ -e {out} ] && echo x; do sleep 0.01; done) > {out} & sleep 0.2"], None);
     assert!(error.clone().is_err_and(|why| why.contains("still at work")), "{error:?}");
+}
+
+#[test]
+fn a_count_that_moved_while_the_command_ran_is_no_proof() {
+    let count = ["sh", "-c", "echo births: 20; echo logins: $(date +%N)"];
+    let (_, account) = back_up(&["echo", "x"], &count, None).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(account.proof.into_iter().collect::<Vec<_>>(), [("births".to_owned(), "20".to_owned())]);
 }
