@@ -41,6 +41,29 @@ fn snapshots_that_lost_all_that_lists_them_are_missed_and_no_alarm_is_taken_back
 }
 
 #[test]
+fn a_snapshot_that_lost_its_lists_is_missed_however_many_were_dropped_and_made() {
+    let (world, tree, mut lists) = three_nights();
+    let push = |night: u64| {
+        let before = [world.objects("inventories"), world.objects("manifests")].concat();
+        tree.noise("large", 300_000, night);
+        world.push(&tree.root);
+        let after = [world.objects("inventories"), world.objects("manifests")].concat();
+        after.into_iter().filter(|object| !before.contains(object)).collect::<Vec<_>>()
+    };
+    for night in 4..8 {
+        lists = push(night);
+    }
+    world.run(args!["prune", "plan", "--keep-last", "2"]).ok();
+    world.run(args!["prune", "apply", "--now"]).ok();
+    world.run(args!["verify"]).ok();
+    push(8);
+    remove(&lists);
+    world.run(args!["verify"]).exits(4).says("2 snapshots were complete here");
+    push(9);
+    world.run(args!["verify"]).exits(4).says("2 snapshots were complete here");
+}
+
+#[test]
 fn a_snapshot_that_never_came_is_behind_and_no_damage() {
     let (world, tree, lists) = three_nights();
     // Nobody has ever looked: it may never have arrived.

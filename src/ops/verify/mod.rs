@@ -143,7 +143,6 @@ pub fn verify(plan: &VerifyPlan, env: &Env<'_>) -> Result<VerifyReceipt, OpError
         recorded: false,
         findings: listed.looked.findings.clone(),
     };
-    receipt.findings.extend(accepted(&found, &gone));
     let kept = room_for_opening(plan, &found);
     if plan.depth >= Depth::Sealed {
         read_stored(plan.share, &found, &listed, &pages, kept.as_deref(), &mut receipt, env)?;
@@ -171,6 +170,7 @@ pub fn verify(plan: &VerifyPlan, env: &Env<'_>) -> Result<VerifyReceipt, OpError
         receipt.bytes = looked.bytes;
         receipt.findings.extend(looked.findings);
     }
+    receipt.findings.extend(accepted(&found, &gone));
     receipt.finished = env.clock.now();
     if plan.depth > Depth::List || receipt.exit() != Exit::Done {
         // Of a snapshot that lies here by its record alone nobody can say that all is right.

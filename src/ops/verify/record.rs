@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Depth, VerifyPlan, VerifyReceipt};
-use crate::format::body::{FoundObject, VerifyBody};
+use crate::format::body::{FoundObject, PruneDoneBody, VerifyBody};
 use crate::format::record::{Head, RecordKind};
 use crate::ledger::{Checked, Scribe, Standing};
 use crate::model::finding::{Finding, FindingKind};
@@ -57,12 +57,14 @@ pub(super) fn lost_since(found: &Opened, listed: &Listed, gone: &BTreeMap<Writer
     let is_over = |one: &Verification<'_>| {
         let (writer, seq) = (one.record.statement.writer, one.record.head.seq);
         let was_gone = |body: &VerifyBody| body.rolled_back.get(&writer).is_some_and(|seen| seq <= seen.seq);
-        accepted.iter().any(|accepted| accepted.record.knew(one.record) || was_gone(&accepted.body))
+        let ends = |accepted: &&&Verification<'_>| accepted.record.knew(one.record) || was_gone(&accepted.body);
+        // Nobody accepts what comes later.
+        accepted.iter().filter(ends).any(|accepted| !one.record.knew(accepted.record))
     };
     let lies_here = |one: &Verification<'_>| gone.is_empty() || holds(&found.copy, &one.record.name);
-    let counts = |one: &&Verification<'_>| is_here(one) && !is_over(one) && lies_here(one);
+    let fates = Fates::of(found, listed);
+    let counts = |one: &&Verification<'_>| is_here(one) && !is_over(one) && lies_here(one) && fates.lack_some_of(one);
     let most = all.iter().filter(counts).max_by_key(|one| one.body.snapshots);
-    let most = most.filter(|most| most.body.snapshots > (listed.needs.snapshots.len() + listed.dropped) as u64);
     let missed_then: BTreeSet<&str> =
         accepted.iter().flat_map(|one| &one.body.objects_found).map(|found| found.object.as_str()).collect();
     let lost = behind.into_iter().filter_map(|snapshot| {
@@ -78,6 +80,51 @@ pub(super) fn lost_since(found: &Opened, listed: &Listed, gone: &BTreeMap<Writer
         Some(Finding { kind, subject, message: format!("missing, and the manifest too; {why}"), snapshots })
     });
     Ok(lost.collect())
+}
+
+/// What became of snapshots that verifications counted in a copy.
+struct Fates<'a> {
+    /// Those that are complete there.
+    complete: &'a [Snapshot],
+    /// Those that were dropped from it, and by which records; by none where only another copy dropped them.
+    dropped: Vec<(&'a Snapshot, Vec<&'a Checked>)>,
+    /// Those that do not count any more: their writer was retired.
+    void: Vec<&'a Checked>,
+}
+
+impl<'a> Fates<'a> {
+    fn of(found: &'a Opened, listed: &'a Listed) -> Self {
+        let of_kind = |kind: RecordKind| found.records.checked.iter().filter(move |record| record.statement.kind == kind);
+        let read = |record: &'a Checked| Some((record, record.statement.body_as::<PruneDoneBody>().ok()?));
+        let done: Vec<(&Checked, PruneDoneBody)> =
+            of_kind(RecordKind::PruneDone).filter_map(read).filter(|(_, body)| listed.presence.has(&body.copy)).collect();
+        let by = |snapshot: &Snapshot| {
+            let names =
+                |body: &PruneDoneBody| body.drops.iter().any(|range| range.contains(&snapshot.writer, snapshot.head.seq));
+            done.iter().filter(|(_, body)| names(body)).map(|(record, _)| *record).collect()
+        };
+        Self {
+            complete: &listed.needs.snapshots,
+            dropped: listed.dropped.iter().map(|snapshot| (snapshot, by(snapshot))).collect(),
+            void: of_kind(RecordKind::Snapshot).filter(|record| record.is_void()).collect(),
+        }
+    }
+
+    /// Whether a verification counted more than there are of those that it can have known, and than were dropped since. What was
+    /// dropped before it, or made after it, it did not count.
+    fn lack_some_of(&self, one: &Verification<'_>) -> bool {
+        let of = &one.record.statement;
+        let knew = |writer: &WriterId, seq: u64| {
+            let newest = if of.writer == *writer { Some(of.seq) } else { of.heads.get(writer).map(|head| head.seq) };
+            newest.is_none_or(|newest| seq <= newest)
+        };
+        let complete = self.complete.iter().filter(|snapshot| knew(&snapshot.writer, snapshot.head.seq)).count();
+        let since = self.dropped.iter().filter(|(snapshot, by)| {
+            knew(&snapshot.writer, snapshot.head.seq) && !by.iter().any(|record| one.record.knew(record))
+        });
+        let void = self.void.iter().filter(|record| knew(&record.statement.writer, record.head.seq));
+        one.body.snapshots > (complete + since.count() + void.count()) as u64
+    }
 }
 
 /// Of what is gone in a rollback that is accepted, what goes on record: first what the root has enrolled, since of others

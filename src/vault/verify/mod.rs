@@ -16,8 +16,9 @@ use crate::vault::VaultError;
 use crate::vault::copy::Copy;
 use crate::vault::inventory::{PageCache, page_names};
 use crate::vault::presence::Presence;
-use crate::vault::pruned::{Plan, Pruned};
+use crate::vault::pruned::{Plan, Pruned, each_planned, still_held};
 use crate::vault::snapshots::{Records, Snapshot};
+use crate::vault::suspects::Suspects;
 
 mod links;
 pub mod opened;
@@ -156,8 +157,8 @@ pub struct Listed {
     pub needs: Needs,
     /// What the lists of pending prune plans consist of, as far as it lies there.
     pub lists: Vec<Sealed>,
-    /// How many were dropped from it, by signed records.
-    pub dropped: usize,
+    /// Those that were dropped from it, by signed records, or from another copy while it never had them.
+    pub dropped: Vec<Snapshot>,
     /// Of those of which it holds the record alone, the ones that a plan is about to drop.
     pub given_up: BTreeSet<SnapshotId>,
     /// What was found.
@@ -236,10 +237,20 @@ pub fn list(copy: &Copy, records: &Records, cache: &PageCache, cancel: &AtomicBo
     // A plan that calls the copy otherwise may have been brought here from another one.
     let here = copy.name();
     let plans: Vec<&Plan> = pruned.pending().filter(|plan| plan.body.store == here).collect();
-    let mut given_up = BTreeSet::new();
+    let (held, suspects, mut given_up) = (still_held(records), Suspects::read(records), BTreeSet::new());
+    let stays = |snapshot: &Snapshot| held.contains(&snapshot.id) || suspects.freezes(&snapshot.body.series).is_some();
+    // What a plan's list names lay here then: it was not given up for lost.
+    let mut lay_here: BTreeSet<ObjectName> = BTreeSet::new();
+    for plan in plans.iter().filter(|_| !needs.behind.is_empty()) {
+        let read = each_planned(cache, copy.store.as_ref(), &plan.body.list, &mut |name| {
+            lay_here.insert(name.clone());
+        });
+        read.unwrap_or_else(|error| tracing::debug!(%error, "the list of a plan"));
+    }
     for snapshot in &needs.behind {
         let goes = |range: &SnapshotRange| range.contains(&snapshot.writer, snapshot.head.seq);
-        let message = if plans.iter().any(|plan| plan.body.drops.iter().any(goes)) {
+        let is_named = plans.iter().any(|plan| plan.body.drops.iter().any(goes));
+        let message = if is_named && !stays(snapshot) && !lay_here.contains(&snapshot.body.inventory) {
             given_up.insert(snapshot.id);
             "this copy holds its record and not its objects; a plan that waits gives them up"
         } else {
@@ -251,7 +262,7 @@ pub fn list(copy: &Copy, records: &Records, cache: &PageCache, cancel: &AtomicBo
     leftovers(&presence, &needed_packs, &needed_others, &mut looked.findings);
     looked.findings.extend(foreign_trust(copy));
     let lists = lists_of_plans(copy, &pruned, &presence, cache, &mut looked.findings)?;
-    Ok(Listed { presence, needs, lists, dropped: dropped.len(), given_up, looked })
+    Ok(Listed { presence, needs, lists, dropped, given_up, looked })
 }
 
 /// What a pass says of the list of a plan in which something is wrong.
@@ -296,7 +307,8 @@ fn lists_of_plans(
 fn foreign_trust(copy: &Copy) -> Option<Finding> {
     let count = copy.foreign_trust();
     let message = format!(
-        "{} here not of the root's chain, whose newest record is {}: ignored, but whoever opens this copy may have to read them; who          administers the store can remove them, and should ask who may write there",
+        "{} here not of the root's chain, whose newest record is {}: ignored, but whoever opens this copy may have to read them; who \
+         administers the store can remove them, and should ask who may write there",
         if count == 1 { "a file is".to_owned() } else { format!("{count} files are") },
         copy.trust_records().last().map_or_else(String::new, |(name, _)| name.to_string())
     );
