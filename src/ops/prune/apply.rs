@@ -24,6 +24,7 @@ use crate::ops::{Env, Event, Exit, OpError};
 use crate::store::{PruneStore, StoreError, WriteOnceStore};
 use crate::vault::VaultError;
 use crate::vault::inventory::page_names;
+use crate::vault::objects::read_object;
 use crate::vault::pruned::{Plan, Pruned, each_planned, ranges, still_held};
 use crate::vault::snapshots::Snapshot;
 use crate::vault::suspects::Suspects;
@@ -336,9 +337,17 @@ fn came_back(
         all.iter().partition(|snapshot| in_ranges(&plan.body.drops, snapshot));
     // Whoever forges snapshots gives them the inventory of a true one, and a plan names none that one needs that stays.
     were_here.extend(others.into_iter().map(|snapshot| snapshot.body.inventory.clone()));
-    let back =
-        named.into_iter().filter(|one| here.contains(&one.body.inventory) && !were_here.contains(&one.body.inventory));
-    Ok(back.map(|snapshot| snapshot.id).collect())
+    let is_new = |one: &&Snapshot| here.contains(&one.body.inventory) && !were_here.contains(&one.body.inventory);
+    let mut back = BTreeSet::new();
+    for snapshot in named.into_iter().filter(is_new) {
+        // Anybody who may add a file can put one there under that name.
+        match read_object(site.copy.store.as_ref(), &snapshot.body.inventory) {
+            Ok(_) => drop(back.insert(snapshot.id)),
+            Err(VaultError::Store(error)) if error.is_store_wide() => return Err(error.into()),
+            Err(_) => {}
+        }
+    }
+    Ok(back)
 }
 
 /// No plan, whoever signed it, drops the last good snapshot of a series.
@@ -414,11 +423,14 @@ fn going(site: &Site, mut names: Vec<ObjectName>, drops: &[SnapshotRange], rules
     Ok(Going { names, needed, spared })
 }
 
-/// Inventories and manifests that lie here.
+/// Inventories and manifests that lie here, with their size: a torn one is debris.
 fn lying_here(site: &Site) -> Result<BTreeSet<ObjectName>, OpError> {
     let mut here = BTreeSet::new();
     let dirs = [Area::Inventories.dir().to_owned(), Area::Manifests.dir().to_owned()];
-    site.copy.store.list(&dirs, &mut |listed| here.extend(ObjectName::parse_stored(&listed.name).map(|(name, _)| name)))?;
+    site.copy.store.list(&dirs, &mut |listed| {
+        let name = ObjectName::parse_stored(&listed.name).ok().map(|(name, _)| name);
+        here.extend(name.filter(|name| name.bytes() == Some(listed.bytes)));
+    })?;
     Ok(here)
 }
 
