@@ -168,11 +168,20 @@ impl Records {
 
     /// What lies under the name of a writer that the root does not know is told of, and decides nothing: anybody who may add a file
     /// can put any number there. A record of somebody whom the root knows that was brought under such a name is missed in its chain.
+    /// But whoever signed knowing of a trust record that is not here may have been enrolled by that one.
     fn disown_strangers(&mut self, trust: &Trust) {
+        let knew_more = |record: &&Checked| record.statement.trust.is_some_and(|known| known.seq > trust.head().seq);
+        let by_later_trust: BTreeSet<WriterId> =
+            self.checked.iter().filter(knew_more).map(|record| record.statement.writer).collect();
         for finding in self.findings.iter_mut().filter(|finding| finding.kind.casts_doubt()) {
-            if let Ok((ObjectName::Record { writer, .. }, _)) = ObjectName::parse_stored(&finding.subject)
-                && trust.writer(&writer).is_none()
-            {
+            let Ok((ObjectName::Record { writer, .. }, _)) = ObjectName::parse_stored(&finding.subject) else { continue };
+            if trust.writer(&writer).is_some() {
+                continue;
+            }
+            if by_later_trust.contains(&writer) {
+                finding.message += "; it knew of a trust record that is not here and may name it: `farkeep sync` brings that from \
+                                    another copy, the next push from the machine that has seen it";
+            } else {
                 finding.kind = FindingKind::Stranger;
                 finding.message +=
                     "; the root knows no such writer, and it stops nothing: who administers the store can remove it";

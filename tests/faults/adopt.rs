@@ -76,6 +76,21 @@ fn a_copy_that_was_not_told_leaves_the_way_to_go_on() {
 }
 
 #[test]
+fn nothing_is_pruned_where_the_record_that_enrols_the_agent_is_missing() {
+    let world = World::new();
+    nights(&world, &world.agent, 0..2);
+    let new = world.machine("new");
+    new.run(adopting(&world)).ok();
+    let tree = nights(&world, &new, 2..3);
+    fs::remove_file(world.objects("trust").pop().unwrap()).unwrap();
+    // The machine before has a custodian's key, and has never seen that record: what the new one signs is a stranger's there.
+    let plan = args!["prune", "plan", "--keep-last", "1"];
+    world.run(plan.clone()).exits(4).says("in doubt").says("a trust record that is not here");
+    new.run(args!["push", &tree.root]).exits(3).says("mended");
+    world.run(plan).ok();
+}
+
+#[test]
 fn keys_that_cannot_be_kept_are_not_told_of() {
     let world = World::new();
     let tree = nights(&world, &world.agent, 0..2);

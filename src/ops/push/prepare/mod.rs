@@ -188,6 +188,10 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     }
     adopt_own(scribe, &prepared)?;
     check_enrolled(scribe, prepared.trust())?;
+    // Before any record: where the one that enrols its writer is missing, it is a stranger's.
+    mend::keep_key_files(&prepared, context)?;
+    mend::plain_files(&mut prepared, context);
+    mend::trust_records(&mut prepared);
     deliver_own(context, &mut prepared)?;
     catch_up(&mut prepared, context, env)?;
     prepared.doomed = doomed(&mut prepared, context)?;
@@ -195,9 +199,6 @@ pub fn prepare(plan: &PushPlan, context: &mut Context, scribe: &mut Scribe, env:
     if prepared.sides.is_empty() {
         return Err(none_left(plan, prepared));
     }
-    mend::keep_key_files(&prepared, context)?;
-    mend::plain_files(&mut prepared, context);
-    mend::trust_records(&mut prepared);
     let mut snapshots: Vec<Snapshot> = prepared.sides.iter().flat_map(|side| side.records.snapshots()).collect();
     sort_oldest_first(&mut snapshots);
     snapshots.dedup_by_key(|snapshot| snapshot.id);
