@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::ledger::LedgerError;
+use crate::ledger::{LedgerError, ROOTS_CHAIN};
 use crate::model::finding::{Finding, FindingKind};
 pub use crate::model::size::count;
 use crate::ops::OpError;
@@ -41,7 +41,7 @@ pub fn advice(command: &str, error: &OpError) -> Option<&'static str> {
         OpError::Vault(VaultError::Store(error)) if error.is_host_key() => {
             Some("not one byte of data was sent; ask the server's administrator before you change the pinned key")
         }
-        OpError::Vault(VaultError::Ledger(LedgerError::RolledBack { .. })) => Some(
+        OpError::Vault(VaultError::Ledger(LedgerError::RolledBack { what, .. })) if what != ROOTS_CHAIN => Some(
             "stop and find out why before anything else is done with this vault. If its server was restored from an older image: \
              `farkeep sync STORE --from OTHER` brings it up to date from another copy; where there is none, `farkeep verify --from \
              STORE --accept-rollback` reads it, puts that on record and takes it as it is",

@@ -20,6 +20,9 @@ pub use names::TrustNames;
 pub use scribe::{Scribe, Signed};
 pub use trust::{RootPin, Trust};
 
+/// What the trust records are called in words.
+pub const ROOTS_CHAIN: &str = "the root's chain";
+
 /// Why records cannot be trusted or made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LedgerError {

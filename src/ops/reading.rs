@@ -68,7 +68,7 @@ impl Opened {
                     "{is} suspect, and nobody has cleared that: data may have been encrypted or lost before; {last}"
                 ));
             }
-            if other.body.state == SnapshotState::Good {
+            if suspects.state_of(other) == SnapshotState::Good {
                 before = Some(other);
             }
         }

@@ -7,7 +7,7 @@ use crate::crypto::hash::hash;
 use crate::format::header::Header;
 use crate::format::inventory::Line;
 use crate::format::record::Head;
-use crate::ledger::{Book, LedgerError, RootPin, Trust, TrustNames};
+use crate::ledger::{Book, LedgerError, ROOTS_CHAIN, RootPin, Trust, TrustNames};
 use crate::model::ids::{ObjectHash, VaultId, WriterId};
 use crate::model::limits::{RECORD_MAX_BYTES, SMALL_OBJECT_MAX_BYTES};
 use crate::model::name::{Area, ObjectName};
@@ -170,7 +170,7 @@ impl Copy {
             && (self.trust.head().seq < seen.seq || !self.trust.contains(&seen))
         {
             let found = format!("number {}", self.trust.head().seq);
-            return Err(LedgerError::RolledBack { what: "the root's chain".into(), seen, found });
+            return Err(LedgerError::RolledBack { what: ROOTS_CHAIN.into(), seen, found });
         }
         Ok(())
     }

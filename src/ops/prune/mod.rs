@@ -222,9 +222,9 @@ fn frozen_by(snapshot: &Snapshot, store: &str) -> Finding {
 }
 
 /// One finding for each series among `snapshots` that a suspect one freezes.
-pub fn frozen(records: &Records, snapshots: &[Snapshot], store: &str) -> Vec<Finding> {
+pub fn frozen<'a>(records: &Records, snapshots: impl IntoIterator<Item = &'a Snapshot>, store: &str) -> Vec<Finding> {
     let suspects = Suspects::read(records);
-    let series: BTreeSet<Token> = snapshots.iter().map(|snapshot| snapshot.body.series).collect();
+    let series: BTreeSet<Token> = snapshots.into_iter().map(|snapshot| snapshot.body.series).collect();
     let standing = series.iter().filter_map(|series| suspects.freezes(series));
     standing.map(|snapshot| frozen_by(snapshot, store)).collect()
 }

@@ -237,7 +237,7 @@ pub fn plan(request: &PlanRequest, env: &Env<'_>) -> Result<PlanReceipt, OpError
         objects,
         bytes_freed,
         wait_secs: request.wait_secs,
-        findings: [frozen(&site.records, &here, &site.copy.name()), unknown]
+        findings: [frozen(&site.records, here.iter().chain(&others), &site.copy.name()), unknown]
             .into_iter()
             .flatten()
             .chain(voided(&site))

@@ -22,6 +22,7 @@ use crate::state::shipped::{LocalFile, Shipped, ShippedNote};
 use crate::state::{StateDir, StateError};
 use crate::vault::inventory::{PageCache, each_line};
 use crate::vault::snapshots::Snapshot;
+use crate::vault::suspects::Suspects;
 
 /// What a member took in as it is, and how much of that may stay.
 pub struct LocalMember {
@@ -150,7 +151,8 @@ fn lying_everywhere(wanted: BTreeSet<SnapshotId>, prepared: &Prepared, pages: &P
 
 fn lies_in(snapshot: &Snapshot, side: &Side, prepared: &Prepared, pages: &PageCache) -> bool {
     let body = &snapshot.body;
-    if body.state != SnapshotState::Good || side.pruned.is_dropped(snapshot) || !prepared.may_refer_to(&body.inventory) {
+    let is_good = Suspects::read(&side.records).state_of(snapshot) == SnapshotState::Good;
+    if !is_good || side.pruned.is_dropped(snapshot) || !prepared.may_refer_to(&body.inventory) {
         return false;
     }
     let mut whole = side.presence.has(&body.manifest);
