@@ -25,7 +25,7 @@ mod group;
 mod redact;
 mod watch;
 
-use group::{Group, Then};
+use group::{Group, Then, await_end};
 use redact::Kept;
 pub use redact::redact;
 pub use watch::Question;
@@ -213,9 +213,10 @@ impl Tool {
         let mut command = self.command(&group)?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said.try_clone().map_err(failed)?);
         let mut child = command.spawn().map_err(failed)?;
-        let mut watch = Watch::start(&group, None, work);
-        let status = child.wait().map_err(failed)?;
+        let mut watch = Watch::start(&group, &child, None, work);
+        let ended = await_end(&child);
         let killed = watch.stop();
+        let status = ended.and_then(|()| child.wait()).map_err(|e| unawaited(&self.name(), &e))?;
         let shown = said.rewind().map(|()| Kept::read(said, self.secrets.clone()).show()).unwrap_or_default();
         match killed {
             true if work.is_stopped() => Err(SourceError::Interrupted),
@@ -256,7 +257,7 @@ impl Tool {
         command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|e| failed(format!("cannot be started: {e}")))?;
         let waiting = silence.waiting();
-        let watch = Watch::start(&group, Some(silence), work);
+        let watch = Watch::start(&group, &child, Some(silence), work);
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(failed("has no pipes".into()));
         };
@@ -271,6 +272,10 @@ impl Tool {
 fn failure(command: &str, why: &str, stderr: &str) -> SourceError {
     let why = if stderr.is_empty() { why.to_owned() } else { format!("{why}: {stderr}") };
     SourceError::Command { command: command.to_owned(), why }
+}
+
+fn unawaited(command: &str, error: &io::Error) -> SourceError {
+    failure(command, &format!("cannot be waited for: {error}"), "")
 }
 
 /// A running program. It is killed with its children when this is dropped before its end.
@@ -301,8 +306,9 @@ impl Running {
 
     /// Waits for its end. It may have closed its output and still be at work.
     fn end(&mut self) -> Result<(ExitStatus, String), SourceError> {
-        let status = self.child.wait().map_err(|e| failure(&self.name, &format!("cannot be waited for: {e}"), ""))?;
+        let ended = await_end(&self.child);
         let killed = self.watch.stop();
+        let status = ended.and_then(|()| self.child.wait()).map_err(|e| unawaited(&self.name, &e))?;
         // What it left running holds its pipes open, and would be waited for without end.
         self.group.kill();
         let said = self.stderr.take().and_then(|said| said.recv_timeout(LAST_WORDS_WAIT).ok());
@@ -356,7 +362,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.watch.stop();
         if !matches!(self.child.try_wait(), Ok(Some(_))) {
-            self.group.kill();
+            self.group.killer(&self.child)();
             let _ = self.child.wait();
         }
     }

@@ -66,6 +66,11 @@ fn a_command_that_hangs_is_killed_with_its_children() {
     let begun = std::time::Instant::now();
     let hung = run(&["sh", "-c", "echo x; sleep 600 & sleep 600"], Some(1)).unwrap_err();
     assert!(hung.contains("time limit"), "{hung}");
+    // A session of its own is no way out, with its output open or closed.
+    for script in ["echo x; sleep 50", "echo x; exec >&-; sleep 50"] {
+        let hung = run(&["setsid", "sh", "-c", script], Some(1)).unwrap_err();
+        assert!(hung.contains("time limit"), "{hung}");
+    }
     assert!(begun.elapsed() < Duration::from_secs(30));
 }
 

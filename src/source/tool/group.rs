@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 /// What becomes of a program when farkeep ends before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,20 +42,20 @@ impl Group {
         self.leader.id().cast_signed()
     }
 
-    /// How to kill all of it, from another thread too.
-    pub fn killer(&self) -> impl Fn() + Send + 'static {
-        let group = Pid::from_raw(self.id());
+    /// How to kill all of it, from another thread too, and `program` wherever it went, which must not be reaped before: with a
+    /// session of its own it leads a group that has its number.
+    pub fn killer(&self, program: &Child) -> impl Fn() + Send + 'static {
+        let (group, program) = (Pid::from_raw(self.id()), Pid::from_child(program));
         move || {
-            if let Some(group) = group {
-                // Gone already: nothing to kill.
-                let _ = rustix::process::kill_process_group(group, Signal::KILL);
-            }
+            kill_group(group);
+            kill_group(Some(program));
+            let _ = rustix::process::kill_process(program, Signal::KILL);
         }
     }
 
     /// Kills all of it.
     pub fn kill(&self) {
-        self.killer()();
+        kill_group(Pid::from_raw(self.id()));
     }
 }
 
@@ -65,4 +65,22 @@ impl Drop for Group {
         let _ = self.leader.kill();
         let _ = self.leader.wait();
     }
+}
+
+fn kill_group(group: Option<Pid>) {
+    if let Some(group) = group {
+        // Gone already: nothing to kill.
+        let _ = rustix::process::kill_process_group(group, Signal::KILL);
+    }
+}
+
+/// Waits for a program's end and does not reap it: as long as it is watched, its number is to be nobody else's.
+pub fn await_end(program: &Child) -> io::Result<()> {
+    let id = WaitId::Pid(Pid::from_child(program));
+    while let Err(error) = rustix::process::waitid(id.clone(), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
+        if error != rustix::io::Errno::INTR {
+            return Err(error.into());
+        }
+    }
+    Ok(())
 }

@@ -2,6 +2,7 @@
 //! long. A dump that waits for a lock looks like one that works.
 
 use std::fmt;
+use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -13,7 +14,7 @@ use crate::source::work::Work;
 /// How often a running program is looked after: bounds how late it is killed.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Kills a process group when its work is over.
+/// Kills a program and its group when their work is over.
 pub struct Watch {
     signal: Arc<(Mutex<bool>, Condvar)>,
     fired: Arc<AtomicBool>,
@@ -21,10 +22,11 @@ pub struct Watch {
 }
 
 impl Watch {
-    pub fn start(group: &Group, mut silence: Option<Silence>, work: &Work) -> Self {
+    /// To be stopped before the program is reaped.
+    pub fn start(group: &Group, program: &Child, mut silence: Option<Silence>, work: &Work) -> Self {
         let signal = Arc::new((Mutex::new(false), Condvar::new()));
         let fired = Arc::new(AtomicBool::new(false));
-        let (changed, kills, work, kill) = (Arc::clone(&signal), Arc::clone(&fired), work.clone(), group.killer());
+        let (changed, kills, work, kill) = (Arc::clone(&signal), Arc::clone(&fired), work.clone(), group.killer(program));
         let thread = std::thread::spawn(move || {
             let (done, changed) = &*changed;
             let mut guard = done.lock().unwrap_or_else(PoisonError::into_inner);
