@@ -354,3 +354,38 @@ fn what_an_unfinished_restore_has_fetched_lies_there_with_a_word_and_until_anoth
     assert_eq!(fetched(), Vec::<PathBuf>::new());
     assert!(registry.is_whole());
 }
+
+#[test]
+fn another_restore_takes_nothing_from_an_unfinished_one_but_what_it_replaces() {
+    let registry = Registry::new();
+    registry.disaster();
+    let first = registry.world.snapshots()[0]["id"].as_str().unwrap().to_owned();
+    let (broken, copies) = (registry.world.path("live/deaths.broken"), registry.world.path("copies"));
+    fs::write(&broken, "").unwrap();
+    fs::create_dir(&copies).unwrap();
+    let run = |snapshot: &str, copy: &str, more: &[&str]| {
+        let copy = copies.join(copy);
+        let keeping = ["--yes-destroy", "nightly", "--safety-copy", copy.to_str().unwrap()];
+        registry.world.run(restore_run(&registry.world, snapshot, &[&keeping[..], more].concat()))
+    };
+    run(&first, "first", &[]).exits(1).says("births: restored");
+    // One of another member, and one that cannot be fetched.
+    let known = registry.world.objects("packs");
+    fs::write(registry.db("births"), "births of another night\n".repeat(5000)).unwrap();
+    registry.world.push("nightly");
+    run("latest", "second", &["--member", "attachments"]).ok();
+    for pack in registry.world.objects("packs").into_iter().filter(|pack| !known.contains(pack)) {
+        flip(&pack, fs::metadata(&pack).unwrap().len() / 2);
+    }
+    run("latest", "third", &["--member", "births"]).exits(4);
+    registry.loaded();
+    // A file in the way of what is tidied up is told, and in nobody's way.
+    let scratch = registry.world.agent.state.join("scratch");
+    let of_vault = fs::read_dir(scratch).unwrap().map(|dir| dir.unwrap().path()).next().unwrap();
+    fs::create_dir(of_vault.join("restore/0-elsewhere")).unwrap();
+    fs::write(of_vault.join("restore/0-elsewhere/parts"), "").unwrap();
+    fs::remove_file(&broken).unwrap();
+    let again = run(&first, "fourth", &[]).exits(3).says("births: was restored").says("deaths: restored");
+    again.says("copies/first/deaths").says("cannot be removed");
+    assert_eq!(registry.loaded(), ["deaths"]);
+}

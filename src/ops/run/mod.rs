@@ -159,7 +159,8 @@ pub fn run(plan: &RunPlan, confirm: Confirm<'_>, env: &Env<'_>) -> Result<RunRec
     env.step(format!("reading snapshot {}", snapshot.id.short()));
     let reader = opened.snapshot(&plan.read.identities, &snapshot)?;
     let job = plan.job(&reader.manifest.job)?;
-    let notes = Notes::open(&plan.staging_dir(&opened), snapshot.id, plan.target_name(&reader.manifest.job))?;
+    let of = &reader.manifest.job;
+    let notes = Notes::open(&plan.staging_dir(&opened), snapshot.id, of, plan.target_name(of))?;
     let tasks = member::tasks(plan, job, &reader, &notes, env)?;
     let drawn = sheet::draw(plan, job, &snapshot, &reader.manifest, &tasks, &notes, env)?;
     let sheet = Sheet { suspicion: opened.suspicion_of(&snapshot), ..drawn };
@@ -182,11 +183,9 @@ pub fn run(plan: &RunPlan, confirm: Confirm<'_>, env: &Env<'_>) -> Result<RunRec
     let custody =
         Custody::begin(&plan.purpose(&receipt.sheet), snapshot.id, &opened.copy, &opened.context, &opened.records, env)?;
     let place = Place { plan, job, opened: &opened, reader: &reader, snapshot: &snapshot, notes: &notes, env };
-    if plan.staging.is_none() {
-        notes.clear_others()?;
-    }
+    let left = if plan.staging.is_none() { notes.clear_others() } else { Vec::new() };
     let outcome = place.restore(&tasks, &mut receipt);
-    tell_what_lies(&notes, &outcome, &mut receipt);
+    tell(left.into_iter().chain(what_lies(&notes, &outcome, &receipt.sheet)), &outcome, &mut receipt);
     receipt.finished = env.clock.now();
     let ending = ending_of(&outcome, &receipt);
     let undelivered = custody.end(&ending, env)?;
@@ -204,10 +203,10 @@ pub fn run(plan: &RunPlan, confirm: Confirm<'_>, env: &Env<'_>) -> Result<RunRec
 }
 
 /// Plaintext is kept only for a restore that can go on, and never without a word.
-fn tell_what_lies(notes: &Notes, outcome: &Result<(), OpError>, receipt: &mut RunReceipt) {
+fn what_lies(notes: &Notes, outcome: &Result<(), OpError>, sheet: &Sheet) -> Option<Finding> {
     let parts = notes.parts();
     if !parts.exists() {
-        return;
+        return None;
     }
     // The hashes are right, and it is not what it should be: it was backed up so.
     let is_useless =
@@ -221,11 +220,15 @@ fn tell_what_lies(notes: &Notes, outcome: &Result<(), OpError>, receipt: &mut Ru
             parts.display()
         )
     };
-    // Where nothing was destroyed, no receipt is shown.
+    Some(Finding::new(FindingKind::Notice, &sheet.target, message))
+}
+
+/// Says what lies about. Where nothing was destroyed, no receipt is shown.
+fn tell(findings: impl Iterator<Item = Finding>, outcome: &Result<(), OpError>, receipt: &mut RunReceipt) {
     if receipt.members.is_empty() && outcome.is_err() {
-        tracing::error!("{message}");
+        findings.for_each(|finding| tracing::error!("{finding}"));
     } else {
-        receipt.findings.push(Finding::new(FindingKind::Notice, &receipt.sheet.target, message));
+        receipt.findings.extend(findings);
     }
 }
 
@@ -364,13 +367,12 @@ impl Place<'_> {
                 continue;
             }
             self.env.step(format!("replacing {name}"));
-            match self.replace_member(task) {
-                Ok((member, findings)) => {
+            match self.replace_member(task, &mut receipt.findings) {
+                Ok(member) => {
                     if member.outcome == "restored" {
                         self.notes.done(&name, self.env.clock.now())?;
                     }
                     receipt.members.push(member);
-                    receipt.findings.extend(findings);
                 }
                 Err(error) => {
                     receipt.members.push(MemberReceipt::of(name, "failed"));
@@ -382,17 +384,20 @@ impl Place<'_> {
     }
 
     /// Replaces one member between its hooks, and compares.
-    fn replace_member(&self, task: &Task<'_>) -> Result<(MemberReceipt, Vec<Finding>), OpError> {
+    fn replace_member(&self, task: &Task<'_>, findings: &mut Vec<Finding>) -> Result<MemberReceipt, OpError> {
         let name = &task.member.name;
         let place = format!("restore of {name}");
         let entered = self.filled(&task.source.hooks).enter(&place, &self.opened.context.state, self.env)?;
         let begun = self.notes.begin(name).map_err(OpError::from);
+        if begun.is_ok() && self.plan.staging.is_none() {
+            findings.extend(self.notes.supersede(name));
+        }
         let outcome = begun.and_then(|()| self.replace(task)).and_then(|()| self.prove(task));
         let whole = outcome.as_ref().is_ok_and(|(member, _)| member.outcome == "restored");
-        let after = entered.leave(whole);
-        let (member, mut findings) = outcome?;
-        findings.extend(after);
-        Ok((member, findings))
+        findings.extend(entered.leave(whole));
+        let (member, found) = outcome?;
+        findings.extend(found);
+        Ok(member)
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::member::Task;
-use crate::model::finding::Finding;
+use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::SnapshotId;
 use crate::model::limits::MIB;
 use crate::model::time::Timestamp;
@@ -25,6 +25,9 @@ pub struct Notes {
 
 #[derive(Default, Serialize, Deserialize)]
 struct Done {
+    /// Targets of two jobs may have one name.
+    #[serde(default)]
+    job: Option<String>,
     members: BTreeMap<String, Timestamp>,
     /// Where safety copies of a member are complete, the first one first.
     #[serde(default)]
@@ -34,37 +37,82 @@ struct Done {
     begun: BTreeSet<String>,
 }
 
+impl Done {
+    fn read(dir: &Path) -> Result<Self, StateError> {
+        let path = dir.join(FILE);
+        match read_if_there(&path, MIB)? {
+            Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| StateError::invalid(&path, e)),
+            None => Ok(Self::default()),
+        }
+    }
+
+    fn write(&self, dir: &Path) -> Result<(), StateError> {
+        let path = dir.join(FILE);
+        let bytes = serde_json::to_vec(self).map_err(|e| StateError::invalid(&path, e))?;
+        write_durably(&path, &bytes)
+    }
+}
+
 impl Notes {
     /// Opens the notes below `staging`; makes them when there are none.
-    pub fn open(staging: &Path, snapshot: SnapshotId, target: &str) -> Result<Self, StateError> {
+    pub fn open(staging: &Path, snapshot: SnapshotId, job: &str, target: &str) -> Result<Self, StateError> {
         let dir = staging.join(format!("{}-{target}", snapshot.short()));
         let was_there = dir.exists();
         make_private_dir(&dir)?;
-        let path = dir.join(FILE);
-        let done = match read_if_there(&path, MIB)? {
-            Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| StateError::invalid(&path, e))?,
-            None => Done::default(),
-        };
+        let done = Done { job: Some(job.to_owned()), ..Done::read(&dir)? };
         Ok(Self { dir, was_there, done: std::sync::Mutex::new(done) })
     }
 
-    /// Removes the plaintext that other restores have left beside this one: whoever takes one up fetches it again. What one to the
-    /// same target has noted goes as well, since what it brought back is not there any more.
-    pub fn clear_others(&self) -> Result<(), StateError> {
-        let target = |dir: &Path| dir.file_name()?.to_str()?.split_once('-').map(|(_, target)| target.to_owned());
-        let Some(staging) = self.dir.parent() else { return Ok(()) };
-        for other in std::fs::read_dir(staging).map_err(StateError::io(staging))?.flatten().map(|entry| entry.path()) {
-            if other == self.dir || !other.join(FILE).exists() && !other.join(PARTS).exists() {
-                continue;
-            }
-            let superseded = target(&other) == target(&self.dir);
-            for gone in if superseded { vec![other.clone()] } else { vec![other.join(PARTS), other.join(SCRATCH)] } {
-                remove(&gone)?;
+    /// Removes the plaintext that other restores have left beside this one: whoever takes one up fetches it again.
+    pub fn clear_others(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for other in self.others() {
+            for gone in [other.join(PARTS), other.join(SCRATCH)] {
+                if let Err(error) = remove(&gone) {
+                    let message =
+                        format!("what another restore has fetched lies there unencrypted and cannot be removed: {error}");
+                    findings.push(Finding::new(FindingKind::Target, gone.display(), message));
+                }
             }
             // Goes if nothing was noted.
             let _ = std::fs::remove_dir(&other);
         }
-        Ok(())
+        findings
+    }
+
+    /// The replacement of a member has begun: what restores of other snapshots of the job to the same target have noted of it
+    /// holds no more.
+    pub fn supersede(&self, member: &str) -> Vec<Finding> {
+        let target = |dir: &Path| dir.file_name()?.to_str()?.split_once('-').map(|(_, target)| target.to_owned());
+        let mut findings = Vec::new();
+        for other in self.others().into_iter().filter(|other| target(other) == target(&self.dir)) {
+            if let Err(error) = self.supersede_in(&other, member) {
+                let message = format!("says of {member} what holds no more, and cannot be changed: {error}");
+                findings.push(Finding::new(FindingKind::Target, other.display(), message));
+            }
+        }
+        findings
+    }
+
+    fn supersede_in(&self, other: &Path, member: &str) -> Result<(), StateError> {
+        let mut noted = Done::read(other)?;
+        if noted.job.is_some() && noted.job != self.lock().job {
+            return Ok(());
+        }
+        noted.members.remove(member);
+        noted.kept.remove(member);
+        noted.begun.remove(member);
+        if noted.members.is_empty() && noted.kept.is_empty() && noted.begun.is_empty() {
+            return remove(other);
+        }
+        noted.write(other)
+    }
+
+    /// The directories of other restores beside this one.
+    fn others(&self) -> Vec<PathBuf> {
+        let beside = self.dir.parent().and_then(|staging| std::fs::read_dir(staging).ok());
+        let paths = beside.into_iter().flatten().flatten().map(|entry| entry.path());
+        paths.filter(|other| *other != self.dir && (other.join(FILE).exists() || other.join(PARTS).exists())).collect()
     }
 
     /// Whether an earlier run, or this one, has begun to replace anything.
@@ -138,9 +186,7 @@ impl Notes {
     fn change(&self, change: impl FnOnce(&mut Done)) -> Result<(), StateError> {
         let mut done = self.lock();
         change(&mut done);
-        let path = self.dir.join(FILE);
-        let bytes = serde_json::to_vec(&*done).map_err(|e| StateError::invalid(&path, e))?;
-        write_durably(&path, &bytes)
+        done.write(&self.dir)
     }
 
     /// Everything is back: parts and notes go, and what lies aside, of members too that an earlier run brought back.
@@ -179,5 +225,32 @@ impl Drop for Notes {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(self.scratch_dir());
         let _ = std::fs::remove_dir(&self.dir);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_other_restores_have_noted_holds_until_their_member_is_replaced_there() {
+        let staging = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let open = |snapshot: u8, job: &str| {
+            let id = crate::model::ids::ObjectHash([snapshot; 32]);
+            Notes::open(staging.path(), id, job, "drill").unwrap_or_else(|e| panic!("{e}"))
+        };
+        let (first, other_job) = (open(1, "registry"), open(2, "portal"));
+        for member in ["births", "deaths"] {
+            first.done(member, Timestamp(1)).unwrap_or_else(|e| panic!("{e}"));
+            other_job.done(member, Timestamp(1)).unwrap_or_else(|e| panic!("{e}"));
+        }
+        let second = open(3, "registry");
+        assert_eq!(second.clear_others(), []);
+        assert_eq!(second.supersede("deaths"), []);
+        let done = |notes: Notes| (notes.when("births").is_some(), notes.when("deaths").is_some());
+        assert_eq!(done(open(1, "registry")), (true, false));
+        assert_eq!(done(open(2, "portal")), (true, true));
+        assert_eq!(second.supersede("births"), []);
+        assert_eq!(done(open(1, "registry")), (false, false));
     }
 }
