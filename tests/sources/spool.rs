@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::world::{Random, Running, World, args, bytes_below, skipped};
+use crate::world::{Random, Run, Running, World, args, bytes_below, needs, skipped};
 use crate::{at, gunzip, gzip, job, missing_faketime, push_at, restore_run, snapshots, source, today, written_at};
 
 const QUICK: &str = "quiet = \"1s\"\nwait = \"1s\"";
@@ -101,14 +101,47 @@ fn an_archive_that_is_there_by_a_link_alone_is_not_left_out_unsaid() {
     symlink(&first, spool(&world).join("latest.gz")).unwrap();
     symlink(spool(&world), spool(&world).join("circle")).unwrap();
     world.push("nightly");
-    for target in [elsewhere.join("events.gz"), elsewhere.clone(), world.path("nowhere")] {
+    let none = "leads to no archive of this spool";
+    for (target, why) in [
+        (elsewhere.join("events.gz"), none),
+        (elsewhere.clone(), none),
+        (world.path("nowhere"), "is a link that leads nowhere"),
+    ] {
         let link = spool(&world).join("events");
         symlink(&target, &link).unwrap();
-        world.run(args!["push", "nightly"]).exits(1).says("leads to no archive of this spool").says("events");
+        world.run(args!["push", "nightly"]).exits(1).says(why).says("events");
         fs::remove_file(&link).unwrap();
     }
     world.push("nightly");
     assert_eq!(snapshots(&world), 2);
+    // A directory with two names, of which one fits.
+    configure(&world, "**/[hm]*/*.gz", "");
+    gzip(&spool(&world).join("deep/hearth/dev.gz"), &documents(1, 0..0), None);
+    symlink(&elsewhere, spool(&world).join("early")).unwrap();
+    world.push("nightly");
+    symlink(&elsewhere, spool(&world).join("deep/mongo")).unwrap();
+    world.run(args!["push", "nightly"]).exits(1).says(none).says("deep/mongo/events.gz");
+}
+
+#[test]
+fn a_directory_in_which_no_archive_of_the_spool_can_lie_is_in_nobodys_way() {
+    needs!("setpriv");
+    let world = World::new();
+    configure(&world, "*/hearth-*.gz", "");
+    gzip(&spool(&world).join("daily/hearth-dev.gz"), &documents(1, 0..0), None);
+    let closed = world.tree("postgres");
+    closed.file("base/1", "x").mode("base", 0o000);
+    for link in ["daily/base", "base"] {
+        symlink(closed.path("base"), spool(&world).join(link)).unwrap();
+    }
+    // The whole machine, and a place of this spool that cannot be read.
+    symlink("/", spool(&world).join("daily/machine")).unwrap();
+    Run::of(&mut world.agent.command_without_power(args!["push", "nightly"])).ok();
+    fs::create_dir(spool(&world).join("monthly")).unwrap();
+    fs::set_permissions(spool(&world).join("monthly"), fs::Permissions::from_mode(0o000)).unwrap();
+    Run::of(&mut world.agent.command_without_power(args!["push", "nightly"])).exits(1).says("monthly");
+    fs::set_permissions(spool(&world).join("monthly"), fs::Permissions::from_mode(0o700)).unwrap();
+    closed.mode("base", 0o700);
 }
 
 #[test]

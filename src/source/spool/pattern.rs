@@ -57,7 +57,7 @@ impl SpoolPattern {
         &self.text
     }
 
-    fn on(&self, day: Date) -> Result<Vec<GlobMatcher>, String> {
+    fn on(&self, day: Date) -> Result<Vec<DayPattern>, String> {
         let yesterday = day.yesterday().map_err(|e| e.to_string())?;
         let text = self.text.replace(DATE, &day.to_string()).replace(YESTERDAY, &yesterday.to_string());
         let long = day.strftime("%A").to_string();
@@ -72,26 +72,25 @@ impl SpoolPattern {
             if text.contains(['{', '}']) {
                 return Err(format!("{text:?}: only {DATE}, {YESTERDAY} and {WEEKDAY} stand in braces"));
             }
-            let glob = GlobBuilder::new(&text).literal_separator(true).build().map_err(|e| e.to_string())?;
-            Ok(glob.compile_matcher())
+            DayPattern::new(&text)
         };
         spellings.iter().map(glob).collect()
     }
 
     /// The pattern of the day on which the run began.
-    pub(super) fn today(&self, work: &Work) -> Result<Vec<GlobMatcher>, SourceError> {
+    pub(super) fn today(&self, work: &Work) -> Result<Vec<DayPattern>, SourceError> {
         let wrong = |why: String| SourceError::Configuration(format!("{}: {why}", self.text));
         let zone = jiff::tz::TimeZone::get(&work.timezone).map_err(|e| wrong(e.to_string()))?;
         let instant = jiff::Timestamp::from_second(work.now.0).map_err(|e| wrong(e.to_string()))?;
         self.on(instant.to_zoned(zone).date()).map_err(wrong)
     }
 
-    /// The archives that are there now, in no order, and one that is there by a link alone: it leads to none of these.
-    pub(super) fn find(&self, today: &[GlobMatcher]) -> Result<(Vec<Archive>, Option<PathBuf>), SourceError> {
-        let mut found = Vec::new();
-        let (mut linked, mut entered) = (Vec::new(), BTreeSet::new());
-        let mut open = vec![(self.dir.clone(), 0, false)];
-        while let Some((dir, depth, behind)) = open.pop() {
+    /// The archives that are there now, in no order, and what is wrong with one that is there by a link alone: it leads to none
+    /// of these.
+    pub(super) fn find(&self, today: &[DayPattern], work: &Work) -> Result<(Vec<Archive>, Option<String>), SourceError> {
+        let (mut found, mut links) = (Vec::new(), Vec::new());
+        let mut open = vec![(self.dir.clone(), 0)];
+        while let Some((dir, depth)) = open.pop() {
             let failed = |source| SourceError::Io { path: dir.display().to_string(), source };
             let entries = match std::fs::read_dir(&dir) {
                 Ok(entries) => entries,
@@ -102,28 +101,18 @@ impl SpoolPattern {
             for entry in entries {
                 let entry = entry.map_err(failed)?;
                 let (path, kind) = (entry.path(), entry.file_type().map_err(failed)?);
-                let behind = behind || kind.is_symlink();
-                let is_wanted = today.iter().any(|glob| glob.is_match(&path));
-                // What a link leads to, if to anything.
-                let kind = if kind.is_symlink() { std::fs::metadata(&path).ok().map(|m| m.file_type()) } else { Some(kind) };
-                if kind.is_some_and(|kind| kind.is_dir()) {
-                    // Links may lead in circles.
-                    let is_new = !behind || std::fs::canonicalize(&path).is_ok_and(|real| entered.insert(real));
-                    if is_new && depth < DEPTH_MAX {
-                        open.push((path, depth + 1, behind));
+                if kind.is_symlink() {
+                    links.push((path, depth + 1));
+                } else if kind.is_dir() {
+                    if depth < DEPTH_MAX && is_way(&ways(today, &path)) {
+                        open.push((path, depth + 1));
                     }
-                } else if behind && is_wanted {
-                    linked.push(path);
-                } else if kind.is_some_and(|kind| kind.is_file()) && is_wanted {
+                } else if kind.is_file() && is_wanted(today, &path) {
                     found.push(self.archive(path)?);
                 }
             }
         }
-        let leads_to_none = |link: &PathBuf| {
-            let real = std::fs::canonicalize(link).ok();
-            !found.iter().any(|archive| real.is_some() && std::fs::canonicalize(&archive.path).ok() == real)
-        };
-        let stray = linked.into_iter().find(leads_to_none);
+        let stray = stray(&found, links, today, work)?;
         Ok((found, stray))
     }
 
@@ -139,6 +128,73 @@ impl SpoolPattern {
     }
 }
 
+/// The pattern of a day, in one spelling.
+pub(super) struct DayPattern {
+    whole: GlobMatcher,
+    /// Its beginnings: a directory that fits none of them holds nothing that fits the whole.
+    beginnings: Vec<GlobMatcher>,
+}
+
+impl DayPattern {
+    fn new(text: &str) -> Result<Self, String> {
+        let glob = |text: &str| {
+            let glob = GlobBuilder::new(text).literal_separator(true).build().map_err(|e| e.to_string())?;
+            Ok::<_, String>(glob.compile_matcher())
+        };
+        let ends = text.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0);
+        // What ends in ** is a beginning of what lies deeper, too.
+        let ends = ends.chain(text.ends_with("/**").then_some(text.len()));
+        Ok(Self { whole: glob(text)?, beginnings: ends.map(|end| glob(&text[..end])).collect::<Result<_, _>>()? })
+    }
+}
+
+fn is_wanted(today: &[DayPattern], path: &Path) -> bool {
+    today.iter().any(|pattern| pattern.whole.is_match(path))
+}
+
+/// Which beginnings a directory fits: that alone decides which of the paths below it are wanted.
+fn ways(today: &[DayPattern], dir: &Path) -> Vec<bool> {
+    today.iter().flat_map(|pattern| &pattern.beginnings).map(|beginning| beginning.is_match(dir)).collect()
+}
+
+fn is_way(ways: &[bool]) -> bool {
+    ways.contains(&true)
+}
+
+/// Follows links as far as wanted archives can lie behind them, to the first that was not found without.
+fn stray(
+    found: &[Archive],
+    mut open: Vec<(PathBuf, usize)>,
+    today: &[DayPattern],
+    work: &Work,
+) -> Result<Option<String>, SourceError> {
+    let taken: BTreeSet<PathBuf> = found.iter().filter_map(|archive| archive.path.canonicalize().ok()).collect();
+    let mut entered = BTreeSet::new();
+    while let Some((path, depth)) = open.pop() {
+        work.check()?;
+        if path.is_dir() {
+            let ways = ways(today, &path);
+            // What cannot be looked into is none of ours, and links may lead in circles.
+            if depth <= DEPTH_MAX
+                && is_way(&ways)
+                && path.canonicalize().is_ok_and(|real| entered.insert((real, ways)))
+                && let Ok(entries) = std::fs::read_dir(&path)
+            {
+                open.extend(entries.flatten().map(|entry| (entry.path(), depth + 1)));
+            }
+        } else if is_wanted(today, &path) {
+            let why = match path.canonicalize() {
+                Ok(real) if taken.contains(&real) => continue,
+                Ok(_) => "leads to no archive of this spool: links are not followed".to_owned(),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => "is a link that leads nowhere".to_owned(),
+                Err(e) => format!("cannot be followed: {e}"),
+            };
+            return Ok(Some(format!("{}: {why}", path.display())));
+        }
+    }
+    Ok(None)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,7 +205,7 @@ mod tests {
             let pattern = SpoolPattern::parse(pattern).unwrap_or_else(|e| panic!("{e}"));
             // A Tuesday.
             let globs = pattern.on(jiff::civil::date(2026, 11, 17)).unwrap_or_else(|e| panic!("{e}"));
-            globs.iter().any(|glob| glob.is_match(path))
+            is_wanted(&globs, Path::new(path))
         };
         assert!(matches("/b/*-{date}.gz", "/b/hearth-dev-2026-11-17.gz"));
         assert!(!matches("/b/*-{date}.gz", "/b/hearth-dev-2026-11-16.gz"));

@@ -23,11 +23,8 @@ pub fn for_archives(config: &SpoolConfig, work: &Work) -> Result<Vec<Archive>, S
     let mut since: BTreeMap<PathBuf, (Look, Instant)> = BTreeMap::new();
     loop {
         work.check()?;
-        let (found, stray) = config.pattern.find(&today)?;
-        let wrong = match stray {
-            Some(link) => Some(format!("{}: leads to no archive of this spool: links are not followed", link.display())),
-            None => judge(config, work, &found, &mut since)?,
-        };
+        let (found, stray) = config.pattern.find(&today, work)?;
+        let wrong = if stray.is_some() { stray } else { judge(config, work, &found, &mut since)? };
         let Some(why) = wrong else { return Ok(found) };
         if began.elapsed() >= Duration::from_secs(config.wait_secs) {
             let waited = human_duration(config.wait_secs);
