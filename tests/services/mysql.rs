@@ -311,6 +311,15 @@ fn what_an_account_shares_with_another_one_counts() {
     let error = rehearsal.back_up(&login("backup"), "less").unwrap_err().to_string();
     assert!(error.contains("it lacks SELECT on mysql.proc (for routines); give it"), "{error}");
     assert_eq!(sql(&service, "SHOW TRIGGERS IN events_1").lines().count(), 1, "none was made");
+    sql(&service, "GRANT SELECT ON mysql.proc TO backup@'%'");
+    // Whoever keeps a question from being answered is not waited for: what is listed counts then.
+    let mut holding = client(&service).args(["-e", "FLUSH TABLES WITH READ LOCK; DO SLEEP(1000)"]).spawn().unwrap();
+    let holder = "SELECT id FROM information_schema.processlist WHERE info LIKE 'DO SLEEP%'";
+    until("all tables are locked", || !sql(&service, holder).is_empty());
+    let error = rehearsal.back_up(&login("backup"), "locked").unwrap_err().to_string();
+    assert!(error.contains("it lacks TRIGGER on the whole database"), "{error}");
+    sql(&service, &format!("KILL {}", sql(&service, holder)));
+    holding.wait().unwrap();
 
     // What everybody has.
     sql(&service, "CREATE USER anybody@localhost");

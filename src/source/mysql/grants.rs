@@ -40,6 +40,8 @@ const NO_TABLE: &str = "farkeep_no_such_table";
 /// What the server says of it to whom it may tell, and to whom not: on a table, on a column, on a database.
 const NOT_THERE: &str = "ERROR 1146";
 const DENIED: [&str; 3] = ["ERROR 1142", "ERROR 1143", "ERROR 1044"];
+/// An answer is waited for so long: DDL waits for whoever locks all tables, in MariaDB for a day.
+const LOCK_WAIT_SECS: u32 = 5;
 /// The key of routines.
 const PROC: &str = "SELECT on mysql.proc (for routines)";
 
@@ -89,35 +91,45 @@ pub fn sight(server: &Server<'_>) -> Sight {
 fn seen(server: &Server<'_>, routines: Routines, listed: &dyn Fn(&str) -> bool) -> Seen {
     let database = identifier(&server.config.database);
     let mut seen = Seen::new();
-    let mut ask = |privilege: &'static str, sql: &str| {
-        let may = match server.query(None, sql) {
-            Ok(_) => true,
-            Err(SourceError::Command { why, .. }) if why.contains(NOT_THERE) => true,
-            Err(SourceError::Command { why, .. }) if DENIED.iter().any(|denied| why.contains(denied)) => false,
-            Err(_) => return None,
-        };
-        seen.insert(privilege, may);
-        Some(may)
+    let ask = |sql: &str| match server.query(None, &format!("SET lock_wait_timeout = {LOCK_WAIT_SECS}; {sql}")) {
+        Ok(_) => Some(true),
+        Err(SourceError::Command { why, .. }) if why.contains(NOT_THERE) => Some(true),
+        Err(SourceError::Command { why, .. }) if DENIED.iter().any(|denied| why.contains(denied)) => Some(false),
+        Err(_) => None,
     };
-    let selects = ask("SELECT", &format!("SELECT * FROM {database}.{NO_TABLE} LIMIT 0;"));
-    ask("EVENT", &format!("SHOW EVENTS FROM {database} LIKE '{NO_TABLE}';"));
+    let mut note = |privilege: &'static str, may: Option<bool>| seen.extend(may.map(|may| (privilege, may)));
+    let selects = ask(&format!("SELECT * FROM {database}.{NO_TABLE} LIMIT 0;"));
+    note("SELECT", selects);
+    note("EVENT", ask(&format!("SHOW EVENTS FROM {database} LIKE '{NO_TABLE}';")));
     if routines == Routines::Table {
-        ask(PROC, "SELECT * FROM mysql.proc LIMIT 0;");
+        note(PROC, ask("SELECT * FROM mysql.proc LIMIT 0;"));
     }
     if selects == Some(true) && !listed("TRIGGER") {
         // It can come to nothing: there is no such table, and no such column in it.
         let on = format!("BEFORE INSERT ON {database}.{NO_TABLE} FOR EACH ROW SET NEW.{NO_TABLE} = 1");
-        ask("TRIGGER", &format!("CREATE TRIGGER {database}.{NO_TABLE} {on};"));
+        note("TRIGGER", ask(&format!("CREATE TRIGGER {database}.{NO_TABLE} {on};")));
     }
     if selects == Some(true) && !listed("SHOW VIEW") {
         // Of a view that is not there it says nothing. Who reads all tables sees the names of all views.
-        for view in server.views(&server.config.database).unwrap_or_default() {
-            if ask("SHOW VIEW", &format!("SHOW CREATE VIEW {database}.{};", identifier(&view))) != Some(true) {
-                break;
-            }
-        }
+        let views = server.views(&server.config.database).unwrap_or_default();
+        note(
+            "SHOW VIEW",
+            on_all(views.iter().map(|view| ask(&format!("SHOW CREATE VIEW {database}.{};", identifier(view))))),
+        );
     }
     seen
+}
+
+/// What holds of all: the first answer that is not yes.
+fn on_all(answers: impl Iterator<Item = Option<bool>>) -> Option<bool> {
+    let mut all = None;
+    for answer in answers {
+        all = answer;
+        if answer != Some(true) {
+            break;
+        }
+    }
+    all
 }
 
 fn judge(grants: &[Grant], database: &str, account: &str, routines: Routines, seen: &Seen) -> Sight {
@@ -324,6 +336,15 @@ mod tests {
         assert!(sees(&[&columns, proc], "my_db").is_err());
         let revoked = "REVOKE TRIGGER ON `my_db`.* FROM `b`@`%`";
         assert!(sees(&["GRANT ALL PRIVILEGES ON *.* TO `b`@`%`", revoked], "my_db").is_err());
+    }
+
+    #[test]
+    fn a_view_that_gives_no_answer_is_not_judged_by_another_one() {
+        let on = |answers: &[Option<bool>]| on_all(answers.iter().copied());
+        assert_eq!(on(&[Some(true), Some(true)]), Some(true));
+        assert_eq!(on(&[Some(true), Some(false), Some(true)]), Some(false));
+        assert_eq!(on(&[Some(true), None, Some(true)]), None);
+        assert_eq!(on(&[]), None);
     }
 
     #[test]
