@@ -130,6 +130,12 @@ fn nothing_is_destroyed_when_one_member_cannot_be_fetched_whole() {
     }
     registry.run(&["--yes-destroy", "nightly"]).exits(4);
     assert_eq!(registry.loaded(), Vec::<String>::new());
+    // Files that were fetched until then are told of: here the catalogues, in the smaller pack, are whole again.
+    let length = |pack: &PathBuf| fs::metadata(pack).unwrap().len();
+    let smaller = registry.world.objects("packs").into_iter().min_by_key(length).unwrap();
+    flip(&smaller, length(&smaller) / 2);
+    let files = registry.run(&["--member", "attachments", "--yes-destroy", "nightly"]).exits(4);
+    files.says("attachments/.farkeep-restore-").says("lies there unencrypted");
     assert_eq!(fs::read_to_string(registry.db("births")).unwrap(), "births 1\n");
     assert!(registry.db("attachments/later").exists());
 }
@@ -336,7 +342,7 @@ fn what_an_unfinished_restore_has_fetched_lies_there_with_a_word_and_until_anoth
     let broken = registry.world.path("live/deaths.broken");
     fs::write(&broken, "").unwrap();
     let run = ["--yes-destroy", "nightly"];
-    registry.run(&run).exits(1).says("lies unencrypted in").says("parts");
+    registry.run(&run).exits(1).says("lies unencrypted in").says("parts").says("attachments/.farkeep-restore-");
     let [of_first]: [PathBuf; 1] = fetched().try_into().unwrap();
     // The plan of another restore leaves it alone; the restore itself takes its place.
     registry.world.push("nightly");

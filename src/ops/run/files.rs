@@ -33,6 +33,8 @@ const COUNTED_MAX: u64 = 1_000_000;
 const XATTR_LIST_MAX_BYTES: usize = 64 * 1024;
 /// How the name of every stage begins, of whatever restore.
 const STAGE_PREFIX: &str = ".farkeep-restore-";
+/// Where what was fetched lies, beside the marks.
+const NEW: &str = "new";
 /// Where what is replaced lies until everything is back.
 const REPLACED: &str = "replaced";
 /// There once all that is replaced lies aside: from then on only new things come in.
@@ -275,6 +277,17 @@ impl FilesTask {
         Ok(findings)
     }
 
+    /// What was fetched and did not get into its place.
+    pub fn lying(&self) -> Vec<Finding> {
+        let lies = |root: &&Root| root.stage.join(NEW).exists() && !root.has(SWAPPED);
+        let told = |root: &Root| {
+            let message = "what was fetched lies there unencrypted: the same command goes on with it, and removes it when all is done; \
+                           other restores leave it alone";
+            Finding::new(FindingKind::Notice, root.stage.display(), message)
+        };
+        self.roots.iter().filter(lies).map(told).collect()
+    }
+
     /// Removes what was replaced, once everything is back. What cannot be removed is told.
     pub fn forget(&self) -> Vec<Finding> {
         let left = |root: &Root| {
@@ -313,8 +326,7 @@ impl Root {
     }
 
     fn staged(&self) -> PathBuf {
-        // Below a name that none of the marks has.
-        self.stage.join("new").join(self.place_name())
+        self.stage.join(NEW).join(self.place_name())
     }
 
     /// Makes the directory that it is fetched into. What leads there is made as anyone makes directories.
@@ -322,7 +334,7 @@ impl Root {
         if let Some(holder) = self.stage.parent() {
             fs::create_dir_all(holder).map_err(failed(holder))?;
         }
-        let stage = self.stage.join("new");
+        let stage = self.stage.join(NEW);
         make_private_dir(&stage)?;
         Ok(stage)
     }

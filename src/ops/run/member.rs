@@ -132,6 +132,11 @@ impl Task<'_> {
         Account { tools: self.member.tools.clone(), proof: self.member.proof.clone(), ..Account::default() }
     }
 
+    /// What was fetched to a place outside the staging directory and is not in use.
+    pub fn lying(&self) -> Vec<Finding> {
+        if let Way::Files(files) = &self.way { files.lying() } else { Vec::new() }
+    }
+
     /// Removes what lies outside the staging directory.
     pub fn forget(&self) -> Vec<Finding> {
         if let Way::Files(files) = &self.way { files.forget() } else { Vec::new() }

@@ -185,7 +185,9 @@ pub fn run(plan: &RunPlan, confirm: Confirm<'_>, env: &Env<'_>) -> Result<RunRec
     let place = Place { plan, job, opened: &opened, reader: &reader, snapshot: &snapshot, notes: &notes, env };
     let left = if plan.staging.is_none() { notes.clear_others() } else { Vec::new() };
     let outcome = place.restore(&tasks, &mut receipt);
-    tell(left.into_iter().chain(what_lies(&notes, &outcome, &receipt.sheet)), &outcome, &mut receipt);
+    let parts = what_lies(&notes, &outcome, &receipt.sheet);
+    let lying = left.into_iter().chain(parts).chain(tasks.iter().flat_map(Task::lying));
+    tell(lying, &outcome, &mut receipt);
     receipt.finished = env.clock.now();
     let ending = ending_of(&outcome, &receipt);
     let undelivered = custody.end(&ending, env)?;
@@ -202,7 +204,7 @@ pub fn run(plan: &RunPlan, confirm: Confirm<'_>, env: &Env<'_>) -> Result<RunRec
     }
 }
 
-/// Plaintext is kept only for a restore that can go on, and never without a word.
+/// Plaintext is kept only for a restore that can go on, and never without a word: of parts this one.
 fn what_lies(notes: &Notes, outcome: &Result<(), OpError>, sheet: &Sheet) -> Option<Finding> {
     let parts = notes.parts();
     if !parts.exists() {
