@@ -81,7 +81,7 @@ impl Database {
         let path = self.path.display().to_string();
         let names = std::fs::metadata(&self.path).map_err(|source| SourceError::Io { path: path.clone(), source })?.nlink();
         let modes = self.texts("PRAGMA journal_mode").map_err(self.failed(work))?;
-        if names == 1 || modes != ["wal"] {
+        if names <= 1 || modes != ["wal"] {
             return Ok(());
         }
         let why =

@@ -11,6 +11,9 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
+/// What leads a group.
+const SHELL: &str = "/bin/sh";
+
 /// What becomes of a program when farkeep ends before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
@@ -32,9 +35,11 @@ impl Group {
             Then::Dies => "read -r _; kill -s KILL 0",
             Then::LivesOn => "read -r _",
         };
-        let mut shell = Command::new("/bin/sh");
+        let mut shell = Command::new(SHELL);
         shell.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        Ok(Self { leader: shell.process_group(0).spawn()? })
+        // Else it would be taken for an error of the program.
+        let leader = shell.process_group(0).spawn().map_err(|e| io::Error::new(e.kind(), format!("{SHELL}: {e}")))?;
+        Ok(Self { leader })
     }
 
     /// Its number, as a program that joins it needs it.
