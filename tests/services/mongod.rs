@@ -1,5 +1,5 @@
 //! What a real MongoDB does and FerretDB does not, by a stand-in between the two: rules for documents that came after them,
-//! documents that expire, a shard's member that knows a part, an answer that is lost. It keeps the words of the wire protocol that this takes.
+//! documents that expire, a shard's member that knows a part, rights, an answer that is lost. It keeps the words of the wire protocol that this takes.
 
 use std::io::{self, Write};
 use std::net::{TcpListener, TcpStream};
@@ -23,16 +23,18 @@ const SESSIONS_LEFT: u64 = 3;
 
 /// What it plays.
 #[derive(Clone, Copy, PartialEq)]
-enum Play {
+pub enum Play {
     Server,
     Shard,
+    /// A server that knows who has logged in, and what that account may do: nothing outside one database.
+    Restricted,
     /// A server that renames a collection in place of another and is gone before it says so.
     Losing,
 }
 
 /// What was asked of it and is worth remembering.
 #[derive(Default)]
-struct Seen {
+pub struct Seen {
     /// Collections that were made with a rule.
     ruled: Vec<String>,
     /// Writes that were let past the rule.
@@ -40,7 +42,7 @@ struct Seen {
 }
 
 /// Stands before `server`; gives its own port.
-fn start(server: u16, play: Play) -> (u16, Arc<Mutex<Seen>>) {
+pub fn start(server: u16, play: Play) -> (u16, Arc<Mutex<Seen>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (port, seen) = (listener.local_addr().unwrap().port(), Arc::<Mutex<Seen>>::default());
     let shared = Arc::clone(&seen);
@@ -73,6 +75,7 @@ fn pass_on(mut client: TcpStream, port: u16, play: Play, seen: &Mutex<Seen>) -> 
                 (!bypasses).then(|| doc! { "ok": 1.0, "n": 0, "writeErrors": [refused] })
             }
             "shardingState" if play == Play::Shard => Some(doc! { "ok": 1.0, "enabled": true, "shardName": "first" }),
+            "connectionStatus" if play == Play::Restricted => Some(rights_of_one_database()),
             _ => None,
         };
         if let Some(said) = refusal {
@@ -105,6 +108,12 @@ fn pass_on(mut client: TcpStream, port: u16, play: Play, seen: &Mutex<Seen>) -> 
         describe(&command, &name, &mut said);
         client.write_all(&with_document(&answer, &said))?;
     }
+}
+
+fn rights_of_one_database() -> Document {
+    let users = [doc! { "user": "backup", "db": "admin" }];
+    let privileges = [doc! { "resource": { "db": "crvs", "collection": "" }, "actions": ["find", "listCollections"] }];
+    doc! { "ok": 1.0, "authInfo": { "authenticatedUsers": users, "authenticatedUserPrivileges": privileges } }
 }
 
 fn database_at(port: u16, name: &str) -> ::mongodb::sync::Database {

@@ -12,6 +12,7 @@ use farkeep::source::mongodb::MongoConfig;
 use farkeep::source::mongodb::archive::{Item, Reader};
 use farkeep::source::mongodb::vendor::{Vendor, WholeConfig};
 
+use crate::mongod::{self, Play};
 use crate::mongodb::{count, database, uri};
 use crate::rehearsal::Rehearsal;
 use crate::service::{Service, needs_service};
@@ -264,21 +265,26 @@ fn an_account_that_sees_some_databases_backs_up_no_whole_deployment() {
         "#!/bin/sh\n[ \"$1\" != --version ] || echo mongodump version: 100.12.2\ncat \"$(dirname \"$0\")/archive\"\n",
     );
     fs::copy(sample("hearth-dev.archive"), rehearsal.path("archive")).unwrap();
-    let engine = |uri: String| WholeConfig {
+    let engine = |uri: String, args: &[&str]| WholeConfig {
         name: "deployment".into(),
         uri: rehearsal.secret("uri", &uri),
         hosts: None,
-        dumper: Vendor::new(program.display().to_string(), Vec::new()).unwrap(),
+        dumper: Vendor::new(program.display().to_string(), args.iter().map(|arg| (*arg).to_owned()).collect()).unwrap(),
         oplog: false,
         loader: None,
     };
-    // Whoever has logged in there has no rights that it tells of.
-    let restricted = format!("mongodb://backup:s3cret@127.0.0.1:{}/?authMechanism=PLAIN", service.port);
-    let error = rehearsal.back_up(&engine(restricted), "part").unwrap_err().to_string();
-    assert!(error.contains("may not read all databases"), "{error}");
-    let night = rehearsal.back_up(&engine(uri(&service)), "whole").unwrap();
+    let login = |port: u16| format!("mongodb://backup:s3cret@127.0.0.1:{port}/?authMechanism=PLAIN");
+    let restricted = mongod::start(service.port, Play::Restricted).0;
+    let error = rehearsal.back_up(&engine(login(restricted), &[]), "part").unwrap_err().to_string();
+    assert!(error.contains("may not list all databases"), "{error}");
+    let night = rehearsal.back_up(&engine(uri(&service), &[]), "whole").unwrap();
     assert!(night.account.findings.is_empty(), "{night:?}");
-    let away = "mongodb://backup:s3cret@127.0.0.1:1/?serverSelectionTimeoutMS=300";
-    let night = rehearsal.back_up(&engine(away.into()), "unasked").unwrap();
-    assert!(night.account.findings[0].message.contains("could not be asked"), "{night:?}");
+    // Nobody can say: whoever has logged in there has no rights that it tells of, nothing answers, or the program alone logs in.
+    let away = "mongodb://backup:s3cret@127.0.0.1:1/?serverSelectionTimeoutMS=300".to_owned();
+    let certificate: &[&str] = &["--authenticationMechanism=MONGODB-X509"];
+    let unsure = [(login(service.port), &[][..]), (away, &[]), (uri(&service), certificate)];
+    for (uri, args) in unsure {
+        let night = rehearsal.back_up(&engine(uri, args), "unasked").unwrap();
+        assert!(night.account.findings[0].message.contains("could not be asked"), "{night:?}");
+    }
 }

@@ -93,6 +93,11 @@ impl Vendor {
         Ok(line.rsplit(' ').next().unwrap_or_default().to_owned())
     }
 
+    /// Whether it logs in as somebody whom the address does not name.
+    fn logs_in_by_itself(&self) -> bool {
+        self.args.iter().any(|arg| arg.split('=').next() == Some("--authenticationMechanism"))
+    }
+
     /// The program, told where the deployment is.
     fn tool(&self, uri: &Secret, hosts: Option<&str>, work: &Work) -> Result<Tool, SourceError> {
         let uri = uri.read()?;

@@ -3,26 +3,23 @@
 
 use bson::{Bson, Document};
 
-/// Whether nothing is hidden from whom `status` (the answer to `connectionStatus` with `showPrivileges`) is about. A server
-/// that asks for no login hides nothing.
-pub fn sees_all(status: &Document) -> bool {
-    let Ok(about) = status.get_document("authInfo") else { return true };
+/// Whether nothing is hidden from whom `status` (the answer to `connectionStatus` with `showPrivileges`) is about; none where
+/// that is not told. A server that asks for no login hides nothing. What is listed and cannot be read fails mongodump aloud.
+pub fn sees_all(status: &Document) -> Option<bool> {
+    let Ok(about) = status.get_document("authInfo") else { return Some(true) };
     let listed = |key: &str| about.get_array(key).map(Vec::as_slice).unwrap_or_default();
     if listed("authenticatedUsers").is_empty() {
-        return true;
+        return Some(true);
     }
-    let may = |action: &str, is_meant: &dyn Fn(&Document) -> bool| {
-        listed("authenticatedUserPrivileges").iter().filter_map(Bson::as_document).any(|privilege| {
-            let is_meant =
-                privilege.get_document("resource").is_ok_and(|r| r.get_bool("anyResource").unwrap_or(false) || is_meant(r));
-            let actions = privilege.get_array("actions").map(Vec::as_slice).unwrap_or_default();
-            is_meant && actions.iter().any(|may| [action, "anyAction"].contains(&may.as_str().unwrap_or_default()))
-        })
-    };
-    let is_cluster = |resource: &Document| resource.get_bool("cluster").unwrap_or(false);
-    // Nothing named is everything.
-    let is_any = |resource: &Document| ["db", "collection"].iter().all(|key| resource.get_str(key).is_ok_and(str::is_empty));
-    may("listDatabases", &is_cluster) && may("find", &is_any)
+    let told = listed("authenticatedUserPrivileges");
+    let lists_all = told.iter().filter_map(Bson::as_document).any(|privilege| {
+        let is_cluster =
+            |resource: &Document| ["cluster", "anyResource"].iter().any(|key| resource.get_bool(key).unwrap_or(false));
+        let actions = privilege.get_array("actions").map(Vec::as_slice).unwrap_or_default();
+        privilege.get_document("resource").is_ok_and(is_cluster)
+            && actions.iter().any(|may| ["listDatabases", "anyAction"].contains(&may.as_str().unwrap_or_default()))
+    });
+    (!told.is_empty()).then_some(lists_all)
 }
 
 #[cfg(test)]
@@ -38,12 +35,13 @@ mod tests {
         };
         let privilege = |resource: Document, action: &str| doc! { "resource": resource, "actions": ["collStats", action] };
         let cluster = || privilege(doc! { "cluster": true }, "listDatabases");
-        assert!(sees_all(&status(vec![cluster(), privilege(doc! { "db": "", "collection": "" }, "find")])));
-        assert!(sees_all(&status(vec![privilege(doc! { "anyResource": true }, "anyAction")])));
-        assert!(sees_all(&doc! { "authInfo": { "authenticatedUsers": [] } }));
-        assert!(!sees_all(&status(vec![privilege(doc! { "db": "crvs", "collection": "" }, "find")])));
-        assert!(!sees_all(&status(vec![cluster(), privilege(doc! { "db": "crvs", "collection": "" }, "find")])));
-        assert!(!sees_all(&status(vec![privilege(doc! { "db": "", "collection": "" }, "find")])));
-        assert!(!sees_all(&status(Vec::new())));
+        let of_one = || privilege(doc! { "db": "crvs", "collection": "" }, "find");
+        assert_eq!(sees_all(&status(vec![cluster(), privilege(doc! { "db": "", "collection": "" }, "find")])), Some(true));
+        assert_eq!(sees_all(&status(vec![cluster(), of_one()])), Some(true), "all are listed");
+        assert_eq!(sees_all(&status(vec![privilege(doc! { "anyResource": true }, "anyAction")])), Some(true));
+        assert_eq!(sees_all(&doc! { "authInfo": { "authenticatedUsers": [] } }), Some(true));
+        assert_eq!(sees_all(&status(vec![of_one()])), Some(false));
+        assert_eq!(sees_all(&status(vec![privilege(doc! { "db": "", "collection": "" }, "find")])), Some(false));
+        assert_eq!(sees_all(&status(Vec::new())), None, "a user and no rights at all: the server does not tell them");
     }
 }

@@ -24,7 +24,7 @@ use crate::model::finding::{Finding, FindingKind};
 use crate::source::SourceError;
 use crate::source::engine::{Account, Backup, Engine, Fetched, Part, Survey};
 use crate::source::patience::patiently;
-use crate::source::secret::Secret;
+use crate::source::secret::{Secret, SecretText};
 use crate::source::work::Work;
 
 /// Lines of proof: the databases, and the entries of the oplog.
@@ -120,23 +120,31 @@ impl WholeConfig {
 
     /// An account that sees some databases would have those dumped as all. Gives what to tell where nobody can say.
     fn must_see_all(&self, work: &Work) -> Result<Option<Finding>, SourceError> {
-        let uri = self.uri.read()?;
-        if !["@", "authMechanism"].iter().any(|word| uri.expose().contains(word)) {
+        let unsure = |why: &str| {
+            let why = format!("whether the account sees all databases could not be asked ({why})");
+            Ok(Some(Finding::new(FindingKind::Notice, &self.name, why)))
+        };
+        if self.dumper.logs_in_by_itself() {
+            return unsure(&format!("{DUMPER} logs in by an option of its own"));
+        }
+        // Names of options are read in any case.
+        let uri = SecretText::new(self.uri.read()?.expose().to_ascii_lowercase());
+        if !["@", "authmechanism"].iter().any(|word| uri.expose().contains(word)) {
             return Ok(None);
         }
         let asked = self.deployment(work).and_then(|deployment| {
             patiently(work, move |_| deployment.admin_command(doc! { "connectionStatus": 1, "showPrivileges": true }))
         });
-        match asked {
-            Ok(status) if privileges::sees_all(&status) => Ok(None),
-            Ok(_) => Err(self.wrong(format!(
-                "the account may not read all databases, and {DUMPER} would leave out the others without a word: give it the role \
+        match asked.map(|status| privileges::sees_all(&status)) {
+            Ok(Some(true)) => Ok(None),
+            Ok(Some(false)) => Err(self.wrong(format!(
+                "the account may not list all databases, and {DUMPER} would leave out the others without a word: give it the role \
                  \"backup\", or name one with database = \"...\""
             ))),
+            Ok(None) => unsure("the server does not tell its rights"),
             Err(error) => {
                 work.check()?;
-                let why = format!("whether the account sees all databases could not be asked ({error})");
-                Ok(Some(Finding::new(FindingKind::Notice, &self.name, why)))
+                unsure(&error.to_string())
             }
         }
     }
