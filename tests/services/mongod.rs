@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use ::mongodb::bson::{Bson, Document, doc};
 use farkeep::source::engine::Engine;
@@ -20,6 +21,8 @@ const RULED: &str = "ruled";
 /// This one has documents that expire, and these have expired long since.
 const SESSIONS: &str = "sessions";
 const SESSIONS_LEFT: u64 = 3;
+/// Longer than a second, the shortest time limit.
+const SLOW: Duration = Duration::from_secs(3);
 
 /// What it plays.
 #[derive(Clone, Copy, PartialEq)]
@@ -28,6 +31,8 @@ pub enum Play {
     Shard,
     /// A server that knows who has logged in, and what that account may do: nothing outside one database.
     Restricted,
+    /// A server that takes its time for each write.
+    Slow,
     /// A server that renames a collection in place of another and is gone before it says so.
     Losing,
 }
@@ -88,6 +93,9 @@ fn pass_on(mut client: TcpStream, port: u16, play: Play, seen: &Mutex<Seen>) -> 
             let rename = doc! { "renameCollection": &name, "to": asked.get_str("to").unwrap() };
             database_at(port, "admin").run_command(rename).run().unwrap();
             return Ok(());
+        }
+        if command == "insert" && play == Play::Slow {
+            thread::sleep(SLOW);
         }
         let plain = without_what_ferretdb_lacks(asked.clone());
         if command == "create" && asked.contains_key("validator") {
@@ -247,16 +255,38 @@ fn what_a_restore_left_that_broke_off_is_no_backup_until_it_has_ended() {
     database.collection("farkeep_new_.unfinished").insert_one(doc! {}).run().unwrap();
     let error = rehearsal.back_up(&engine, "half").unwrap_err().to_string();
     assert!(error.contains("a restore has not ended"), "{error}");
-    rehearsal.bring_back_all(&engine, &night);
-    rehearsal.back_up(&engine, "whole").unwrap();
-    // One that fails before it replaces anything leaves nothing that is in the way.
+    // A repeated one that fails does not make of it a whole database.
     let mut cut = night.clone();
     cut.parts[0].path = rehearsal.path("cut");
     let whole = std::fs::read(&night.parts[0].path).unwrap();
     std::fs::write(&cut.parts[0].path, &whole[..whole.len() - 30]).unwrap();
+    engine.replace(&cut, &rehearsal.work("again")).unwrap_err();
+    let error = rehearsal.back_up(&engine, "still half").unwrap_err().to_string();
+    assert!(error.contains("a restore has not ended"), "{error}");
+    rehearsal.bring_back_all(&engine, &night);
+    rehearsal.back_up(&engine, "whole").unwrap();
+    // One that fails before it replaces anything leaves nothing that is in the way.
     engine.replace(&cut, &rehearsal.work("cut")).unwrap_err();
     rehearsal.back_up(&engine, "after").unwrap();
     assert_eq!(count(&database, "births"), 50);
+}
+
+#[test]
+fn a_restore_that_is_stopped_before_it_replaced_anything_is_in_the_way_of_no_backup() {
+    needs_service!("ferretdb");
+    let (service, rehearsal) = (Service::start("ferretdb"), Rehearsal::new());
+    let database = database(&service, "crvs");
+    database.collection("births").insert_many((0..50).map(|n| doc! { "_id": n })).run().unwrap();
+    let engine = engine(&rehearsal, start(service.port, Play::Slow).0);
+    let night = rehearsal.back_up(&engine, "night").unwrap();
+    database.collection("births").insert_one(doc! { "_id": "of today" }).run().unwrap();
+    let late = rehearsal.work("late").with_timeout(Some(1));
+    late.start_clock();
+    let error = engine.replace(&night, &late).unwrap_err().to_string();
+    assert!(error.contains("time limit"), "{error}");
+    assert_eq!(database.list_collection_names().run().unwrap(), ["births"], "nor does what was under way come back");
+    assert_eq!(count(&database, "births"), 51);
+    rehearsal.back_up(&engine, "after").unwrap();
 }
 
 #[test]

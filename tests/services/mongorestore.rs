@@ -130,8 +130,9 @@ fn a_mongorestore_that_lost_a_document_and_ends_well_leaves_the_old_collections(
     database.collection("Patient").insert_one(doc! { "_id": "old" }).run().unwrap();
     let adopted = rehearsal.adopted("hearth", &sample("hearth-dev.archive"));
     let lost = bring_back(&rehearsal, &engine, &adopted, &database, 1).unwrap_err().to_string();
-    assert!(lost.contains("the old collections still stand"), "{lost}");
+    assert!(lost.contains("what stood there still stands"), "{lost}");
     assert_eq!(count(&database, "Patient"), 1);
+    assert_eq!(database.list_collection_names().run().unwrap(), ["Patient"]);
 
     // Nothing loaded at all, and a failure that says why, after what the first attempt left.
     fs::write(rehearsal.path("failing"), "").unwrap();

@@ -4,15 +4,19 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use farkeep::source::SourceError;
 use farkeep::source::engine::{Engine, Fetched};
 use farkeep::source::http::HttpConfig;
 use farkeep::source::search::SearchConfig;
+use farkeep::source::work::Work;
 use serde_json::{Value, json};
 use ureq::http::{Method, Request};
 
 use crate::rehearsal::Rehearsal;
 use crate::service::{Service, needs_service};
+use crate::world::background::until;
 
 /// One request; gives status and body.
 pub fn call(service: &Service, method: Method, path: &str, body: &str) -> (u16, Value) {
@@ -120,6 +124,7 @@ fn indices_come_back_and_damage_stops_before_anything_is_removed(kind: &'static 
     assert!(rehearsal.bring_back(&ours, &without_list).is_err());
 
     broken_off(&service, &rehearsal, &ours, &night);
+    stopped(&service, &rehearsal, &ours, &night);
     index(&service, "ocrvs-births", 612, 620);
     changed_while_it_was_read(&service, &rehearsal, &ours);
     not_searchable(&service, &rehearsal, &ours, &night);
@@ -142,10 +147,35 @@ fn broken_off(service: &Service, rehearsal: &Rehearsal, engine: &SearchConfig, n
     index(service, "ocrvs-left", 0, 3);
     let error = rehearsal.back_up(engine, "half").unwrap_err().to_string();
     assert!(error.contains("a restore has not ended"), "{error}");
+    // A repeated one that fails does not make of it a whole set.
+    let mut without_list = aliased.clone();
+    without_list.parts.retain(|part| !part.name.starts_with("repository/index-"));
+    engine.replace(&without_list, &rehearsal.work("again")).unwrap_err();
+    let error = rehearsal.back_up(engine, "still half").unwrap_err().to_string();
+    assert!(error.contains("a restore has not ended"), "{error}");
     must(service, Method::DELETE, "/deaths", "");
     rehearsal.bring_back_all(engine, &aliased);
     rehearsal.bring_back_all(engine, night);
     rehearsal.back_up(engine, "whole").unwrap();
+}
+
+/// Before anything was replaced: nothing of it is in the way.
+fn stopped(service: &Service, rehearsal: &Rehearsal, engine: &SearchConfig, night: &Fetched) {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    let (scratch, now) = (rehearsal.path("stopped"), rehearsal.work("stopped").now);
+    let work = Work::new("search", scratch, now, "UTC", &STOP);
+    let dir = service.data("repo").join("farkeep-restore");
+    let error = std::thread::scope(|scope| {
+        let restoring = scope.spawn(|| engine.replace(night, &work));
+        until("the restore has begun", || dir.exists());
+        STOP.store(true, Ordering::Relaxed);
+        restoring.join().unwrap().unwrap_err()
+    });
+    STOP.store(false, Ordering::Relaxed);
+    assert!(matches!(error, SourceError::Interrupted), "{error}");
+    assert!(!dir.exists());
+    assert_eq!(must(service, Method::GET, "/_cat/indices/farkeep-trial-*?format=json", ""), json!([]));
+    rehearsal.back_up(engine, "unhindered").unwrap();
 }
 
 fn changed_while_it_was_read(service: &Service, rehearsal: &Rehearsal, engine: &SearchConfig) {

@@ -17,7 +17,8 @@ use crate::source::SourceError;
 
 /// Before the name of a collection that is still being filled.
 pub const NEW: &str = "farkeep_new_";
-/// Stands in a database while a restore has not ended: no collection of anybody's may begin with a dot.
+/// Stands in a database while a restore has not ended. It is no collection's new name: none is called ".unfinished", since no name
+/// may begin with a dot.
 const UNFINISHED: &str = "farkeep_new_.unfinished";
 /// A collection's name with that of its database, in bytes (MongoDB before 4.4; later ones take 255).
 const NAMESPACE_MAX_BYTES: usize = 120;
@@ -30,16 +31,16 @@ const BATCH_DOCUMENTS: usize = 2000;
 /// Bytes of one insert.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
-/// Loads the archive at `path` and lets it take the place of all that the database holds.
-pub fn load(deployment: &Deployment, path: &Path, abandoned: &AtomicBool) -> Result<(), SourceError> {
+/// Whether an earlier restore has left something: what else is there may be old, new, or some of either.
+pub fn is_begun(deployment: &Deployment) -> Result<bool, SourceError> {
+    Ok(schema::list(deployment)?.iter().any(|listed| listed.name.starts_with(NEW)))
+}
+
+/// Loads the archive at `path` under new names, and counts what came.
+pub fn fill(deployment: &Deployment, path: &Path, abandoned: &AtomicBool) -> Result<Vec<Described>, SourceError> {
     let loader = Loader { deployment, abandoned };
     loader.begin()?;
-    let filled = loader.fill_all(path);
-    if filled.is_err() {
-        // The old collections still stand.
-        let _ = loader.remove_what_begins_with_new();
-    }
-    loader.swap(&filled?)
+    loader.fill_all(path)
 }
 
 /// What another program must know to load an archive under new names.
@@ -63,19 +64,27 @@ pub fn clear(deployment: &Deployment, path: &Path, abandoned: &AtomicBool) -> Re
     Ok(Asked { database, renamed, has_validators: described.iter().any(|(_, metadata)| has_validator(metadata)) })
 }
 
-/// Removes what another program loaded before it failed.
-pub fn give_up(deployment: &Deployment, abandoned: &AtomicBool) -> Result<(), SourceError> {
-    Loader { deployment, abandoned }.remove_what_begins_with_new()
-}
-
-/// Lets what another program loaded take the place of all that the database holds, when it is as the archive says.
-pub fn take_over(deployment: &Deployment, path: &Path, abandoned: &AtomicBool) -> Result<(), SourceError> {
+/// Counts what another program loaded under new names: it must be what the archive says.
+pub fn look_over(deployment: &Deployment, path: &Path, abandoned: &AtomicBool) -> Result<Vec<Described>, SourceError> {
     let loader = Loader { deployment, abandoned };
     let (prelude, tallies) = tally::of_archive(open_archive(path)?).map_err(|e| of_archive(path, e))?;
     for (name, tally) in &tallies {
         loader.must_hold(name, tally.documents)?;
     }
-    loader.swap(&described(path, &prelude)?)
+    described(path, &prelude)
+}
+
+/// Removes what was loaded when nothing was replaced, and the sign of an unended restore if this one set it (`is_first`): one
+/// that stood there before may be all that tells a half restored database.
+pub fn give_up(deployment: &Deployment, is_first: bool, abandoned: &AtomicBool) -> Result<(), SourceError> {
+    let loader = Loader { deployment, abandoned };
+    loader.remove_what_was_filled()?;
+    if is_first && is_begun(deployment)? { loader.drop(UNFINISHED) } else { Ok(()) }
+}
+
+/// Lets what was loaded take the place of all that the database holds.
+pub fn swap(deployment: &Deployment, described: &[Described], abandoned: &AtomicBool) -> Result<(), SourceError> {
+    Loader { deployment, abandoned }.swap(described)
 }
 
 /// Refuses what a restore has left that broke off: old collections and new ones, or some of either.
@@ -114,7 +123,7 @@ fn of_archive(path: &Path, error: ArchiveError) -> SourceError {
 }
 
 /// A collection or view, and its description as it was read.
-type Described = (Collection, Metadata);
+pub type Described = (Collection, Metadata);
 
 struct Loader<'a> {
     deployment: &'a Deployment,
@@ -131,8 +140,8 @@ impl Loader<'_> {
     }
 
     fn begin(&self) -> Result<(), SourceError> {
-        self.remove_what_begins_with_new()?;
-        self.create(UNFINISHED, &Document::new())
+        self.remove_what_was_filled()?;
+        if is_begun(self.deployment)? { Ok(()) } else { self.create(UNFINISHED, &Document::new()) }
     }
 
     /// Everything under its new name, counted, with its indexes.
@@ -151,10 +160,10 @@ impl Loader<'_> {
         Ok(described)
     }
 
-    /// Leftovers of a restore that broke off.
-    fn remove_what_begins_with_new(&self) -> Result<(), SourceError> {
+    /// Leftovers of a restore that broke off, all but the sign of it.
+    fn remove_what_was_filled(&self) -> Result<(), SourceError> {
         for listed in schema::list(self.deployment)? {
-            if listed.name.starts_with(NEW) {
+            if listed.name.starts_with(NEW) && listed.name != UNFINISHED {
                 self.drop(&listed.name)?;
             }
         }
@@ -243,7 +252,7 @@ impl Loader<'_> {
         if there == count {
             return Ok(());
         }
-        let why = format!("collection {name:?} took {there} of {count} documents; the old collections still stand");
+        let why = format!("collection {name:?} took {there} of {count} documents; what stood there still stands");
         Err(self.deployment.failed(why))
     }
 

@@ -13,6 +13,8 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bson::{RawDocumentBuf, doc};
 use flate2::read::MultiGzDecoder;
@@ -81,6 +83,35 @@ impl MongoConfig {
     fn deployment(&self, work: &Work) -> Result<Deployment, SourceError> {
         Deployment::open(&self.uri.read()?, self.hosts.as_deref(), &self.database, work)
     }
+
+    /// Everything under new names, by whichever program. Who changes the deployment holds `filling`, also when nobody waits for
+    /// it any more.
+    fn fill(
+        &self,
+        deployment: &Deployment,
+        path: &Path,
+        filling: &Arc<Mutex<()>>,
+        work: &Work,
+    ) -> Result<Vec<load::Described>, SourceError> {
+        let Some(vendor) = &self.loader else { return step(load::fill, deployment, path, filling, work) };
+        let asked = step(load::clear, deployment, path, filling, work)?;
+        vendor.load(self, &asked, path, work)?;
+        step(load::look_over, deployment, path, filling, work)
+    }
+}
+
+fn step<T: Send + 'static>(
+    act: fn(&Deployment, &Path, &AtomicBool) -> Result<T, SourceError>,
+    deployment: &Deployment,
+    path: &Path,
+    filling: &Arc<Mutex<()>>,
+    work: &Work,
+) -> Result<T, SourceError> {
+    let (deployment, path, filling) = (deployment.clone(), path.to_owned(), Arc::clone(filling));
+    patiently(work, move |abandoned| {
+        let _filling = filling.lock();
+        act(&deployment, &path, abandoned)
+    })
 }
 
 impl Engine for MongoConfig {
@@ -164,17 +195,17 @@ impl Engine for MongoConfig {
 
     fn replace(&self, fetched: &Fetched, work: &Work) -> Result<(), SourceError> {
         let (deployment, path) = (self.deployment(work)?, archive_of(fetched)?.to_owned());
-        let Some(vendor) = &self.loader else {
-            return patiently(work, move |abandoned| load::load(&deployment, &path, abandoned));
-        };
-        let (cleared, archive) = (deployment.clone(), path.clone());
-        let asked = patiently(work, move |abandoned| load::clear(&cleared, &archive, abandoned))?;
-        if let Err(error) = vendor.load(self, &asked, &path, work) {
-            // Nothing was replaced; why it failed says more than what is left of it.
-            let _ = patiently(work, move |abandoned| load::give_up(&deployment, abandoned));
-            return Err(error);
-        }
-        patiently(work, move |abandoned| load::take_over(&deployment, &path, abandoned))
+        let (asked, filling) = (deployment.clone(), Arc::<Mutex<()>>::default());
+        let is_first = patiently(work, move |_| load::is_begun(&asked).map(|is_begun| !is_begun))?;
+        let described = self.fill(&deployment, &path, &filling, work).inspect_err(|_| {
+            // Why it failed says more than what is left of it. What was begun ends first, or it would come back.
+            let deployment = deployment.clone();
+            let _ = patiently(&work.for_tidying(), move |abandoned| {
+                let _ended = filling.lock();
+                load::give_up(&deployment, is_first, abandoned)
+            });
+        })?;
+        patiently(work, move |abandoned| load::swap(&deployment, &described, abandoned))
     }
 
     fn prove(&self, fetched: &Fetched, work: &Work) -> Result<Account, SourceError> {
@@ -188,7 +219,7 @@ impl Engine for MongoConfig {
                 let mut cursor = documents.find(doc! {}).run().map_err(failed)?;
                 while cursor.advance().map_err(failed)? {
                     tally.add(cursor.current().as_bytes());
-                    if abandoned.load(std::sync::atomic::Ordering::Relaxed) {
+                    if abandoned.load(Ordering::Relaxed) {
                         return Err(SourceError::Interrupted);
                     }
                 }

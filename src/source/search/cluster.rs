@@ -31,6 +31,11 @@ impl<'a> Cluster<'a> {
         Self { http, work }
     }
 
+    /// Undoes something, also when the time is up or somebody wants to stop.
+    pub fn tidy<T>(&self, act: impl FnOnce(&Cluster<'_>) -> Result<T, SourceError>) -> Result<T, SourceError> {
+        act(&Cluster::new(self.http, &self.work.for_tidying()))
+    }
+
     pub fn failed(&self, why: impl Into<String>) -> SourceError {
         self.http.failed(why)
     }

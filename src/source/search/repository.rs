@@ -81,9 +81,23 @@ pub fn state(root: &Path) -> Result<(Vec<RepositoryFile>, Vec<u8>), SourceError>
 
 /// An empty directory beneath the repository's, its owner's as well.
 pub fn make_restore_dir(root: &Path, at: &Path) -> Result<(), SourceError> {
-    remove_restore_dir(at)?;
+    empty_restore_dir(at)?;
     fs::create_dir_all(at).map_err(io_error(at))?;
     give_to_owner_of(root, at)
+}
+
+/// Removes what lies in it.
+pub fn empty_restore_dir(at: &Path) -> Result<(), SourceError> {
+    let entries = match fs::read_dir(at) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(io_error(at))?,
+    };
+    for entry in entries {
+        let path = entry.map_err(io_error(at))?.path();
+        let is_dir = fs::symlink_metadata(&path).map_err(io_error(&path))?.is_dir();
+        if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }.map_err(io_error(&path))?;
+    }
+    Ok(())
 }
 
 /// Removes it.

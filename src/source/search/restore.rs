@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::cluster::{Cluster, encode, must_be_no_stream};
+use super::cluster::{Cluster, Index, encode, must_be_no_stream};
 use super::repository;
 use super::{INDICES, REPOSITORY, SNAPSHOT, SearchConfig, documents_of};
 use crate::source::SourceError;
@@ -39,7 +39,7 @@ impl<'a> Restoring<'a> {
     }
 
     /// What stands at the target under the names of the snapshot, or under those that the configuration names.
-    pub fn in_the_way(&self) -> Result<Vec<super::cluster::Index>, SourceError> {
+    pub fn in_the_way(&self) -> Result<Vec<Index>, SourceError> {
         let mut seen = BTreeSet::new();
         let mut found = Vec::new();
         for pattern in self.config.indices.iter().chain(&self.indices) {
@@ -54,6 +54,8 @@ impl<'a> Restoring<'a> {
 
     pub fn run(&self, fetched: &Fetched) -> Result<(), SourceError> {
         let at = self.restore_dir();
+        // It may be all that tells a half restored cluster: then what fails now must not take it away.
+        let is_first = !at.exists();
         let repository = self.repository();
         let path = format!("/_snapshot/{}", encode(&repository));
         self.cluster.delete(&path)?;
@@ -61,14 +63,21 @@ impl<'a> Restoring<'a> {
         let tried = self
             .place(fetched, &at)
             .and_then(|()| self.cluster.put(&path, &json!({ "type": "fs", "settings": settings })))
-            .and_then(|_| self.try_out(&repository, &fetched.account));
-        if tried.is_ok() {
+            .and_then(|_| self.try_out(&repository, &fetched.account))
+            .and_then(|()| self.in_the_way());
+        let tried = match tried {
             // Broken off here, the directory stays, and no backup takes what is left for the whole.
-            self.swap(&repository)?;
-        }
+            Ok(in_the_way) => {
+                self.swap(in_the_way, &repository)?;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
         // The files are in the vault: here they are in the way.
-        let tidied = self.cluster.delete(&path).and_then(|()| repository::remove_restore_dir(&at));
-        tried.and(tidied)
+        let unregistered = self.cluster.tidy(|cluster| cluster.delete(&path));
+        let keeps_sign = tried.is_err() && !is_first;
+        let removed = if keeps_sign { repository::empty_restore_dir(&at) } else { repository::remove_restore_dir(&at) };
+        tried.and(unregistered).and(removed)
     }
 
     fn repository(&self) -> String {
@@ -91,8 +100,8 @@ impl<'a> Restoring<'a> {
     }
 
     /// The destructive part.
-    fn swap(&self, repository: &str) -> Result<(), SourceError> {
-        let names: Vec<String> = self.in_the_way()?.into_iter().map(|index| index.name).collect();
+    fn swap(&self, in_the_way: Vec<Index>, repository: &str) -> Result<(), SourceError> {
+        let names: Vec<String> = in_the_way.into_iter().map(|index| index.name).collect();
         let swapped = self.cluster.delete_indices(&names).and_then(|()| self.restore(repository, None));
         swapped.map_err(|error| {
             self.cluster.failed(format!("holds a part of the backup now, which the same command completes: {error}"))
@@ -108,7 +117,7 @@ impl<'a> Restoring<'a> {
         let trials: Vec<String> = self.indices.iter().map(|name| format!("{TRIAL_PREFIX}{name}")).collect();
         self.cluster.delete_indices(&trials)?;
         let tried = self.restore(repository, Some(TRIAL_PREFIX)).and_then(|()| self.cluster.counts(&trials));
-        let tidied = self.cluster.delete_indices(&trials);
+        let tidied = self.cluster.tidy(|cluster| cluster.delete_indices(&trials));
         let counts = tried.map_err(|error| {
             self.cluster.failed(format!("the snapshot cannot be restored, and nothing was removed: {error}"))
         })?;
