@@ -35,6 +35,10 @@ pub enum Play {
     Slow,
     /// A server that renames a collection in place of another and is gone before it says so.
     Losing,
+    /// One that is gone before it has begun to.
+    Gone,
+    /// One that lets this account drop and not rename.
+    Refusing,
 }
 
 /// What was asked of it and is worth remembering.
@@ -80,6 +84,9 @@ fn pass_on(mut client: TcpStream, port: u16, play: Play, seen: &Mutex<Seen>) -> 
                 (!bypasses).then(|| doc! { "ok": 1.0, "n": 0, "writeErrors": [refused] })
             }
             "shardingState" if play == Play::Shard => Some(doc! { "ok": 1.0, "enabled": true, "shardName": "first" }),
+            "renameCollection" if play == Play::Refusing => {
+                Some(doc! { "ok": 0.0, "code": 13, "codeName": "Unauthorized", "errmsg": "not authorized on admin" })
+            }
             "connectionStatus" if play == Play::Restricted => Some(rights_of_one_database()),
             _ => None,
         };
@@ -96,6 +103,9 @@ fn pass_on(mut client: TcpStream, port: u16, play: Play, seen: &Mutex<Seen>) -> 
         }
         if command == "insert" && play == Play::Slow {
             thread::sleep(SLOW);
+        }
+        if command == "renameCollection" && play == Play::Gone && asked.contains_key("dropTarget") {
+            return Ok(());
         }
         let plain = without_what_ferretdb_lacks(asked.clone());
         if command == "create" && asked.contains_key("validator") {
@@ -300,4 +310,19 @@ fn a_collection_that_took_its_place_is_not_dropped_when_the_answer_is_lost() {
     database.collection("births").insert_one(doc! { "_id": "of today" }).run().unwrap();
     rehearsal.bring_back(&engine, &night).unwrap_err();
     assert_eq!(count(&database, "births"), 50);
+}
+
+#[test]
+fn an_old_collection_stands_until_the_new_one_can_take_its_place() {
+    needs_service!("ferretdb");
+    let (service, rehearsal) = (Service::start("ferretdb"), Rehearsal::new());
+    let database = database(&service, "crvs");
+    database.collection("births").insert_many((0..50).map(|n| doc! { "_id": n })).run().unwrap();
+    let night = rehearsal.back_up(&engine(&rehearsal, service.port), "night").unwrap();
+    database.collection("births").insert_one(doc! { "_id": "of today" }).run().unwrap();
+    for play in [Play::Gone, Play::Refusing] {
+        rehearsal.bring_back(&engine(&rehearsal, start(service.port, play).0), &night).unwrap_err();
+        assert_eq!(count(&database, "births"), 51);
+    }
+    rehearsal.bring_back_all(&engine(&rehearsal, service.port), &night);
 }

@@ -105,7 +105,15 @@ impl Deployment {
     /// # Errors
     /// When it fails.
     pub fn admin_command(&self, command: Document) -> Result<Document, SourceError> {
-        self.client.database("admin").run_command(command).run().map_err(|e| self.error(&e))
+        self.ask_admin(command).map_err(|e| self.error(&e))
+    }
+
+    /// The same, for who must know which error it is.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn ask_admin(&self, command: Document) -> Result<Document, Error> {
+        self.client.database("admin").run_command(command).run()
     }
 
     /// Everything that a command with a cursor gives.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bson::{Document, RawDocumentBuf, doc};
-use mongodb::error::ErrorKind;
+use mongodb::error::{Error, ErrorKind};
 
 use super::archive::{ArchiveError, Collection, Item, Prelude, Reader};
 use super::client::Deployment;
@@ -26,6 +26,9 @@ const NAMESPACE_MAX_BYTES: usize = 120;
 const NAME_DIGITS: usize = 16;
 /// What a server answers to an account that may not do something.
 const UNAUTHORIZED: i32 = 13;
+/// What one answers that cannot rename in place of another collection: the name is taken, there is no such command or field, it is
+/// not implemented.
+const CANNOT_RENAME_OVER: [i32; 4] = [48, 115, 238, 40415];
 /// Documents of one insert: the driver splits what the server would refuse.
 const BATCH_DOCUMENTS: usize = 2000;
 /// Bytes of one insert.
@@ -289,19 +292,23 @@ impl Loader<'_> {
             }
             command
         };
-        match self.deployment.admin_command(command(taken)) {
-            // A server that cannot do both in one step. One that did and could not say so has nothing to be renamed any more, and
-            // what is to be dropped would be the new one.
-            Err(error) if taken => {
+        match self.deployment.ask_admin(command(taken)) {
+            // Whatever else went wrong, such as a lost connection: it may have been done, or be under way, and what is to be dropped
+            // would be the new one.
+            Err(error) if taken && cannot_rename_over(&error) => {
                 if !schema::list(self.deployment)?.iter().any(|listed| listed.name == self.new_name(name)) {
-                    return Err(error);
+                    return Err(self.deployment.error(&error));
                 }
                 self.drop(name)?;
                 self.deployment.admin_command(command(false)).map(|_| ())
             }
-            outcome => outcome.map(|_| ()),
+            outcome => outcome.map(|_| ()).map_err(|e| self.deployment.error(&e)),
         }
     }
+}
+
+fn cannot_rename_over(error: &Error) -> bool {
+    matches!(error.kind.as_ref(), ErrorKind::Command(error) if CANNOT_RENAME_OVER.contains(&error.code))
 }
 
 /// An index as a server wants to be asked for it: its namespace is the collection's, its version the server's own.
