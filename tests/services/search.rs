@@ -238,12 +238,22 @@ fn a_data_stream_is_no_backup_and_no_restore_begins_over_one() {
     needs_service!("opensearch");
     let (service, rehearsal) = (Service::start("opensearch"), Rehearsal::new());
     index(&service, "logs-old", 0, 20);
+    let all = engine(&service, "opensearch", &["*"], 2);
     let engine = engine(&service, "opensearch", &["logs-*"], 2);
     let night = rehearsal.back_up(&engine, "night").unwrap();
+    // What a server keeps for itself and hides, nobody means who names all.
+    let hidden = r#"{ "settings": { "index": { "hidden": true, "number_of_replicas": 0 } } }"#;
+    must(&service, Method::PUT, "/.ds-ilm-history-5-000001", hidden);
+    let everything = rehearsal.back_up(&all, "everything").unwrap();
+    assert_eq!(everything.account.proof["indices"], "logs-old");
+    rehearsal.bring_back_all(&all, &everything);
+    assert_eq!(call(&service, Method::HEAD, "/.ds-ilm-history-5-000001", "").0, 200);
     must(&service, Method::PUT, "/_index_template/logs", r#"{ "index_patterns": ["logs-new"], "data_stream": {} }"#);
     must(&service, Method::PUT, "/_data_stream/logs-new", "");
     must(&service, Method::POST, "/logs-new/_doc?refresh=true", r#"{ "@timestamp": "2026-11-17T00:00:00Z" }"#);
     let error = rehearsal.back_up(&engine, "streaming").unwrap_err().to_string();
+    assert!(error.contains("data stream") && error.contains("narrower patterns"), "{error}");
+    let error = rehearsal.back_up(&all, "streaming").unwrap_err().to_string();
     assert!(error.contains("data stream"), "{error}");
     let error = rehearsal.bring_back(&engine, &night).unwrap_err().to_string();
     assert!(error.contains("data stream"), "{error}");

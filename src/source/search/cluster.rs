@@ -74,9 +74,19 @@ impl<'a> Cluster<'a> {
         Ok((name.to_owned(), number.to_owned()))
     }
 
-    /// Every index that a pattern names, closed and hidden ones too.
+    /// Every index that a pattern names, closed and hidden ones too; but of data streams that the server hides, such as those that
+    /// it keeps for itself, only what a pattern without a star names, or one that means hidden names.
     pub fn indices(&self, pattern: &str) -> Result<Vec<Index>, SourceError> {
-        let path = format!("/_cat/indices/{}?format=json&h=index,status&expand_wildcards=all&s=index", encode(pattern));
+        let mut named = self.listed(pattern, "all")?;
+        if pattern.contains('*') && named.iter().any(|index| is_of_stream(&index.name)) {
+            let meant = self.listed(pattern, "open,closed")?;
+            named.retain(|index| !is_of_stream(&index.name) || meant.iter().any(|meant| meant.name == index.name));
+        }
+        Ok(named)
+    }
+
+    fn listed(&self, pattern: &str, states: &str) -> Result<Vec<Index>, SourceError> {
+        let path = format!("/_cat/indices/{}?format=json&h=index,status&expand_wildcards={states}&s=index", encode(pattern));
         let answer = self.http.ask(Method::GET, &path, None, self.work)?;
         if answer.status == 404 {
             return Ok(Vec::new());
@@ -171,11 +181,18 @@ impl<'a> Cluster<'a> {
 /// Indices that belong to a data stream cannot be removed or renamed one by one.
 const STREAM_PREFIX: &str = ".ds-";
 
+fn is_of_stream(index: &str) -> bool {
+    index.starts_with(STREAM_PREFIX)
+}
+
 /// Refuses what belongs to a data stream.
 pub fn must_be_no_stream(cluster: &Cluster<'_>, indices: &[String]) -> Result<(), SourceError> {
-    match indices.iter().find(|name| name.starts_with(STREAM_PREFIX)) {
+    match indices.iter().find(|name| is_of_stream(name)) {
         Some(name) => {
-            let why = format!("{name:?} belongs to a data stream, which only the server's own tools back up and restore");
+            let why = format!(
+                "{name:?} belongs to a data stream, which only the server's own tools back up and restore: name narrower patterns in \
+                 `indices`"
+            );
             Err(cluster.failed(why))
         }
         None => Ok(()),
