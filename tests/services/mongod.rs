@@ -10,6 +10,7 @@ use std::time::Duration;
 use ::mongodb::bson::{Bson, Document, doc};
 use farkeep::source::engine::Engine;
 use farkeep::source::mongodb::MongoConfig;
+use farkeep::source::mongodb::vendor::{Vendor, WholeConfig};
 
 use crate::mongodb::{count, database};
 use crate::rehearsal::Rehearsal;
@@ -230,7 +231,30 @@ fn a_member_of_a_shard_holds_a_part_of_a_database_and_is_refused() {
     database(&service, "crvs").collection("births").insert_one(doc! { "_id": 1 }).run().unwrap();
     let error = rehearsal.back_up(&engine(&rehearsal, start(service.port, Play::Shard).0), "part").unwrap_err().to_string();
     assert!(error.contains("mongos"), "{error}");
-    rehearsal.back_up(&engine(&rehearsal, start(service.port, Play::Server).0), "whole").unwrap();
+    let whole = rehearsal.back_up(&engine(&rehearsal, start(service.port, Play::Server).0), "whole").unwrap();
+
+    // Whichever program makes the archive, and as the target of a restore.
+    let vendor = |program: &str| Vendor::new(program.into(), Vec::new()).unwrap();
+    let part = engine(&rehearsal, start(service.port, Play::Shard).0);
+    let deployment = WholeConfig {
+        name: "deployment".into(),
+        uri: part.uri.clone(),
+        hosts: None,
+        dumper: vendor("true"),
+        oplog: false,
+        loader: Some(vendor("true")),
+    };
+    let by_program = MongoConfig { dumper: Some(vendor("true")), ..part.clone() };
+    let opened: [&dyn Engine; 2] = [&by_program, &deployment];
+    let surveyed: [&dyn Engine; 2] = [&part, &deployment];
+    for engine in opened {
+        let error = engine.open(&rehearsal.work("part")).err().unwrap().to_string();
+        assert!(error.contains("mongos"), "{error}");
+    }
+    for engine in surveyed {
+        let error = engine.survey(&whole.account, &rehearsal.work("survey")).err().unwrap().to_string();
+        assert!(error.contains("mongos"), "{error}");
+    }
 }
 
 #[test]

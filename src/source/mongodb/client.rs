@@ -21,6 +21,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A server's message is shown up to here.
 const MESSAGE_MAX_CHARS: usize = 300;
 
+/// What a member of a shard is told.
+const OF_A_SHARD: &str = "is a member of a shard, which holds a part of the data: the address must name the mongos";
+
 /// A database of a deployment.
 #[derive(Clone)]
 pub struct Deployment {
@@ -83,13 +86,15 @@ impl Deployment {
     ///
     /// # Errors
     /// When it is one.
-    pub fn must_know_all(&self) -> Result<(), SourceError> {
-        match self.admin_command(doc! { "shardingState": 1 }) {
-            Ok(answer) if answer.get_bool("enabled").unwrap_or(false) => {
-                Err(self.failed("is a member of a shard, which holds a part of the data: the address must name the mongos"))
-            }
-            _ => Ok(()),
+    pub fn must_be_no_shard(&self) -> Result<(), SourceError> {
+        if !self.is_shard() {
+            return Ok(());
         }
+        Err(self.failed(OF_A_SHARD))
+    }
+
+    fn is_shard(&self) -> bool {
+        self.admin_command(doc! { "shardingState": 1 }).is_ok_and(|answer| answer.get_bool("enabled").unwrap_or(false))
     }
 
     /// Runs a command in the database.
@@ -155,6 +160,26 @@ impl Deployment {
     /// An error of this deployment.
     pub fn failed(&self, why: impl Into<String>) -> SourceError {
         SourceError::System { system: self.title.clone(), why: why.into() }
+    }
+}
+
+/// The same beside another program that makes the archive: nobody knows either what only that one reaches. `reach` is given a time of
+/// its own.
+///
+/// # Errors
+/// When it is a member of a shard.
+pub fn must_be_no_shard_if_reached(
+    reach: impl FnOnce(&Work) -> Result<Deployment, SourceError>,
+    work: &Work,
+) -> Result<(), SourceError> {
+    let asking = work.for_asking();
+    let reached = reach(&asking);
+    work.check()?;
+    let Ok(deployment) = reached else { return Ok(()) };
+    let asked = deployment.clone();
+    match patiently(&asking, move |_| Ok(asked.is_shard())) {
+        Ok(true) => Err(deployment.failed(OF_A_SHARD)),
+        _ => work.check(),
     }
 }
 

@@ -36,7 +36,7 @@ pub mod tally;
 pub mod vendor;
 
 use archive::Prelude;
-use client::Deployment;
+use client::{Deployment, must_be_no_shard_if_reached};
 use tally::{Tallies, Tally};
 use vendor::{LOADER, Vendor, VendorDump};
 
@@ -130,12 +130,14 @@ impl Engine for MongoConfig {
 
     fn open(&self, work: &Work) -> Result<Box<dyn Backup>, SourceError> {
         if let Some(vendor) = &self.dumper {
-            return Ok(Box::new(VendorDump::open(self, vendor, work)?));
+            let dump = VendorDump::open(self, vendor, work)?;
+            must_be_no_shard_if_reached(|asking| self.deployment(asking), work)?;
+            return Ok(Box::new(dump));
         }
         let deployment = self.deployment(work)?;
         let asked = deployment.clone();
         let collections = patiently(work, move |_| {
-            asked.must_know_all()?;
+            asked.must_be_no_shard()?;
             schema::read(&asked).map(|c| (c.len(), asked.databases()))
         })?;
         if let (0, databases) = collections {
@@ -150,6 +152,7 @@ impl Engine for MongoConfig {
         let deployment = self.deployment(work)?;
         let target = deployment.title.clone();
         let (version, destroys) = patiently(work, move |_| {
+            deployment.must_be_no_shard()?;
             let mut destroys = Vec::new();
             for listed in schema::list(&deployment)? {
                 if listed.kind == "view" {

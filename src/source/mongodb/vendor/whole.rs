@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bson::{RawDocumentBuf, doc};
 
 use super::super::archive::{ArchiveError, Item, Prelude, Reader};
-use super::super::client::Deployment;
+use super::super::client::{Deployment, must_be_no_shard_if_reached};
 use super::super::load::must_not_be_half_restored;
 use super::super::tally::Tally;
 use super::super::{PART, SERVER, archive_of, open_archive, schema};
@@ -174,6 +174,7 @@ impl Engine for WholeConfig {
 
     fn open(&self, work: &Work) -> Result<Box<dyn Backup>, SourceError> {
         let version = self.dumper.version(work)?;
+        must_be_no_shard_if_reached(|asking| self.deployment(asking), work)?;
         let unsure = self.must_see_all(work)?;
         Ok(Box::new(WholeDump { config: self.clone(), version, unsure, given: false, held: Arc::default() }))
     }
@@ -183,6 +184,7 @@ impl Engine for WholeConfig {
         let deployment = self.deployment(work)?;
         let target = format!("{}, all databases", deployment.title.trim_end_matches("/admin"));
         let (version, destroys) = patiently(work, move |_| {
+            deployment.must_be_no_shard()?;
             let mut destroys = Vec::new();
             for name in databases(&deployment)? {
                 let database = deployment.of(&name);
