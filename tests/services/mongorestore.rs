@@ -235,6 +235,9 @@ fn a_whole_deployment_is_brought_back_in_place_and_its_oplog_replayed() {
     // It gives up in the middle: said so, and the same command does it again.
     fs::write(world.path("failing"), "").unwrap();
     world.run(replace_all(&world)).exits(1).says("E11000").says("holds a part of the backup now");
+    let listed = |of: &str| database(&service, of).list_collection_names().run().unwrap();
+    let is_half = |of: &str| listed(of).iter().any(|name| name == "farkeep_new_.unfinished");
+    assert!(is_half("crvs") && is_half("users"), "no push takes it for a whole one");
     fs::remove_file(world.path("failing")).unwrap();
     let receipt = restore_whole(&world, &world.agent, &service, 0).ok().json();
     let member = &receipt["members"][0];
@@ -244,6 +247,7 @@ fn a_whole_deployment_is_brought_back_in_place_and_its_oplog_replayed() {
     let count = |of: &str, name: &str| count(&database(&service, of), name);
     assert_eq!((count("crvs", "births"), count("crvs", "deaths"), count("users", "people")), (300, 20, 5));
     assert_eq!((count("crvs", "later"), count("stray", "anything")), (0, 0), "what came later is gone");
+    assert!(!is_half("crvs") && !is_half("users"));
     let argv = fs::read_to_string(world.path("argv")).unwrap();
     let said: Vec<&str> = argv.lines().skip(2).collect();
     let asked = "--archive --drop --stopOnError --maintainInsertionOrder --bypassDocumentValidation --oplogReplay";

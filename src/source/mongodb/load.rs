@@ -19,7 +19,7 @@ use crate::source::SourceError;
 pub const NEW: &str = "farkeep_new_";
 /// Stands in a database while a restore has not ended. It is no collection's new name: none is called ".unfinished", since no name
 /// may begin with a dot.
-const UNFINISHED: &str = "farkeep_new_.unfinished";
+pub const UNFINISHED: &str = "farkeep_new_.unfinished";
 /// A collection's name with that of its database, in bytes (MongoDB before 4.4; later ones take 255).
 const NAMESPACE_MAX_BYTES: usize = 120;
 /// Digits of the hash that stands for a name which is too long.
@@ -82,7 +82,21 @@ pub fn look_over(deployment: &Deployment, path: &Path, abandoned: &AtomicBool) -
 pub fn give_up(deployment: &Deployment, is_first: bool, abandoned: &AtomicBool) -> Result<(), SourceError> {
     let loader = Loader { deployment, abandoned };
     loader.remove_what_was_filled()?;
-    if is_first && is_begun(deployment)? { loader.drop(UNFINISHED) } else { Ok(()) }
+    if is_first { unmark(deployment, abandoned) } else { Ok(()) }
+}
+
+/// Sets the sign of a restore that has not ended, for one that replaces under no new names.
+pub fn mark(deployment: &Deployment, abandoned: &AtomicBool) -> Result<(), SourceError> {
+    if is_marked(deployment)? { Ok(()) } else { Loader { deployment, abandoned }.create(UNFINISHED, &Document::new()) }
+}
+
+/// Removes it.
+pub fn unmark(deployment: &Deployment, abandoned: &AtomicBool) -> Result<(), SourceError> {
+    if is_marked(deployment)? { Loader { deployment, abandoned }.drop(UNFINISHED) } else { Ok(()) }
+}
+
+fn is_marked(deployment: &Deployment) -> Result<bool, SourceError> {
+    Ok(schema::list(deployment)?.iter().any(|listed| listed.name == UNFINISHED))
 }
 
 /// Lets what was loaded take the place of all that the database holds.
@@ -144,7 +158,7 @@ impl Loader<'_> {
 
     fn begin(&self) -> Result<(), SourceError> {
         self.remove_what_was_filled()?;
-        if is_begun(self.deployment)? { Ok(()) } else { self.create(UNFINISHED, &Document::new()) }
+        mark(self.deployment, self.abandoned)
     }
 
     /// Everything under its new name, counted, with its indexes.

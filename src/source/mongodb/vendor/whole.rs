@@ -14,7 +14,7 @@ use bson::{RawDocumentBuf, doc};
 
 use super::super::archive::{ArchiveError, Item, Prelude, Reader};
 use super::super::client::{Deployment, must_be_no_shard_if_reached};
-use super::super::load::must_not_be_half_restored;
+use super::super::load::{self, must_not_be_half_restored};
 use super::super::tally::Tally;
 use super::super::{PART, SERVER, archive_of, open_archive, schema};
 use super::dump::Watched;
@@ -89,6 +89,11 @@ fn read(from: impl Read) -> Result<Held, ArchiveError> {
 impl Held {
     fn databases(&self) -> BTreeSet<&str> {
         self.prelude.collections.iter().map(|c| c.database.as_str()).filter(|database| !database.is_empty()).collect()
+    }
+
+    /// Those that belong to no server.
+    fn own_databases(&self) -> impl Iterator<Item = &str> {
+        self.databases().into_iter().filter(|name| !OWN.contains(name))
     }
 
     fn may_have_changed(&self, namespace: &str) -> bool {
@@ -235,9 +240,16 @@ impl Engine for WholeConfig {
 
     fn replace(&self, fetched: &Fetched, work: &Work) -> Result<(), SourceError> {
         let (deployment, held) = (self.deployment(work)?, self.held(fetched)?);
-        let outcome = self.loader()?.load_whole(self, archive_of(fetched)?, held.oplog.is_some(), work).and_then(|()| {
+        let loader = self.loader()?;
+        let marked: Vec<Deployment> = held.own_databases().map(|name| deployment.of(name)).collect();
+        let marking = marked.clone();
+        patiently(work, move |abandoned| marking.iter().try_for_each(|database| load::mark(database, abandoned)))?;
+        let outcome = loader.load_whole(self, archive_of(fetched)?, held.oplog.is_some(), work).and_then(|()| {
             let deployment = deployment.clone();
-            patiently(work, move |abandoned| remove_others(&deployment, &held, abandoned))
+            patiently(work, move |abandoned| {
+                remove_others(&deployment, &held, abandoned)?;
+                marked.iter().try_for_each(|database| load::unmark(database, abandoned))
+            })
         });
         outcome.map_err(|error| match error {
             SourceError::Interrupted => SourceError::Interrupted,
@@ -295,7 +307,8 @@ fn remove_others(deployment: &Deployment, held: &Held, abandoned: &AtomicBool) -
             continue;
         }
         for listed in schema::list(&database)? {
-            let is_kept = kept.contains(&(name.as_str(), listed.name.as_str()));
+            // The sign that this has not ended goes last.
+            let is_kept = kept.contains(&(name.as_str(), listed.name.as_str())) || listed.name == load::UNFINISHED;
             if !is_kept && !held.may_have_changed(&format!("{name}.{}", listed.name)) {
                 database.command(doc! { "drop": listed.name })?;
             }
