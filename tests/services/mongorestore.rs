@@ -13,7 +13,7 @@ use farkeep::source::mongodb::archive::{Item, Reader};
 use farkeep::source::mongodb::vendor::{Vendor, WholeConfig};
 
 use crate::mongod::{self, Play};
-use crate::mongodb::{count, database, uri};
+use crate::mongodb::{count, database, fill, uri};
 use crate::rehearsal::Rehearsal;
 use crate::service::{Service, needs_service};
 use crate::world::background::until;
@@ -113,6 +113,7 @@ fn what_mongorestore_loaded_under_new_names_takes_the_place_of_the_old() {
             "--drop",
             "--stopOnError",
             "--maintainInsertionOrder",
+            "--noIndexRestore",
             "--nsInclude=hearth-dev.*",
             "--nsFrom=hearth-dev.$collection$",
             "--nsTo=copy.farkeep_new_$collection$",
@@ -120,6 +121,20 @@ fn what_mongorestore_loaded_under_new_names_takes_the_place_of_the_old() {
         ]
     );
     assert!(fs::read_to_string(rehearsal.path("config")).unwrap().starts_with("600\nuri: \"mongodb://127.0.0.1:"));
+}
+
+#[test]
+fn indexes_come_when_what_mongorestore_loaded_was_counted() {
+    needs_service!("ferretdb");
+    let (service, rehearsal) = (Service::start("ferretdb"), Rehearsal::new());
+    fill(&database(&service, "hearth-dev"));
+    let engine = engine(&rehearsal, &service);
+    let whole = MongoConfig { database: "hearth-dev".into(), loader: None, ..engine.clone() };
+    let night = rehearsal.back_up(&whole, "night").unwrap();
+    let copy = database(&service, "copy");
+    bring_back(&rehearsal, &engine, &night, &copy, 0).unwrap();
+    let indexes = copy.collection::<Document>("Patient").list_index_names().run().unwrap();
+    assert!(indexes.iter().any(|name| name == "by_name"), "{indexes:?}");
 }
 
 #[test]

@@ -67,14 +67,18 @@ pub fn clear(deployment: &Deployment, path: &Path, abandoned: &AtomicBool) -> Re
     Ok(Asked { database, renamed, has_validators: described.iter().any(|(_, metadata)| has_validator(metadata)) })
 }
 
-/// Counts what another program loaded under new names: it must be what the archive says.
+/// Counts what another program loaded under new names: it must be what the archive says. Then come the indexes.
 pub fn look_over(deployment: &Deployment, path: &Path, abandoned: &AtomicBool) -> Result<Vec<Described>, SourceError> {
     let loader = Loader { deployment, abandoned };
     let (prelude, tallies) = tally::of_archive(open_archive(path)?).map_err(|e| of_archive(path, e))?;
     for (name, tally) in &tallies {
         loader.must_hold(name, tally.documents)?;
     }
-    described(path, &prelude)
+    let described = described(path, &prelude)?;
+    for (collection, metadata) in described.iter().filter(|(c, _)| c.kind != "view") {
+        loader.index(&collection.name, metadata)?;
+    }
+    Ok(described)
 }
 
 /// Removes what was loaded when nothing was replaced, and the sign of an unended restore if this one set it (`is_first`): one

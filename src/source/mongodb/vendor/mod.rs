@@ -150,7 +150,8 @@ impl Vendor {
         let wrong = |source| SourceError::Io { path: archive.display().to_string(), source };
         let tool = self
             .tool(&config.uri, config.hosts.as_deref(), work)?
-            .args(["--archive", "--drop", "--stopOnError", "--maintainInsertionOrder"])
+            // An index may tell the server to remove what has expired: first all is counted.
+            .args(["--archive", "--drop", "--stopOnError", "--maintainInsertionOrder", "--noIndexRestore"])
             .args(is_zipped(archive)?.then_some("--gzip"))
             .args(asked.has_validators.then_some("--bypassDocumentValidation"))
             .arg(format!("--nsInclude={from}.*"))
