@@ -12,6 +12,7 @@ pub mod chain;
 pub mod check;
 pub mod names;
 pub mod scribe;
+mod shelf;
 pub mod trust;
 
 pub use book::Book;
