@@ -8,6 +8,11 @@ use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::{ObjectHash, WriterId};
 use crate::model::name::ObjectName;
 
+/// What two records of one writer with one number mean, and what to do about it.
+pub const OF_A_FORK: &str = "two machines sign with one key, or the state of one was set back; each needs a key of its own \
+                             (`farkeep keys enrol`; an agent: `init --adopt`), and this one is to be retired (`farkeep keys \
+                             retire`)";
+
 /// The records of a writer that lead to `end`, itself among them: each is the one that the next one's `prev` names, and has the
 /// number before. They end where one is missing, else with the first.
 #[must_use]
@@ -67,9 +72,7 @@ pub fn chain_findings(
             if here.len() > 1 {
                 let names: Vec<String> = here.iter().map(|r| r.name.to_string()).collect();
                 let message = format!(
-                    "writer {} ({}) signed {} different records with number {seq}: two machines sign with one key, or the state of one was \
-                     set back; each needs a key of its own (`farkeep keys enrol`; an agent: `init --adopt`), and this one is to be \
-                     retired (`farkeep keys retire`)",
+                    "writer {} ({}) signed {} different records with number {seq}: {OF_A_FORK}",
                     writer.short(),
                     here[0].writer_name,
                     here.len()

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::ledger::chain::OF_A_FORK;
 use crate::ledger::{Checked, Standing};
 use crate::model::finding::{Finding, FindingKind};
 use crate::model::ids::WriterId;
@@ -39,8 +40,7 @@ impl Signed {
                 format!("{name} ({})", places.iter().map(String::as_str).collect::<Vec<_>>().join(", "))
             };
             let message = format!(
-                "fork: it signed {} different records with number {seq}, {}: another machine has its key, or its state was \
-                 set back",
+                "fork: it signed {} different records with number {seq}, {}: {OF_A_FORK}",
                 records.len(),
                 records.iter().map(lie).collect::<Vec<_>>().join(" and ")
             );
