@@ -20,6 +20,7 @@ mod hostile;
 mod init;
 mod miscalled;
 mod refusing;
+mod rollbacks;
 mod root;
 mod rot;
 mod standards;
